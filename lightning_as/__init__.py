@@ -1,0 +1,26 @@
+"""Adaptive sampling for PyTorch Lightning: spend the training on the examples that matter."""
+
+from lightning_as.batch_sampler import AdaptiveBatchSampler
+from lightning_as.bins import Bins
+from lightning_as.callback import AdaptiveSamplingCallback
+from lightning_as.classifier import ConvNetClassifier
+from lightning_as.draw import Draw, effective_sample_size
+from lightning_as.gradient_bound import gradient_bound
+from lightning_as.mnist import MNISTDataModule
+from lightning_as.strategies import AdaptiveSampling, Strategy, Uniform
+from lightning_as.sum_tree import SumTree
+
+__all__ = [
+    "AdaptiveBatchSampler",
+    "AdaptiveSampling",
+    "AdaptiveSamplingCallback",
+    "Bins",
+    "ConvNetClassifier",
+    "Draw",
+    "MNISTDataModule",
+    "Strategy",
+    "SumTree",
+    "Uniform",
+    "effective_sample_size",
+    "gradient_bound",
+]

@@ -1,0 +1,181 @@
+"""The sampler: draws whole batches from a strategy's law, and remembers them until they have been trained on."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DistributedSampler
+
+from lightning_as.bins import Bins
+from lightning_as.draw import Draw
+from lightning_as.strategies import Strategy, Uniform
+
+
+class AdaptiveBatchSampler(DistributedSampler[list[int]]):
+    """Yields batches of indices; use it as ``DataLoader(dataset, sampler=sampler, batch_size=None)``.
+
+    The data set then gets the whole list of indices at once. Until a strategy is attached, epochs are shuffled
+    and without replacement. A drawn batch is pending, with the probabilities it was drawn with, until
+    :meth:`commit` says that it was trained on: between the two, workers may hold several.
+
+    Lightning leaves this object alone, and does not wrap or replace it, because it is a `DistributedSampler`;
+    all processes draw the same global batch and each yields its own share.
+
+    Args:
+        bins: The partition of the data set.
+        batch_size: Instances per batch, of this process.
+        batches_per_epoch: Length of an epoch. Default: the data set's size over the (global) batch size, floored.
+        seed: Seed of the sampler's own generator. Default: 0.
+        num_replicas: Number of processes. Default: 1.
+        rank: Which of them this is. Default: 0.
+
+    Raises:
+        ValueError: If a size is not positive or the batch is larger than the data set.
+    """
+
+    def __init__(
+        self,
+        bins: Bins,
+        batch_size: int,
+        batches_per_epoch: int | None = None,
+        seed: int = 0,
+        num_replicas: int = 1,
+        rank: int = 0,
+    ) -> None:
+        # DistributedSampler.__init__ is left out on purpose: it asks for a process group and a data set.
+        if batches_per_epoch is not None and batches_per_epoch < 1:
+            raise ValueError(f"`batches_per_epoch` must be at least 1, got {batches_per_epoch}.")
+        if not 0 <= rank < num_replicas:
+            raise ValueError(f"`rank` must be from 0 to `num_replicas` - 1 = {num_replicas - 1}, got {rank}.")
+        self.bins = bins
+        self.num_replicas = num_replicas
+        self.rank = rank
+        self.batch_size = batch_size
+        self.batches_per_epoch = batches_per_epoch
+        self._generator = torch.Generator().manual_seed(seed)
+        self._pending: deque[Draw] = deque()
+        self._position = 0  # batches of this epoch that were trained on
+        self._resuming = False
+        self._iteration = 0
+        self._uniform = Uniform()
+        self.attach(self._uniform)
+
+    @property
+    def batch_size(self) -> int:
+        """Instances per batch, of this process."""
+        return self._batch_size
+
+    @batch_size.setter
+    def batch_size(self, value: int) -> None:
+        if value < 1:
+            raise ValueError(f"`batch_size` must be at least 1, got {value}.")
+        if value * self.num_replicas > len(self.bins):
+            raise ValueError(
+                f"`batch_size` is {value} in each of {self.num_replicas} process(es), "
+                f"but the data set has only {len(self.bins)} instances."
+            )
+        self._batch_size = value
+
+    def attach(self, strategy: Strategy) -> None:
+        """Draw from `strategy` from now on. It starts anew, unless it has been at work on these bins before."""
+        if strategy.bins is not self.bins:
+            strategy.start(self.bins)
+        self.strategy = strategy
+        self.end_epoch()
+
+    def detach(self) -> None:
+        """Back to shuffled epochs. The strategy keeps its state, and goes on from it when attached again."""
+        self.attach(self._uniform)
+
+    def __len__(self) -> int:
+        """Number of batches in an epoch."""
+        return self.batches_per_epoch or len(self.bins) // (self.batch_size * self.num_replicas)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """The batches of an epoch; after :meth:`load_state_dict`, what is left of it."""
+        self._iteration += 1  # an iterator that is still alive stops here: there is one list of pending draws
+        iteration = self._iteration
+        if self._resuming:
+            self._resuming = False
+        else:
+            self._position = 0
+            self._pending.clear()
+            self.strategy.start_epoch(self._generator)
+        resumed = list(self._pending)
+        remaining = len(self) - self._position - len(resumed)
+        for draw in resumed:
+            yield self._share(draw.indices)
+        for _ in range(remaining):
+            if iteration != self._iteration:
+                return
+            draw = self.strategy.draw(self.batch_size * self.num_replicas, self._generator)
+            if self.strategy is not self._uniform:  # nobody commits plain shuffled epochs
+                self._pending.append(draw)
+            yield self._share(draw.indices)
+
+    def commit(self) -> Draw:
+        """Note that the oldest pending batch was trained on.
+
+        Returns:
+            The batch as it was drawn, of all processes.
+
+        Raises:
+            RuntimeError: If no drawn batch is pending.
+        """
+        if not self._pending:
+            raise RuntimeError("No drawn batch is pending: the batch that was trained on did not come from here.")
+        self._position += 1
+        return self._pending.popleft()
+
+    def end_epoch(self) -> None:
+        """Note that the epoch is over, however many of its batches were trained on."""
+        self._position = 0
+        self._pending.clear()
+        self._resuming = False
+
+    def set_epoch(self, epoch: int) -> None:
+        """Nothing: the generator's own state decides, since Lightning calls this after the first draws."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next draws depend on, as plain tensors, ints and strings."""
+        pending = list(self._pending)
+        return {
+            "bin_sizes": list(self.bins.sizes),
+            "batch_size": self.batch_size * self.num_replicas,
+            "generator": self._generator.get_state(),
+            "position": self._position,
+            "pending": {
+                field: torch.stack([getattr(draw, field) for draw in pending]) if pending else torch.empty(0)
+                for field in Draw._fields
+            },
+            "strategy": type(self.strategy).__name__,
+            "strategy_state": self.strategy.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where a state was taken: pending batches are yielded again first.
+
+        Raises:
+            ValueError: If the state is of other bins, or another batch size or strategy. Nothing is changed then.
+        """
+        mine = {
+            "bin_sizes": list(self.bins.sizes),
+            "batch_size": self.batch_size * self.num_replicas,
+            "strategy": type(self.strategy).__name__,
+        }
+        for name, value in mine.items():
+            if state[name] != value:
+                raise ValueError(f"The state to load has `{name}` {state[name]}, but here it is {value}.")
+        self.strategy.load_state_dict(state["strategy_state"])
+        self._generator.set_state(state["generator"].cpu())
+        self._position = state["position"] % len(self)
+        self._pending = deque(Draw(*fields) for fields in zip(*(state["pending"][f] for f in Draw._fields), strict=True))
+        self._resuming = self._position > 0 or len(self._pending) > 0
+
+    def _share(self, indices: Tensor) -> list[int]:
+        """What this process gets of a global batch."""
+        return indices[self.rank :: self.num_replicas].tolist()

@@ -1,0 +1,133 @@
+"""P: the distribution over the bins, recomputed every β batches from accumulated gradient bounds.
+
+Thesis, eq. (67) and lines 11 to 15 of Algorithm 1: p_j ∝ √(Σ_{i ∈ c_j} ‖∇L_i‖² / q_i), which minimises the
+variance of the gradient estimate for a given Q. What stands under the root is estimated from the instances
+that were drawn, and the thesis, its annex D and Gopal (ICML 2016) each estimate something else.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lightning_as.sum_tree import SMALLEST_WEIGHT
+
+BinStatistic = Literal["sum", "sum_over_q", "mean", "second_moment"]
+Smoothing = Literal["previous", "original"]
+
+
+class BinDistribution:
+    """P over k bins, uniform at first.
+
+    Args:
+        sizes: Number of instances in each bin, k numbers.
+        beta: β, batches between two recomputations. Default: 10.
+        delta_p: δp in [0, 1), the share of P that is not the new estimate. Default: 0.9.
+        statistic: What estimates the sum under the root, from the squared gradient bounds Ĝ of the draws.
+            ``"sum"``, line 11 of the thesis: Σ Ĝ. ``"sum_over_q"``, line 12 of annex D, read per draw: Σ Ĝ/q.
+            ``"mean"``, Gopal's eq. (8): |c_j|² · mean Ĝ, which is right for a uniform Q.
+            ``"second_moment"``: mean Ĝ/q², the unbiased estimate of Σ Ĝ/q for any Q. Default: ``"sum"``.
+        smoothing: What δp mixes the estimate with: ``"previous"``, line 14: the P before; ``"original"``,
+            Gopal: the bins' shares of the data, a floor that P never leaves. Default: ``"previous"``.
+    """
+
+    def __init__(
+        self,
+        sizes: list[int],
+        beta: int = 10,
+        delta_p: float = 0.9,
+        statistic: BinStatistic = "sum",
+        smoothing: Smoothing = "previous",
+    ) -> None:
+        self.beta = beta
+        self.delta_p = delta_p
+        self.statistic = statistic
+        self.smoothing = smoothing
+        self._sizes = torch.tensor(sizes, dtype=torch.float64)
+        self._accumulated = torch.zeros_like(self._sizes)
+        self._count = torch.zeros_like(self._sizes)
+        self.age = 0
+        """Batches since P was last recomputed."""
+        self._set(torch.full_like(self._sizes, 1 / len(sizes)))
+
+    @property
+    def probabilities(self) -> Tensor:
+        """P, (k,) float64."""
+        return self._probabilities
+
+    def draw(self, size: int, generator: torch.Generator) -> Tensor:
+        """Draw `size` bins with replacement: (size,) int64. A bin with p = 0 is never drawn."""
+        uniforms = 1 - torch.rand(size, dtype=torch.float64, generator=generator)
+        return torch.searchsorted(self._cumulative, uniforms.mul_(self._cumulative[-1]))
+
+    def update(self, bins: Tensor, bounds: Tensor, within: Tensor) -> None:
+        """Accumulate the bounds of a trained batch; recompute P if it is the β-th since the last time.
+
+        Args:
+            bins: The bin of each instance, (B,) int64.
+            bounds: Finite squared gradient bounds Ĝ, (B,) float64.
+            within: Probability q of each instance in its bin at the time of the draw, (B,) float64.
+        """
+        if self.statistic == "sum_over_q":
+            bounds = bounds / within
+        elif self.statistic == "second_moment":
+            bounds = bounds / within.square()
+        self._accumulated.index_add_(0, bins, bounds)
+        if self.statistic in ("mean", "second_moment"):
+            self._count.index_add_(0, bins, torch.ones_like(bounds))
+        self.age += 1
+        if self.age == self.beta:
+            self._recompute()
+
+    def state_dict(self) -> dict[str, Tensor | int]:
+        """State as plain tensors and ints."""
+        return {
+            "probabilities": self._probabilities.clone(),
+            "accumulated": self._accumulated.clone(),
+            "count": self._count.clone(),
+            "age": self.age,
+        }
+
+    def load_state_dict(self, state: dict[str, Tensor | int]) -> None:
+        """Take over a state of as many bins."""
+        probabilities, accumulated = state["probabilities"], state["accumulated"]
+        count, age = state["count"], state["age"]
+        assert isinstance(probabilities, Tensor) and isinstance(accumulated, Tensor)
+        assert isinstance(count, Tensor) and isinstance(age, int)
+        self._accumulated, self._count, self.age = accumulated.clone(), count.clone(), age
+        self._set(probabilities.clone())
+
+    def _recompute(self) -> None:
+        """Lines 13 to 15. A window in which every bound was 0 says nothing: P stays."""
+        estimate = self._estimate()
+        if estimate is not None:
+            base = self._probabilities if self.smoothing == "previous" else self._sizes / self._sizes.sum()
+            self._set(self.delta_p * base + (1 - self.delta_p) * estimate)
+        self._accumulated.zero_()
+        self._count.zero_()
+        self.age = 0
+
+    def _estimate(self) -> Tensor | None:
+        """The new p̂, normalised, or None if nothing was measured."""
+        if self.statistic in ("sum", "sum_over_q"):
+            root = self._accumulated.sqrt()
+            total = root.sum()
+            return root / total if 0 < total < float("inf") else None
+        # A mean over no draws is unknown, not zero: bins that were not drawn keep the share they have.
+        measured = self._count > 0
+        root = (self._accumulated / self._count).sqrt()
+        if self.statistic == "mean":
+            root = root * self._sizes
+        root = torch.where(measured, root, 0)
+        total = root.sum()
+        if not 0 < total < float("inf"):
+            return None
+        share = self._probabilities[measured].sum()
+        return torch.where(measured, root / total * share, self._probabilities)
+
+    def _set(self, probabilities: Tensor) -> None:
+        self._probabilities = probabilities / probabilities.sum()
+        drawable = torch.nn.functional.threshold(self._probabilities, SMALLEST_WEIGHT, 0.0)
+        self._cumulative = drawable.cumsum(0)

@@ -1,0 +1,109 @@
+"""Bins: a partition of the data set by side information.
+
+Adaptive sampling first draws a bin and then an instance inside it. A bin gathers what is likely to behave
+alike in training: a class, a source, a difficulty. Thesis, section 3.2 and the input of Algorithm 1;
+after Gopal, "Adaptive Sampling for SGD by Exploiting Side Information" (ICML 2016).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+class Bins:
+    """A partition of ``range(N)`` into k mutually exclusive bins, of equal or unequal sizes.
+
+    Args:
+        tags: The bin of each instance, (N,) integers that cover 0 … k - 1 without a gap.
+        are_labels: Whether the tags are the class labels that the data set yields as targets. The
+            callback then checks that each batch's targets are the bins of what was drawn. Default: False.
+
+    Raises:
+        TypeError: If the tags are not integers.
+        ValueError: If there are none, they are not one-dimensional, one is negative, or a bin is empty.
+
+    Example:
+        >>> bins = Bins([0, 1, 0, 0])
+        >>> bins.sizes
+        [3, 1]
+        >>> bins.of(torch.tensor([1, 2]))
+        tensor([1, 0])
+    """
+
+    def __init__(self, tags: Tensor | Sequence[int], are_labels: bool = False) -> None:
+        tags = _check(torch.as_tensor(tags))
+        sizes = torch.bincount(tags)
+        empty = (sizes == 0).nonzero().flatten()
+        if len(empty):
+            raise ValueError(
+                f"Bin {int(empty[0])} is empty: `tags` must cover 0 … {len(sizes) - 1} without a gap. Renumber them, "
+                "for example with `torch.unique(tags, return_inverse=True)[1]`."
+            )
+        self.are_labels = are_labels
+        self.sizes: list[int] = sizes.tolist()
+        self.tags = tags.to(torch.int32)
+        """The bin of each instance, (N,)."""
+
+    @classmethod
+    def from_labels(cls, labels: Tensor | Sequence[int]) -> Bins:
+        """One bin per class, from the labels that the data set yields as targets, (N,) integers."""
+        return cls(labels, are_labels=True)
+
+    @classmethod
+    def from_quantiles(cls, measure: Tensor | Sequence[float], count: int) -> Bins:
+        """Bins of equal size (within one) along a real-valued measure, such as the entropy of an image.
+
+        Args:
+            measure: A number for each instance, (N,). Ties are split by position.
+            count: Number of bins k, from 1 to N. Bin 0 has the smallest values.
+
+        Raises:
+            ValueError: If `measure` is empty, not one-dimensional or has NaN, or `count` is out of range.
+        """
+        measure = torch.as_tensor(measure)
+        if measure.dim() != 1 or len(measure) == 0:
+            raise ValueError(f"`measure` must have one number per instance, got the shape {tuple(measure.shape)}.")
+        if measure.isnan().any():
+            raise ValueError("`measure` has NaN entries: give every instance a number.")
+        if not 1 <= count <= len(measure):
+            raise ValueError(f"`count` must be from 1 to the {len(measure)} instances, got {count}.")
+        rank = torch.empty(len(measure), dtype=torch.int64)
+        rank[measure.argsort(stable=True)] = torch.arange(len(measure))
+        return cls(rank * count // len(measure))
+
+    @classmethod
+    def single(cls, size: int) -> Bins:
+        """One bin with all `size` instances: no side information."""
+        if size < 1:
+            raise ValueError(f"`size` must be at least 1, got {size}.")
+        return cls(torch.zeros(size, dtype=torch.int64))
+
+    def __len__(self) -> int:
+        """Number of instances, N."""
+        return len(self.tags)
+
+    def of(self, indices: Tensor) -> Tensor:
+        """The bin of each of the given instances: (B,) int64 for (B,) int64."""
+        return self.tags.index_select(0, indices).long()
+
+    def order(self) -> Tensor:
+        """Instances, bin after bin, (N,) int64. O(N log N)."""
+        return self.tags.argsort(stable=True)
+
+
+def _check(tags: Tensor) -> Tensor:
+    if tags.dim() != 1:
+        raise ValueError(f"`tags` must be one-dimensional, one per instance, got the shape {tuple(tags.shape)}.")
+    if len(tags) == 0:
+        raise ValueError("`tags` is empty: there must be at least one instance.")
+    if tags.is_floating_point() or tags.is_complex():
+        raise TypeError(
+            f"`tags` must be integers, got {tags.dtype}. For bins along a measure use `Bins.from_quantiles`."
+        )
+    tags = tags.to("cpu", torch.int64)
+    if tags.min() < 0:
+        raise ValueError(f"`tags` must not be negative, got {int(tags.min())} at position {int(tags.argmin())}.")
+    return tags

@@ -1,0 +1,33 @@
+"""What one draw of a batch leaves behind until the batch has been trained on."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Draw(NamedTuple):
+    """A drawn batch. The probabilities are those of the law at the time of the draw."""
+
+    indices: Tensor
+    """Instances, (B,) int64."""
+    probabilities: Tensor
+    """Probability r_i of each instance under the whole law, (B,) float64."""
+    within: Tensor
+    """Probability of each instance given its bin, (B,) float64."""
+
+
+def effective_sample_size(probabilities: Tensor) -> Tensor:
+    """Number of instances that a law is effectively spread over: 1 / Σ r².
+
+    Estimated from draws: the mean of r over draws from r is an unbiased estimate of Σ r². The uniform law
+    gives N, a law on m instances in equal shares gives m.
+
+    Args:
+        probabilities: r of each drawn instance, (B,).
+
+    Returns:
+        The estimate, a number of instances, ().
+    """
+    return probabilities.mean().reciprocal()

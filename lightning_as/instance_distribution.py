@@ -1,0 +1,193 @@
+"""Q: the distribution of the instances inside each bin, smoothed exactly in O(batch · log N).
+
+Lines 21 and 22 of Algorithm 1 move every instance of every bin after each batch,
+
+    q_i ← δq q_i + (1 − δq) l_i / Z,        Z = Σ l over the bin,
+
+although the loss table l changes only where the batch was. Between two visits of instance i its loss is
+constant, so with three numbers per bin, which change with every batch, and three per instance, which
+change only on a visit,
+
+    q_i = A l_i + U u_i + D r_i             (u_i = 1 while i is unseen, else 0)
+
+holds at all times. A batch takes A, U, D to δq A + (1 − δq)/Z, δq U, δq D; while the bin has unseen members
+the new mass goes to U instead. A visit replaces l_i and picks r_i such that q_i stays what it was. A sum tree
+over the three channels (l, u, r) therefore draws from exactly the law of Algorithm 1.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lightning_as.bins import Bins
+from lightning_as.sum_tree import SumTree
+
+# D may shrink to this before r takes it over: far from where float64 ends, with room for large scores.
+_SMALLEST_DECAY = 1e-200
+# A score that would weigh this much under the old normaliser would cancel too many digits of r.
+_LARGEST_JUMP = 1e4
+
+
+class InstanceDistribution:
+    """Q^j over the members of each bin j, uniform at first.
+
+    Args:
+        bins: The partition.
+        delta_q: δq in [0, 1), the share of the old Q that a batch leaves. Default: 0.1.
+        unseen: What instances without a score get. ``"first"``, the limit of the thesis's l = ∞: all of the
+            target's mass, in equal shares; ``"mean"``: the mean score of their bin. Default: ``"first"``.
+    """
+
+    def __init__(self, bins: Bins, delta_q: float = 0.1, unseen: Literal["first", "mean"] = "first") -> None:
+        self.bins = bins
+        self.delta_q = delta_q
+        self.unseen = unseen
+        self._sizes = torch.tensor(bins.sizes, dtype=torch.float64)
+        self._tree = SumTree(bins.sizes, channels=3)
+        self._tree.load(torch.tensor([0.0, 1.0, 0.0]).expand(len(bins), 3))
+        # 4 bytes an instance are enough for most data sets, and the tree takes some 25 more.
+        dtype = torch.int32 if self._tree.size < 2**31 else torch.int64
+        places, order = self._tree.places(), bins.order()
+        self._place = torch.empty(len(bins), dtype=dtype)
+        self._place[order] = places.to(dtype)
+        self._instance = torch.zeros(self._tree.size, dtype=dtype)
+        self._instance[places] = order.to(dtype)
+        # A, U, D of each bin.
+        self._coefficients = torch.zeros(len(bins.sizes), 3, dtype=torch.float64)
+        self._coefficients[:, 1] = 1 / self._sizes
+        self._coefficients[:, 2] = 1
+        self._share_unseen = 1.0
+        self._ticks = 0  # since D was last 1: no D is smaller than delta_q ** ticks
+
+    def draw(self, bins: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Draw one instance from each of the given bins, with replacement.
+
+        Args:
+            bins: Bins, (B,) int64.
+            generator: Source of the uniforms.
+
+        Returns:
+            Instances, (B,) int64, and the probability q of each, (B,) float64.
+        """
+        uniforms = torch.rand(self._tree.height, len(bins), dtype=torch.float64, generator=generator)
+        places, q = self._tree.draw(uniforms, bins, self._coefficients.index_select(0, bins))
+        return self._instance.index_select(0, places).long(), q
+
+    def probability(self, indices: Tensor, bins: Tensor) -> Tensor:
+        """q of the given instances, which lie in the given bins: (B,) float64."""
+        weights = self._tree.get(self._place.index_select(0, indices).long())
+        weights = weights.mul_(self._coefficients.index_select(0, bins)).sum(1).clamp_(min=0)
+        totals = (self._tree.totals() * self._coefficients).sum(1)
+        return weights / totals.index_select(0, bins)
+
+    def probabilities(self) -> Tensor:
+        """q of every instance, in the order of the data set, (N,) float64; they sum to 1 in each bin. O(N)."""
+        return self.probability(torch.arange(len(self.bins)), self.bins.tags.long())
+
+    def update(self, indices: Tensor, bins: Tensor, scores: Tensor) -> None:
+        """Enter a batch's scores into the table and move all of Q by one step of line 22.
+
+        Args:
+            indices: Instances, (B,) int64. Of duplicates the last counts.
+            bins: Their bins, (B,) int64.
+            scores: Their finite scores, (B,) float64, at least 0.
+        """
+        places = self._place.index_select(0, indices).long()
+        scores = scores.index_select(0, _last_occurrence(places))
+        held = self._coefficients.index_select(0, bins)
+        weighed = held[:, 0] * scores
+        if len(scores) and float(weighed.max()) > _LARGEST_JUMP:
+            self._consolidate()
+            held = self._coefficients.index_select(0, bins)
+            weighed = held[:, 0] * scores
+        q = self._tree.get(places).mul_(held).sum(1).clamp_(min=0)
+        residual = (q - weighed) / held[:, 2]
+        if self.delta_q == 0:  # D is 0 from the first step on, and what it multiplies is forgotten
+            residual = torch.where(held[:, 2] > 0, residual, 0)
+        self._tree.set(places, torch.stack([scores, torch.zeros_like(scores), residual], dim=1))
+        if self.delta_q == 0:
+            self._hold(places, bins, q)
+        self._tick()
+
+    @property
+    def share_seen(self) -> float:
+        """Share of all instances that have a score."""
+        return 1 - self._share_unseen
+
+    def state_dict(self) -> dict[str, Tensor | int]:
+        """State as plain tensors and ints: the leaves (N, 3), the coefficients (k, 3), and a counter."""
+        return {
+            "leaves": self._tree.leaves(),
+            "coefficients": self._coefficients.clone(),
+            "ticks": self._ticks,
+        }
+
+    def load_state_dict(self, state: dict[str, Tensor | int]) -> None:
+        """Take over a state of the same bins."""
+        leaves, coefficients, ticks = state["leaves"], state["coefficients"], state["ticks"]
+        assert isinstance(leaves, Tensor) and isinstance(coefficients, Tensor) and isinstance(ticks, int)
+        self._tree.load(leaves)
+        self._share_unseen = float(leaves[:, 1].sum()) / len(self.bins)
+        self._coefficients = coefficients.clone()
+        self._ticks = ticks
+
+    def _tick(self) -> None:
+        """One step of line 22, for every bin."""
+        totals = self._tree.totals()
+        score_sum = totals[:, 0]
+        moved = self._coefficients * self.delta_q
+        if self._share_unseen == 0:
+            to_scores = score_sum.reciprocal()
+        else:
+            unseen = totals[:, 1]
+            self._share_unseen = float(unseen.sum()) / len(self.bins)
+            to_scores, to_unseen = self._targets(score_sum, unseen)
+            moved[:, 1].add_(to_unseen, alpha=1 - self.delta_q)
+        moved[:, 0].add_(to_scores, alpha=1 - self.delta_q)
+        # A bin whose scores are all exactly 0 has no target: it keeps its Q.
+        self._coefficients = torch.where((to_scores < math.inf).unsqueeze(1), moved, self._coefficients)
+        self._ticks += 1
+        if 0 < self.delta_q and self._ticks * math.log(self.delta_q) < math.log(_SMALLEST_DECAY):
+            self._consolidate()
+
+    def _targets(self, score_sum: Tensor, unseen: Tensor) -> tuple[Tensor, Tensor]:
+        """What line 21 gives a unit of score and an unseen instance, in each bin."""
+        if self.unseen == "first":
+            some = unseen > 0
+            return torch.where(some, 0, score_sum.reciprocal()), torch.where(some, unseen.reciprocal(), 0)
+        # The unseen count as one mean score each, so that Z is the mean times the size of the bin.
+        seen = self._sizes - unseen
+        return torch.where(seen > 0, seen / (score_sum * self._sizes), 0), self._sizes.reciprocal()
+
+    def _consolidate(self) -> None:
+        """Write q itself into the third channel, so that A and U start at 0 again and D at 1. O(N), rare."""
+        self._tree.collapse(self._coefficients, channel=2)
+        self._coefficients = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64).repeat(len(self._sizes), 1)
+        self._ticks = 0
+
+    def _hold(self, places: Tensor, bins: Tensor, q: Tensor) -> None:
+        """Without smoothing, keep the last Q of bins whose scores have just become all 0. O(N), rare.
+
+        All of their mass is where the batch was: everything else had a score of 0 already.
+        """
+        totals = self._tree.totals()
+        emptied = (totals[:, 0] == 0) & (totals[:, 1] == 0) & (self._coefficients[:, 2] == 0)
+        if not emptied.any():
+            return
+        keep = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64).repeat(len(emptied), 1)
+        keep[emptied] = 0
+        self._tree.collapse(keep, channel=2)
+        here = emptied[bins]
+        values = torch.stack([torch.zeros_like(q), torch.zeros_like(q), q], dim=1)
+        self._tree.set(places[here], values[here])
+        self._coefficients[emptied] = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)
+
+
+def _last_occurrence(places: Tensor) -> Tensor:
+    """For each entry the position of the last entry equal to it: (B,) int64."""
+    ordered, position = places.sort(stable=True)
+    return position.index_select(0, torch.searchsorted(ordered, places, right=True).sub_(1))
