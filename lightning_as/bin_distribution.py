@@ -57,10 +57,9 @@ class BinDistribution:
         """P, (k,) float64."""
         return self._probabilities
 
-    def draw(self, size: int, generator: torch.Generator) -> Tensor:
-        """Draw `size` bins with replacement: (size,) int64. A bin with p = 0 is never drawn."""
-        uniforms = 1 - torch.rand(size, dtype=torch.float64, generator=generator)
-        return torch.searchsorted(self._cumulative, uniforms.mul_(self._cumulative[-1]))
+    def draw(self, uniforms: Tensor) -> Tensor:
+        """Draw bins with replacement from uniforms in (0, 1], (B,): (B,) int64. A bin with p = 0 is never drawn."""
+        return torch.searchsorted(self._cumulative, uniforms)
 
     def update(self, bins: Tensor, bounds: Tensor, within: Tensor) -> None:
         """Accumulate the bounds of a trained batch; recompute P if it is the β-th since the last time.
@@ -130,4 +129,5 @@ class BinDistribution:
     def _set(self, probabilities: Tensor) -> None:
         self._probabilities = probabilities / probabilities.sum()
         drawable = torch.nn.functional.threshold(self._probabilities, SMALLEST_WEIGHT, 0.0)
-        self._cumulative = drawable.cumsum(0)
+        cumulative = drawable.cumsum(0)
+        self._cumulative = cumulative / cumulative[-1]  # ends in exactly 1, also at bins with p = 0 in the end

@@ -85,18 +85,17 @@ class AdaptiveSamplingCallback(Callback):
         if not getattr(loader, "in_order", True):
             raise MisconfigurationException("`in_order=False` mixes up which loss is whose: leave it out.")
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Match the batch with its draw, and update the strategy."""
         assert self._sampler is not None, "setup('fit') comes first"
         losses, logits, targets = _read(outputs, batch)
-        # One transfer from the device, whatever it is; the sampler lives on the CPU.
-        scores = torch.stack([losses.detach().to(torch.float64), gradient_bound(logits, targets)]).cpu()
         draw = self._sampler.commit()
         _match(draw, self._sampler, targets)
-        self.strategy.update(draw, scores[0], scores[1])
+        # The sampler lives on the CPU.
+        self.strategy.update(draw, losses.to("cpu", torch.float64), gradient_bound(logits, targets).cpu())
         # Lightning keeps what is logged in between to itself, and a log call costs as much as a draw.
         if (trainer.fit_loop.total_batch_idx // trainer.accumulate_grad_batches + 1) % trainer.log_every_n_steps == 0:
             self._log(pl_module, draw)
@@ -155,7 +154,7 @@ def _match(draw: Draw, sampler: AdaptiveBatchSampler, targets: Tensor) -> None:
             f"A batch of {len(draw.indices)} was drawn, but one of {len(targets)} was trained on: "
             "each index must give one sample."
         )
-    if sampler.bins.are_labels and not torch.equal(sampler.bins.of(draw.indices), targets.cpu().long()):
+    if sampler.bins.are_labels and not torch.equal(draw.bins, targets.to("cpu", torch.int64)):
         raise MisconfigurationException(
             "The targets of the batch are not the bins of the instances drawn, although the bins were made from "
             "labels: the losses would be filed under the wrong instances. Make the bins from the labels of this very "

@@ -12,6 +12,8 @@ class Draw(NamedTuple):
 
     indices: Tensor
     """Instances, (B,) int64."""
+    bins: Tensor
+    """The bin of each instance, (B,) int64."""
     probabilities: Tensor
     """Probability r_i of each instance under the whole law, (B,) float64."""
     within: Tensor

@@ -22,9 +22,10 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.linalg import vecdot
 
 from lightning_as.bins import Bins
-from lightning_as.sum_tree import SumTree
+from lightning_as.sum_tree import SMALLEST_WEIGHT, SumTree
 
 # D may shrink to this before r takes it over: far from where float64 ends, with room for large scores.
 _SMALLEST_DECAY = 1e-200
@@ -49,13 +50,12 @@ class InstanceDistribution:
         self._sizes = torch.tensor(bins.sizes, dtype=torch.float64)
         self._tree = SumTree(bins.sizes, channels=3)
         self._tree.load(torch.tensor([0.0, 1.0, 0.0]).expand(len(bins), 3))
-        # 4 bytes an instance are enough for most data sets, and the tree takes some 25 more.
-        dtype = torch.int32 if self._tree.size < 2**31 else torch.int64
         places, order = self._tree.places(), bins.order()
-        self._place = torch.empty(len(bins), dtype=dtype)
-        self._place[order] = places.to(dtype)
-        self._instance = torch.zeros(self._tree.size, dtype=dtype)
-        self._instance[places] = order.to(dtype)
+        self._place = torch.empty_like(order)  # of each instance
+        self._place[order] = places
+        self._instance = torch.zeros(self._tree.size, dtype=torch.int64)  # at each place
+        self._instance[places] = order
+        self._gain = torch.full_like(self._sizes, 1 - delta_q)
         # A, U, D of each bin.
         self._coefficients = torch.zeros(len(bins.sizes), 3, dtype=torch.float64)
         self._coefficients[:, 1] = 1 / self._sizes
@@ -63,25 +63,29 @@ class InstanceDistribution:
         self._share_unseen = 1.0
         self._ticks = 0  # since D was last 1: no D is smaller than delta_q ** ticks
 
-    def draw(self, bins: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    @property
+    def uniforms(self) -> int:
+        """Number of uniforms that the draw of one instance takes."""
+        return self._tree.height
+
+    def draw(self, bins: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
         """Draw one instance from each of the given bins, with replacement.
 
         Args:
             bins: Bins, (B,) int64.
-            generator: Source of the uniforms.
+            uniforms: Independent uniforms in (0, 1], (:attr:`uniforms`, B) float64.
 
         Returns:
             Instances, (B,) int64, and the probability q of each, (B,) float64.
         """
-        uniforms = torch.rand(self._tree.height, len(bins), dtype=torch.float64, generator=generator)
         places, q = self._tree.draw(uniforms, bins, self._coefficients.index_select(0, bins))
-        return self._instance.index_select(0, places).long(), q
+        return self._instance.index_select(0, places), q
 
     def probability(self, indices: Tensor, bins: Tensor) -> Tensor:
         """q of the given instances, which lie in the given bins: (B,) float64."""
-        weights = self._tree.get(self._place.index_select(0, indices).long())
-        weights = weights.mul_(self._coefficients.index_select(0, bins)).sum(1).clamp_(min=0)
-        totals = (self._tree.totals() * self._coefficients).sum(1)
+        weights = self._tree.get(self._place.index_select(0, indices))
+        weights = vecdot(weights, self._coefficients.index_select(0, bins)).clamp_(min=0)
+        totals = vecdot(self._tree.totals(), self._coefficients)
         return weights / totals.index_select(0, bins)
 
     def probabilities(self) -> Tensor:
@@ -96,15 +100,15 @@ class InstanceDistribution:
             bins: Their bins, (B,) int64.
             scores: Their finite scores, (B,) float64, at least 0.
         """
-        places = self._place.index_select(0, indices).long()
-        scores = scores.index_select(0, _last_occurrence(places))
+        places = self._place.index_select(0, indices)
+        scores = scores.index_select(0, _last_occurrence(indices))
         held = self._coefficients.index_select(0, bins)
         weighed = held[:, 0] * scores
-        if len(scores) and float(weighed.max()) > _LARGEST_JUMP:
+        if len(scores) and float(weighed.aminmax()[1]) > _LARGEST_JUMP:
             self._consolidate()
             held = self._coefficients.index_select(0, bins)
             weighed = held[:, 0] * scores
-        q = self._tree.get(places).mul_(held).sum(1).clamp_(min=0)
+        q = vecdot(self._tree.get(places), held)
         residual = (q - weighed) / held[:, 2]
         if self.delta_q == 0:  # D is 0 from the first step on, and what it multiplies is forgotten
             residual = torch.where(held[:, 2] > 0, residual, 0)
@@ -141,27 +145,29 @@ class InstanceDistribution:
         score_sum = totals[:, 0]
         moved = self._coefficients * self.delta_q
         if self._share_unseen == 0:
-            to_scores = score_sum.reciprocal()
+            to_scores = self._gain / score_sum
         else:
             unseen = totals[:, 1]
             self._share_unseen = float(unseen.sum()) / len(self.bins)
-            to_scores, to_unseen = self._targets(score_sum, unseen)
-            moved[:, 1].add_(to_unseen, alpha=1 - self.delta_q)
-        moved[:, 0].add_(to_scores, alpha=1 - self.delta_q)
-        # A bin whose scores are all exactly 0 has no target: it keeps its Q.
-        self._coefficients = torch.where((to_scores < math.inf).unsqueeze(1), moved, self._coefficients)
+            to_scores, to_unseen = self._gains(score_sum, unseen)
+            moved[:, 1] += to_unseen
+        moved[:, 0] += to_scores
+        if float(to_scores.aminmax()[1]) == math.inf:
+            # A bin whose scores are all 0 has no target: it keeps its Q.
+            moved = torch.where(to_scores.isfinite().unsqueeze(1), moved, self._coefficients)
+        self._coefficients = moved
         self._ticks += 1
         if 0 < self.delta_q and self._ticks * math.log(self.delta_q) < math.log(_SMALLEST_DECAY):
             self._consolidate()
 
-    def _targets(self, score_sum: Tensor, unseen: Tensor) -> tuple[Tensor, Tensor]:
-        """What line 21 gives a unit of score and an unseen instance, in each bin."""
+    def _gains(self, score_sum: Tensor, unseen: Tensor) -> tuple[Tensor, Tensor]:
+        """(1 − δq) times what line 21 gives a unit of score and an unseen instance, in each bin."""
         if self.unseen == "first":
-            some = unseen > 0
-            return torch.where(some, 0, score_sum.reciprocal()), torch.where(some, unseen.reciprocal(), 0)
+            complete = unseen == 0
+            return torch.where(complete, self._gain / score_sum, 0), torch.where(complete, 0, self._gain / unseen)
         # The unseen count as one mean score each, so that Z is the mean times the size of the bin.
         seen = self._sizes - unseen
-        return torch.where(seen > 0, seen / (score_sum * self._sizes), 0), self._sizes.reciprocal()
+        return torch.where(seen > 0, self._gain * seen / (score_sum * self._sizes), 0), self._gain / self._sizes
 
     def _consolidate(self) -> None:
         """Write q itself into the third channel, so that A and U start at 0 again and D at 1. O(N), rare."""
@@ -187,7 +193,8 @@ class InstanceDistribution:
         self._coefficients[emptied] = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)
 
 
-def _last_occurrence(places: Tensor) -> Tensor:
+def _last_occurrence(indices: Tensor) -> Tensor:
     """For each entry the position of the last entry equal to it: (B,) int64."""
-    ordered, position = places.sort(stable=True)
-    return position.index_select(0, torch.searchsorted(ordered, places, right=True).sub_(1))
+    listed = indices.tolist()  # for a batch, a dictionary is faster than a sort and a search
+    last = {index: position for position, index in enumerate(listed)}
+    return torch.tensor([last[index] for index in listed], dtype=torch.int64)

@@ -4,7 +4,7 @@ A sum tree keeps at every inner node the sum of its children, so that a draw wal
 leaf and an update walks from a leaf to the root. Three things differ from the textbook binary tree:
 
 * A node has up to 32 children, which lie side by side in memory: a batch descends a level with a
-  handful of vectorised operations, and the inner nodes cost under four per cent of the leaves.
+  handful of vectorised operations, and the inner nodes cost a few per cent of the leaves.
 * Several trees of unequal sizes stand side by side (one per bin), and one call draws from all of them.
 * A leaf is a short vector of channels, and a draw weighs it by a linear combination of them, so that
   every weight of a tree can change at once without a leaf being touched.
@@ -15,6 +15,7 @@ no limit of 2**24 categories, which is where ``torch.multinomial`` stops.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -28,8 +29,8 @@ SMALLEST_WEIGHT = 1e-280
 class SumTree:
     """Sum trees of the given sizes over float64 weights, all zero at first.
 
-    A leaf is known by its place. Places are numbered tree after tree, but each tree starts on a multiple of
-    the fan-out, so that some are empty: :attr:`places` has those of the leaves, :attr:`size` counts all.
+    A leaf is known by its place, where its first channel lies in memory: :attr:`places` has them all, tree after
+    tree. They are below :attr:`size`, ascending, but not all numbers are places.
 
     Args:
         sizes: Number of leaves of each tree, each at least 1. A single tree of N leaves is ``[N]``.
@@ -52,22 +53,22 @@ class SumTree:
         if channels < 1:
             raise ValueError(f"`channels` must be at least 1, got {channels}.")
         self.channels = channels
-        self.fanout = _fanout(sum(sizes) / len(sizes))
-        self._shift = self.fanout.bit_length() - 1
+        self.fanout = _fanout(sizes)
+        self._channel_offsets = torch.arange(channels, device=device) * self.fanout
         # Level 0 holds the leaves, the last one the roots. A row is the children of one node: (rows, C, fanout).
         # The rows of a level, numbered tree after tree, are the nodes of the level above.
         self._levels: list[Tensor] = []
-        self._first_child: list[Tensor] = []  # level, row -> the node of the level below that is its first child
-        self._place: list[Tensor] = []  # level, row -> its place among the children of the level above
+        self._first_child: list[Tensor] = []  # level, row -> the row below, or the leaf's place, of its first child
+        self._place: list[Tensor] = []  # level, row -> its place in the level above
         self._sizes = torch.tensor(sizes, device=device)
         nodes = self._sizes
         while not self._levels or int(nodes.max()) > 1:
-            rows = (nodes + self.fanout - 1) >> self._shift
+            rows = self._rows(nodes)
             if self._levels:
                 self._place.append(self._places(nodes))
                 self._first_child.append(_number(rows, _starts(nodes), self.fanout))
             else:
-                self._first_child.append(torch.arange(int(rows.sum()), device=device) << self._shift)
+                self._first_child.append(torch.arange(int(rows.sum()), device=device) * (channels * self.fanout))
             shape = (int(rows.sum()), channels, self.fanout)
             self._levels.append(torch.zeros(shape, dtype=torch.float64, device=device))
             nodes = rows
@@ -79,8 +80,8 @@ class SumTree:
 
     @property
     def size(self) -> int:
-        """Number of places, empty ones included."""
-        return len(self._levels[0]) << self._shift
+        """Length of an array that is to be indexed by places."""
+        return len(self._levels[0]) * self.channels * self.fanout
 
     def places(self) -> Tensor:
         """The places of all leaves, tree after tree, (sum of sizes,) int64."""
@@ -92,8 +93,7 @@ class SumTree:
 
     def leaves(self) -> Tensor:
         """All leaves, tree after tree: (sum of sizes, C) float64. O(N)."""
-        level = self._levels[0]
-        return level.transpose(1, 2).reshape(-1, self.channels)[self.places()]
+        return self.get(self.places())
 
     def load(self, leaves: Tensor) -> None:
         """Set every leaf, tree after tree, from (sum of sizes, C), and every sum above them. O(N)."""
@@ -108,7 +108,7 @@ class SumTree:
             channel: The channel that takes the weight; the others stay as they are.
         """
         level = self._levels[0]
-        rows = (self._sizes + self.fanout - 1) >> self._shift
+        rows = self._rows(self._sizes)
         weights = torch.zeros_like(level[:, 0])
         for source in range(self.channels):
             weights.addcmul_(level[:, source], coefficients[:, source].repeat_interleave(rows).unsqueeze(1))
@@ -117,7 +117,7 @@ class SumTree:
 
     def get(self, places: Tensor) -> Tensor:
         """Values of the leaves at the given places, (B,) int64: (B, C) float64."""
-        return self._levels[0][places >> self._shift, :, places & (self.fanout - 1)]
+        return self._levels[0].view(-1).index_select(0, self._spread(places)).view(-1, self.channels)
 
     def set(self, places: Tensor, values: Tensor) -> None:
         """Set leaves and recompute the sums above them. Where a place is named twice, its values must be equal.
@@ -137,7 +137,7 @@ class SumTree:
         Each level spends a uniform of its own, so that the law is exact to float64 however deep the tree.
 
         Args:
-            uniforms: Independent uniforms in [0, 1), (:attr:`height`, B) float64.
+            uniforms: Independent uniforms in (0, 1], (:attr:`height`, B) float64: ``1 - torch.rand(…)``.
             trees: The tree to draw from, (B,) int64. Its weights must not all be zero. Default: the first tree.
             coefficients: What the channels count, (B, C): a leaf weighs the dot product, and a result
                 of at most :data:`SMALLEST_WEIGHT` counts as zero. Default: all ones.
@@ -145,27 +145,29 @@ class SumTree:
         Returns:
             Places, (B,) int64, and the probability of each within its tree, (B,) float64.
         """
-        uniforms = 1 - uniforms  # in (0, 1], so that the targets below are in (0, total]
         row = torch.zeros_like(uniforms[0], dtype=torch.int64) if trees is None else trees
-        for height in reversed(range(self.height)):
-            children = self._levels[height].index_select(0, row)
-            if coefficients is not None:
-                children = children.mul_(coefficients.unsqueeze(2))
-            weights = threshold(children.sum(1), SMALLEST_WEIGHT, 0.0)
-            cumulative = weights.cumsum(-1)
-            total = cumulative[:, -1]
-            if height == self.height - 1:
-                tree_total = total
+        factors = None if coefficients is None else coefficients.unsqueeze(2)
+        total = None
+        for level, first_child, uniform in zip(self._levels[::-1], self._first_child[::-1], uniforms, strict=True):
+            children = level.index_select(0, row)  # (B, C, fanout)
+            weights = children.sum(1) if factors is None else torch.linalg.vecdot(children, factors, dim=1)
+            cumulative = threshold(weights, SMALLEST_WEIGHT, 0.0).cumsum(1)
+            target = cumulative[:, -1:]
+            if total is None:
+                total = target
             # The first child whose cumulative weight reaches a positive target has a positive weight itself.
-            child = torch.searchsorted(cumulative, (uniforms[height] * total).unsqueeze(1))
-            row = self._first_child[height].index_select(0, row).add_(child.squeeze(1))
-        return row, weights.gather(1, child).squeeze(1).div_(tree_total)
+            child = torch.searchsorted(cumulative, target * uniform.unsqueeze(1))
+            row = first_child.index_select(0, row).add_(child.squeeze(1))
+        return row, weights.gather(1, child).div_(total).squeeze(1)
 
-    def _write(self, height: int, place: Tensor, values: Tensor) -> Tensor:
+    def _spread(self, places: Tensor) -> Tensor:
+        """Where all channels of some places lie, (M · C,): they are a row's length apart."""
+        return (places.unsqueeze(1) + self._channel_offsets).view(-1)
+
+    def _write(self, height: int, places: Tensor, values: Tensor) -> Tensor:
         """Put values, (M, C), into places of a level; returns the rows that they lie in, (M,)."""
-        row = place >> self._shift
-        self._levels[height][row, :, place & (self.fanout - 1)] = values
-        return row
+        self._levels[height].view(-1).index_copy_(0, self._spread(places), values.view(-1))
+        return places // (self.channels * self.fanout)
 
     def _sum_up(self) -> None:
         """Recompute every sum from the leaves."""
@@ -174,8 +176,12 @@ class SumTree:
 
     def _places(self, nodes: Tensor) -> Tensor:
         """Places of the nodes of a level, of which each tree has so many."""
-        rows = (nodes + self.fanout - 1) >> self._shift
-        return _number(nodes, _starts(rows) << self._shift)
+        numbers = _number(nodes, _starts(self._rows(nodes)) * self.fanout)
+        return numbers + numbers // self.fanout * ((self.channels - 1) * self.fanout)
+
+    def _rows(self, nodes: Tensor) -> Tensor:
+        """How many rows that many nodes of each tree fill, the last one perhaps in part."""
+        return (nodes + self.fanout - 1) // self.fanout
 
 
 def _starts(counts: Tensor) -> Tensor:
@@ -189,9 +195,12 @@ def _number(counts: Tensor, starts: Tensor, step: int = 1) -> Tensor:
     return (numbers - _starts(counts).repeat_interleave(counts)).mul_(step).add_(starts.repeat_interleave(counts))
 
 
-def _fanout(mean_size: float) -> int:
-    """Power of two, at most 32, that leaves few empty places in trees of some mean size."""
-    fanout = 4
-    while fanout < 32 and fanout * fanout < mean_size:
-        fanout *= 2
-    return fanout
+def _fanout(sizes: Sequence[int]) -> int:
+    """Children per node: as few levels as at most 32 children allow, and then as few children as those need.
+
+    Wider rows save levels, but a batch of them no longer fits the cache, nor what the allocator keeps at hand.
+    """
+    # Trees much larger than most get more levels instead: wide rows would be mostly empty in the others.
+    size = min(max(sizes), 4 * sum(sizes) / len(sizes))
+    height = max(1, math.ceil(math.log(size, 32)))
+    return max(2, math.ceil(round(size ** (1 / height), 9)))

@@ -114,30 +114,30 @@ class AdaptiveSampling(Strategy):
     # Inference mode spares a fifth of the time that these few dozen small operations take.
     @torch.inference_mode()
     def draw(self, size: int, generator: torch.Generator) -> Draw:
-        bins = self._over_bins.draw(size, generator)
-        indices, q = self._inside.draw(bins, generator)
+        uniforms = 1 - torch.rand(1 + self._inside.uniforms, size, dtype=torch.float64, generator=generator)
+        bins = self._over_bins.draw(uniforms[0])
+        indices, q = self._inside.draw(bins, uniforms[1:])
         if self.floor == 0:
-            return Draw(indices, self.bin_probabilities.index_select(0, bins).mul_(q), q)
+            return Draw(indices, bins, self.bin_probabilities.index_select(0, bins).mul_(q), q)
         uniform = torch.rand(size, dtype=torch.float64, generator=generator) < self.floor
         anywhere = torch.randint(len(self._bins), (size,), generator=generator)
         indices = torch.where(uniform, anywhere, indices)
         bins = self._bins.of(indices)
         p = self.bin_probabilities[bins]
         joint = self._joint(p, self._inside.probability(indices, bins))
-        return Draw(indices, joint, joint / self._joint_of_bins(p, bins))
+        return Draw(indices, bins, joint, joint / self._joint_of_bins(p, bins))
 
     @torch.inference_mode()
     def update(self, draw: Draw, losses: Tensor, bounds: Tensor) -> None:
-        indices, within = draw.indices, draw.within
-        total = float((losses + bounds).sum())
-        if not total < _LARGEST_SCORE:
-            finite = (losses + bounds).isfinite()
+        indices, bins, _, within = draw
+        low, high = (float(end) for end in losses.aminmax())
+        if low < 0:
+            raise ValueError(f"`losses` must not be negative to sample by them, got {low}.")
+        if not (high < _LARGEST_SCORE and float(bounds.sum()) < _LARGEST_SCORE):
+            finite = losses.isfinite() & bounds.isfinite()
             self._note_skipped(int((~finite).sum()))
-            indices, within = indices[finite], within[finite]
+            indices, bins, within = indices[finite], bins[finite], within[finite]
             losses, bounds = losses[finite].clamp_(max=_LARGEST_SCORE), bounds[finite].clamp_(max=_LARGEST_SCORE)
-        if len(losses) and float(losses.min()) < 0:
-            raise ValueError(f"`losses` must not be negative to sample by them, got {float(losses.min())}.")
-        bins = self._bins.of(indices)
         self._over_bins.update(bins, bounds, within)
         self._inside.update(indices, bins, losses if self.score == "loss" else bounds.sqrt())
 

@@ -20,7 +20,8 @@ class Uniform(Strategy):
     def start(self, bins: Bins) -> None:
         self.bins = bins
         self._size = len(bins)
-        self._within = 1 / torch.tensor(bins.sizes, dtype=torch.float64)[bins.tags]
+        self._bins = bins
+        self._within = 1 / torch.tensor(bins.sizes, dtype=torch.float64)
         self._order = torch.empty(0, dtype=torch.int64)
         self._position = 0
 
@@ -38,8 +39,9 @@ class Uniform(Strategy):
             self._position += len(part)
             size -= len(part)
         indices = parts[0] if len(parts) == 1 else torch.cat(parts)
+        bins = self._bins.of(indices)
         probabilities = torch.full((len(indices),), 1 / self._size, dtype=torch.float64)
-        return Draw(indices, probabilities, self._within[indices])
+        return Draw(indices, bins, probabilities, self._within.index_select(0, bins))
 
     def update(self, draw: Draw, losses: Tensor, bounds: Tensor) -> None:
         """Nothing to learn."""

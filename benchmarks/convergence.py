@@ -1,0 +1,132 @@
+"""How far training gets: the training cost of adaptive and of uniform sampling, epoch by epoch.
+
+Full MNIST, the thesis's CNN, Adadelta, batch 256. The training cost is the mean cross-entropy over the whole
+training set after the epoch, in evaluation mode, in float64. Each run appends to the CSV as it goes, and a run that
+was interrupted starts anew; finished runs are not repeated.
+
+    python benchmarks/convergence.py [--quick] [--epochs 5] [--seeds 0 1] [--output benchmarks/results/convergence.csv]
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import logging
+import statistics
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+
+from lightning_as import AdaptiveSamplingCallback, ConvNetClassifier, MNISTDataModule
+from lightning_as.evaluation import evaluate
+
+FIELDS = ("sampling", "seed", "epoch", "training_cost", "test_accuracy", "training_seconds")
+RESULTS = Path(__file__).parent / "results" / "convergence.csv"
+
+
+class Record(Callback):
+    """One row per epoch; the evaluation's time is not counted."""
+
+    def __init__(self, data: MNISTDataModule) -> None:
+        self.data = data
+        self.rows: list[tuple[int, float, float, float]] = []
+        self.seconds = 0.0
+
+    def on_train_epoch_start(self, *_: Any) -> None:
+        self.start = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.seconds += time.perf_counter() - self.start
+        cost = evaluate(pl_module, self.data.train_evaluation_dataloader()).cost
+        accuracy = evaluate(pl_module, self.data.test_dataloader()).accuracy
+        self.rows.append((trainer.current_epoch + 1, cost, accuracy, self.seconds))
+        print(f"epoch {self.rows[-1][0]}: training cost {cost:.2e}, test accuracy {accuracy:.2%}", flush=True)
+
+
+def run(sampling: str, seed: int, epochs: int, batches: int | None) -> list[tuple[Any, ...]]:
+    """Rows of one run."""
+    print(f"{sampling}, seed {seed}", flush=True)
+    seed_everything(seed, verbose=False)
+    data = MNISTDataModule(batch_size=256, batches_per_epoch=batches)
+    record = Record(data)
+    trainer = Trainer(
+        max_epochs=epochs,
+        callbacks=[AdaptiveSamplingCallback(), record] if sampling == "adaptive" else [record],
+        limit_val_batches=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(ConvNetClassifier(), datamodule=data)
+    return [(sampling, seed, *row) for row in record.rows]
+
+
+def figures(rows: list[dict[str, str]], epochs: int) -> dict[str, float]:
+    """Medians over the seeds and the last two epochs."""
+    last = [row for row in rows if epochs - 2 < int(row["epoch"]) <= epochs]
+
+    def median(sampling: str, field: str) -> float:
+        return statistics.median(float(row[field]) for row in last if row["sampling"] == sampling)
+
+    adaptive, uniform = median("adaptive", "training_cost"), median("uniform", "training_cost")
+    return {
+        "training_cost_adaptive": adaptive,
+        "training_cost_uniform": uniform,
+        "training_cost_ratio": adaptive / uniform,
+        "test_accuracy_adaptive": median("adaptive", "test_accuracy"),
+        "test_accuracy_uniform": median("uniform", "test_accuracy"),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="end within 50 s: 2 epochs of 40 batches, one seed, no CSV")
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    if options.quick:
+        rows = [row for sampling in ("uniform", "adaptive") for row in run(sampling, 0, 2, 40)]
+        print(json.dumps({"benchmark": "convergence", "figures": figures(_as_text(rows), 2)}))
+        return
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    done = _read(options.output)
+    for seed in options.seeds:
+        for sampling in ("uniform", "adaptive"):
+            if max((int(r["epoch"]) for r in done if (r["sampling"], r["seed"]) == (sampling, str(seed))), default=0):
+                continue
+            _append(options.output, run(sampling, seed, options.epochs, None))
+    rows_read = [row for row in _read(options.output) if int(row["seed"]) in options.seeds]
+    print(json.dumps({"benchmark": "convergence", "figures": figures(rows_read, options.epochs)}))
+
+
+def _as_text(rows: list[tuple[Any, ...]]) -> list[dict[str, str]]:
+    return [dict(zip(FIELDS, map(str, row), strict=True)) for row in rows]
+
+
+def _read(path: Path) -> list[dict[str, str]]:
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _append(path: Path, rows: list[tuple[Any, ...]]) -> None:
+    """A run's rows, all at once, so that the file never has half a run."""
+    new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.writer(file)
+        if new:
+            writer.writerow(FIELDS)
+        writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()
