@@ -36,7 +36,7 @@ class Record(Callback):
         self.rows: list[tuple[int, float, float, float]] = []
         self.seconds = 0.0
 
-    def on_train_epoch_start(self, *_: Any) -> None:
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.start = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -85,7 +85,9 @@ def figures(rows: list[dict[str, str]], epochs: int) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="end within 50 s: 2 epochs of 40 batches, one seed, no CSV")
+    parser.add_argument(
+        "--quick", action="store_true", help="end within 50 s: 2 epochs of 40 batches, one seed, no CSV"
+    )
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--output", type=Path, default=RESULTS)

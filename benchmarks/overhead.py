@@ -17,7 +17,7 @@ import time
 import warnings
 from typing import Any
 
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lightning_as import AdaptiveSamplingCallback, ConvNetClassifier, MNISTDataModule
 
@@ -28,7 +28,7 @@ class StepTimes(Callback):
     def __init__(self) -> None:
         self.starts: list[float] = []
 
-    def on_train_batch_start(self, *_: Any) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         self.starts.append(time.perf_counter())
 
     def median(self) -> float:
@@ -84,7 +84,8 @@ def main() -> None:
         figures[f"ratio_{batch_size}"] = round(middle, 4)
         figures[f"uniform_ms_{batch_size}"] = round(uniform * 1e3, 3)
         print(
-            f"batch {batch_size}: adaptive / uniform {middle:.3f} (quartiles {low:.3f} to {high:.3f} of {len(ratios)} pairs), "
+            f"batch {batch_size}: adaptive / uniform {middle:.3f} "
+            f"(quartiles {low:.3f} to {high:.3f} of {len(ratios)} pairs), "
             f"uniform step {uniform * 1e3:.1f} ms",
             flush=True,
         )

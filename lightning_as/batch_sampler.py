@@ -173,7 +173,9 @@ class AdaptiveBatchSampler(DistributedSampler[list[int]]):
         self.strategy.load_state_dict(state["strategy_state"])
         self._generator.set_state(state["generator"].cpu())
         self._position = state["position"] % len(self)
-        self._pending = deque(Draw(*fields) for fields in zip(*(state["pending"][f] for f in Draw._fields), strict=True))
+        self._pending = deque(
+            Draw(*fields) for fields in zip(*(state["pending"][f] for f in Draw._fields), strict=True)
+        )
         self._resuming = self._position > 0 or len(self._pending) > 0
 
     def _share(self, indices: Tensor) -> list[int]:

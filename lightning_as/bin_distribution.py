@@ -7,7 +7,7 @@ that were drawn, and the thesis, its annex D and Gopal (ICML 2016) each estimate
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -80,7 +80,7 @@ class BinDistribution:
         if self.age == self.beta:
             self._recompute()
 
-    def state_dict(self) -> dict[str, Tensor | int]:
+    def state_dict(self) -> dict[str, Any]:
         """State as plain tensors and ints."""
         return {
             "probabilities": self._probabilities.clone(),
@@ -89,21 +89,20 @@ class BinDistribution:
             "age": self.age,
         }
 
-    def load_state_dict(self, state: dict[str, Tensor | int]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a state of as many bins."""
-        probabilities, accumulated = state["probabilities"], state["accumulated"]
-        count, age = state["count"], state["age"]
-        assert isinstance(probabilities, Tensor) and isinstance(accumulated, Tensor)
-        assert isinstance(count, Tensor) and isinstance(age, int)
-        self._accumulated, self._count, self.age = accumulated.clone(), count.clone(), age
-        self._set(probabilities.clone())
+        self._accumulated = state["accumulated"].clone()
+        self._count = state["count"].clone()
+        self.age = state["age"]
+        self._set(state["probabilities"].clone())
 
     def _recompute(self) -> None:
         """Lines 13 to 15. A window in which every bound was 0 says nothing: P stays."""
         estimate = self._estimate()
         if estimate is not None:
             base = self._probabilities if self.smoothing == "previous" else self._sizes / self._sizes.sum()
-            self._set(self.delta_p * base + (1 - self.delta_p) * estimate)
+            mixture = self.delta_p * base + (1 - self.delta_p) * estimate
+            self._set(mixture / mixture.sum())
         self._accumulated.zero_()
         self._count.zero_()
         self.age = 0
@@ -127,7 +126,7 @@ class BinDistribution:
         return torch.where(measured, root / total * share, self._probabilities)
 
     def _set(self, probabilities: Tensor) -> None:
-        self._probabilities = probabilities / probabilities.sum()
+        self._probabilities = probabilities
         drawable = torch.nn.functional.threshold(self._probabilities, SMALLEST_WEIGHT, 0.0)
         cumulative = drawable.cumsum(0)
         self._cumulative = cumulative / cumulative[-1]  # ends in exactly 1, also at bins with p = 0 in the end

@@ -52,9 +52,10 @@ class AdaptiveSamplingCallback(Callback):
         """Attach the strategy: after the DataModule's own setup, before its state is restored."""
         if stage != "fit":
             return
-        if trainer.overfit_batches > 0:
+        overfit_batches: float = trainer.overfit_batches  # pyright: ignore[reportAttributeAccessIssue]
+        if overfit_batches > 0:
             raise MisconfigurationException(
-                f"`overfit_batches={trainer.overfit_batches}` replaces the sampler by a sequential one: "
+                f"`overfit_batches={overfit_batches}` replaces the sampler by a sequential one: "
                 "leave it out, or leave out AdaptiveSamplingCallback."
             )
         if trainer.world_size > 1:
@@ -79,7 +80,7 @@ class AdaptiveSamplingCallback(Callback):
             )
         if loader.sampler is not self._sampler:
             raise MisconfigurationException(
-                f"The train DataLoader draws from a {type(loader.sampler).__name__}, not from the DataModule's sampler: "
+                f"The train DataLoader draws from a {type(loader.sampler).__name__}, not the DataModule's sampler: "
                 "return `DataLoader(dataset, sampler=self.sampler, batch_size=None)` from `train_dataloader`."
             )
         if not getattr(loader, "in_order", True):
@@ -96,8 +97,11 @@ class AdaptiveSamplingCallback(Callback):
         _match(draw, self._sampler, targets)
         # The sampler lives on the CPU.
         self.strategy.update(draw, losses.to("cpu", torch.float64), gradient_bound(logits, targets).cpu())
-        # Lightning keeps what is logged in between to itself, and a log call costs as much as a draw.
-        if (trainer.fit_loop.total_batch_idx // trainer.accumulate_grad_batches + 1) % trainer.log_every_n_steps == 0:
+        # Lightning would keep what is logged in between to itself, and a log call costs as much as a draw. The first
+        # batch is for the progress bar.
+        step = trainer.fit_loop.total_batch_idx // trainer.accumulate_grad_batches + 1
+        every: int = trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
+        if batch_idx == 0 or (every and step % every == 0):
             self._log(pl_module, draw)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -18,14 +18,14 @@ over the three channels (l, u, r) therefore draws from exactly the law of Algori
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.linalg import vecdot
 
 from lightning_as.bins import Bins
-from lightning_as.sum_tree import SMALLEST_WEIGHT, SumTree
+from lightning_as.sum_tree import SumTree
 
 # D may shrink to this before r takes it over: far from where float64 ends, with room for large scores.
 _SMALLEST_DECAY = 1e-200
@@ -82,14 +82,14 @@ class InstanceDistribution:
         return self._instance.index_select(0, places), q
 
     def probability(self, indices: Tensor, bins: Tensor) -> Tensor:
-        """q of the given instances, which lie in the given bins: (B,) float64."""
+        """Q of the given instances, which lie in the given bins: (B,) float64."""
         weights = self._tree.get(self._place.index_select(0, indices))
         weights = vecdot(weights, self._coefficients.index_select(0, bins)).clamp_(min=0)
         totals = vecdot(self._tree.totals(), self._coefficients)
         return weights / totals.index_select(0, bins)
 
     def probabilities(self) -> Tensor:
-        """q of every instance, in the order of the data set, (N,) float64; they sum to 1 in each bin. O(N)."""
+        """Q of every instance, in the order of the data set, (N,) float64; they sum to 1 in each bin. O(N)."""
         return self.probability(torch.arange(len(self.bins)), self.bins.tags.long())
 
     def update(self, indices: Tensor, bins: Tensor, scores: Tensor) -> None:
@@ -122,7 +122,7 @@ class InstanceDistribution:
         """Share of all instances that have a score."""
         return 1 - self._share_unseen
 
-    def state_dict(self) -> dict[str, Tensor | int]:
+    def state_dict(self) -> dict[str, Any]:
         """State as plain tensors and ints: the leaves (N, 3), the coefficients (k, 3), and a counter."""
         return {
             "leaves": self._tree.leaves(),
@@ -130,14 +130,12 @@ class InstanceDistribution:
             "ticks": self._ticks,
         }
 
-    def load_state_dict(self, state: dict[str, Tensor | int]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a state of the same bins."""
-        leaves, coefficients, ticks = state["leaves"], state["coefficients"], state["ticks"]
-        assert isinstance(leaves, Tensor) and isinstance(coefficients, Tensor) and isinstance(ticks, int)
-        self._tree.load(leaves)
-        self._share_unseen = float(leaves[:, 1].sum()) / len(self.bins)
-        self._coefficients = coefficients.clone()
-        self._ticks = ticks
+        self._tree.load(state["leaves"])
+        self._share_unseen = float(state["leaves"][:, 1].sum()) / len(self.bins)
+        self._coefficients = state["coefficients"].clone()
+        self._ticks = state["ticks"]
 
     def _tick(self) -> None:
         """One step of line 22, for every bin."""
@@ -157,7 +155,7 @@ class InstanceDistribution:
             moved = torch.where(to_scores.isfinite().unsqueeze(1), moved, self._coefficients)
         self._coefficients = moved
         self._ticks += 1
-        if 0 < self.delta_q and self._ticks * math.log(self.delta_q) < math.log(_SMALLEST_DECAY):
+        if self.delta_q > 0 and self._ticks * math.log(self.delta_q) < math.log(_SMALLEST_DECAY):
             self._consolidate()
 
     def _gains(self, score_sum: Tensor, unseen: Tensor) -> tuple[Tensor, Tensor]:

@@ -233,7 +233,9 @@ def _read_idx(file: Path) -> Tensor:
     header = 4 + 4 * content[3]
     shape = [int.from_bytes(content[at : at + 4], "big") for at in range(4, header, 4)]
     if len(content) - header != math.prod(shape):
-        raise ValueError(f"{file} is damaged: it is to hold {shape}, but has {len(content) - header} bytes. Replace it.")
+        raise ValueError(
+            f"{file} is damaged: it is to hold {shape}, but has {len(content) - header} bytes. Replace it."
+        )
     return torch.frombuffer(content, dtype=torch.uint8, offset=header).view(shape)
 
 

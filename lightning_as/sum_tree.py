@@ -131,7 +131,9 @@ class SumTree:
             sums = self._levels[height - 1].index_select(0, row).sum(-1)
             row = self._write(height, place.index_select(0, row), sums)
 
-    def draw(self, uniforms: Tensor, trees: Tensor | None = None, coefficients: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def draw(
+        self, uniforms: Tensor, trees: Tensor | None = None, coefficients: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Draw leaves with replacement, in proportion to their weights. A zero weight is never drawn.
 
         Each level spends a uniform of its own, so that the law is exact to float64 however deep the tree.
@@ -145,20 +147,19 @@ class SumTree:
         Returns:
             Places, (B,) int64, and the probability of each within its tree, (B,) float64.
         """
-        row = torch.zeros_like(uniforms[0], dtype=torch.int64) if trees is None else trees
+        node = torch.zeros_like(uniforms[0], dtype=torch.int64) if trees is None else trees
         factors = None if coefficients is None else coefficients.unsqueeze(2)
-        total = None
+        totals: list[Tensor] = []
+        weights = child = node
         for level, first_child, uniform in zip(self._levels[::-1], self._first_child[::-1], uniforms, strict=True):
-            children = level.index_select(0, row)  # (B, C, fanout)
+            children = level.index_select(0, node)  # (B, C, fanout)
             weights = children.sum(1) if factors is None else torch.linalg.vecdot(children, factors, dim=1)
             cumulative = threshold(weights, SMALLEST_WEIGHT, 0.0).cumsum(1)
-            target = cumulative[:, -1:]
-            if total is None:
-                total = target
+            totals.append(cumulative[:, -1:])
             # The first child whose cumulative weight reaches a positive target has a positive weight itself.
-            child = torch.searchsorted(cumulative, target * uniform.unsqueeze(1))
-            row = first_child.index_select(0, row).add_(child.squeeze(1))
-        return row, weights.gather(1, child).div_(total).squeeze(1)
+            child = torch.searchsorted(cumulative, totals[-1] * uniform.unsqueeze(1))
+            node = first_child.index_select(0, node).add_(child.squeeze(1))
+        return node, weights.gather(1, child).div_(totals[0]).squeeze(1)
 
     def _spread(self, places: Tensor) -> Tensor:
         """Where all channels of some places lie, (M · C,): they are a row's length apart."""

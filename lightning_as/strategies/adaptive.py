@@ -165,7 +165,7 @@ class AdaptiveSampling(Strategy):
         self.skipped = state["skipped"]
 
     def _joint(self, p: Tensor, q: Tensor) -> Tensor:
-        """r = (1 − ε) p q + ε/N of instances with the given p and q."""
+        """R = (1 − ε) p q + ε/N of instances with the given p and q."""
         return (p * q).mul_(1 - self.floor).add_(self.floor / len(self._bins))
 
     def _joint_of_bins(self, p: Tensor, bins: Tensor) -> Tensor:

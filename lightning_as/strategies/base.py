@@ -52,7 +52,7 @@ class Strategy(ABC):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a state, after :meth:`start` with the same bins."""
 
-    def start_epoch(self, generator: torch.Generator) -> None:
+    def start_epoch(self, generator: torch.Generator) -> None:  # noqa: B027 (most have nothing to do)
         """Called before the first draw of each epoch."""
 
     def metrics(self) -> dict[str, float]:

@@ -6,6 +6,8 @@ incomplete batch wait for a later epoch.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -49,10 +51,8 @@ class Uniform(Strategy):
     def probabilities(self) -> Tensor:
         return torch.full((self._size,), 1 / self._size, dtype=torch.float64)
 
-    def state_dict(self) -> dict[str, Tensor | int]:
+    def state_dict(self) -> dict[str, Any]:
         return {"order": self._order.clone(), "position": self._position}
 
-    def load_state_dict(self, state: dict[str, Tensor | int]) -> None:
-        order, position = state["order"], state["position"]
-        assert isinstance(order, Tensor) and isinstance(position, int)
-        self._order, self._position = order.clone(), position
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._order, self._position = state["order"].clone(), state["position"]

@@ -1,0 +1,108 @@
+"""The command line: LightningCLI with the thesis's set-up as its defaults, and presets by name."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from lightning_as.callback import AdaptiveSamplingCallback
+from lightning_as.evaluation import evaluate
+from lightning_as.mnist import MNISTDataModule
+from lightning_as.strategies import AdaptiveSampling
+
+PRESETS = Path(__file__).parent / "configs"
+DEFAULT_PRESET = "adadelta_256"
+
+
+class AdaptiveSamplingCLI(LightningCLI):
+    """LightningCLI that prints what came out of a fit."""
+
+    def before_fit(self) -> None:
+        """Start the clock."""
+        self._start = time.perf_counter()
+
+    def after_fit(self) -> None:
+        """Print the table: training cost, test accuracy, P, time."""
+        seconds = time.perf_counter() - self._start
+        if not self.trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
+            _print_rows(summary(self.trainer, self.model, self.datamodule, seconds))
+
+
+def summary(
+    trainer: Trainer, model: LightningModule, data: LightningDataModule, seconds: float
+) -> list[tuple[str, str]]:
+    """Rows of the table after a fit: what was found, as text.
+
+    The training cost and the test accuracy are of :class:`MNISTDataModule`; other data has its own figures in the logs.
+    """
+    rows = [("time", f"{seconds:.1f} s for {trainer.current_epoch} epochs, validation included")]
+    if isinstance(data, MNISTDataModule):
+        cost = evaluate(model, data.train_evaluation_dataloader()).cost
+        accuracy = evaluate(model, data.test_dataloader()).accuracy
+        rows.insert(0, ("training cost", f"{cost:.3e}  (mean cross-entropy of all training images, evaluation mode)"))
+        rows.insert(1, ("test accuracy", f"{accuracy:.2%}"))
+    for callback in trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
+        if isinstance(callback, AdaptiveSamplingCallback) and isinstance(callback.strategy, AdaptiveSampling):
+            p = callback.strategy.bin_probabilities
+            rows.insert(-1, ("distribution P", "  ".join(f"{j}: {x:.3f}" for j, x in enumerate(p[:20].tolist()))))
+    return rows
+
+
+def main() -> None:
+    """Run ``lightning-as`` with the arguments of the process."""
+    # LightningCLI reads them there, as do the processes that it may launch.
+    sys.argv[1:] = with_preset_paths(sys.argv[1:])
+    default = str(PRESETS / f"{DEFAULT_PRESET}.yaml")
+    AdaptiveSamplingCLI(
+        model_class=LightningModule,
+        datamodule_class=LightningDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        seed_everything_default=0,
+        save_config_kwargs={"overwrite": True},
+        parser_kwargs={name: {"default_config_files": [default]} for name in ("fit", "validate", "test", "predict")},
+    )
+
+
+def presets() -> list[str]:
+    """Names of the presets in the package."""
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+def with_preset_paths(arguments: Sequence[str]) -> list[str]:
+    """Replace the names of presets after ``--config`` or ``-c`` by their paths.
+
+    Raises:
+        SystemExit: If a name is neither a preset nor a file.
+    """
+    result = list(arguments)
+    for at, argument in enumerate(result):
+        if argument in ("--config", "-c") and at + 1 < len(result):
+            result[at + 1] = _preset_path(result[at + 1])
+        elif argument.startswith("--config="):
+            result[at] = "--config=" + _preset_path(argument.removeprefix("--config="))
+    return result
+
+
+def _preset_path(name: str) -> str:
+    if Path(name).is_file() or ":" in name:  # a file, or a YAML text
+        return name
+    if name not in presets():
+        sys.exit(
+            f"lightning-as: `--config {name}` is neither a file nor a preset. The presets: {', '.join(presets())}."
+        )
+    return str(PRESETS / f"{name}.yaml")
+
+
+@rank_zero_only
+def _print_rows(rows: list[tuple[str, str]]) -> None:
+    width = max(len(name) for name, _ in rows)
+    print()
+    for name, value in rows:
+        print(f"{name:<{width}}  {value}")
