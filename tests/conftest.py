@@ -1,0 +1,62 @@
+"""Shared pieces: a small MNIST, and a Trainer without its surroundings."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+
+from lightning_as import MNISTDataModule
+from lightning_as.mnist import ImageDataset, load_mnist
+
+# Two processes of two threads each on two cores get in each other's way.
+torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+
+@pytest.fixture(scope="session")
+def mnist() -> dict[str, ImageDataset]:
+    """The first 2,000 training and 500 test images."""
+    train, test = load_mnist("train"), load_mnist("test")
+    assert train.labels is not None
+    assert test.labels is not None
+    return {
+        "train": ImageDataset(train.images[:2000], train.labels[:2000]),
+        "test": ImageDataset(test.images[:500], test.labels[:500]),
+    }
+
+
+@pytest.fixture
+def make_data(mnist: dict[str, ImageDataset], monkeypatch: pytest.MonkeyPatch) -> Callable[..., MNISTDataModule]:
+    """A DataModule over the small MNIST."""
+    monkeypatch.setattr("lightning_as.mnist.load_mnist", lambda part, data_dir=None: mnist[part])
+
+    def make(batch_size: int = 100, **options: Any) -> MNISTDataModule:
+        return MNISTDataModule(batch_size=batch_size, **{"seed": 0, **options})
+
+    return make
+
+
+@pytest.fixture
+def make_trainer(tmp_path: Path) -> Iterator[Callable[..., Trainer]]:
+    """A quiet Trainer on the CPU."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    defaults: dict[str, Any] = {
+        "accelerator": "cpu",
+        "max_epochs": 1,
+        "limit_val_batches": 0,
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "default_root_dir": tmp_path,
+    }
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning")
+        yield lambda **options: Trainer(**{**defaults, **options})

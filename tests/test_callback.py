@@ -1,0 +1,344 @@
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, IterableDataset
+
+from lightning_as import (
+    AdaptiveBatchSampler,
+    AdaptiveSampling,
+    AdaptiveSamplingCallback,
+    Bins,
+    ConvNetClassifier,
+    Draw,
+    MNISTDataModule,
+    Strategy,
+    gradient_bound,
+)
+
+MakeData = Callable[..., MNISTDataModule]
+MakeTrainer = Callable[..., Trainer]
+
+
+class Recording(AdaptiveSampling):
+    """Keeps what it was told."""
+
+    def start(self, bins: Bins) -> None:
+        super().start(bins)
+        self.told: list[tuple[Draw, Tensor, Tensor]] = []
+
+    def update(self, draw: Draw, losses: Tensor, bounds: Tensor) -> None:
+        self.told.append((draw, losses.clone(), bounds.clone()))
+        super().update(draw, losses, bounds)
+
+    def indices(self) -> list[list[int]]:
+        return [draw.indices.tolist() for draw, _, _ in self.told]
+
+
+class Linear(LightningModule):
+    """As small as a cooperating module can be."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(784, 10)
+        self.seen: list[tuple[Tensor, Tensor]] = []
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        images, labels = batch
+        logits = self.linear(images.flatten(1))
+        losses = cross_entropy(logits, labels, reduction="none")
+        self.seen.append((losses.detach(), logits.detach()))
+        return self.outputs(losses, logits)
+
+    def outputs(self, losses: Tensor, logits: Tensor) -> Any:
+        return {"loss": losses.mean(), "losses": losses, "logits": logits}
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_every_batch_updates_the_strategy_with_its_own_losses(
+    make_data: MakeData, make_trainer: MakeTrainer, num_workers: int
+):
+    strategy, module = Recording(), Linear()
+    data = make_data(num_workers=num_workers)
+    trainer = make_trainer(callbacks=[AdaptiveSamplingCallback(strategy)], max_epochs=2, accumulate_grad_batches=3)
+    trainer.fit(module, datamodule=data)
+    labels = data.dataset("train").labels
+    assert labels is not None
+    assert len(strategy.told) == len(module.seen) == 40
+    for (draw, losses, bounds), (expected, logits) in zip(strategy.told, module.seen, strict=True):
+        assert torch.equal(losses, expected.double())
+        assert torch.equal(bounds, gradient_bound(logits, labels[draw.indices]))
+        assert not losses.requires_grad
+    assert strategy.metrics()["seen"] > 0.8
+
+
+def test_the_law_favours_what_is_hard(make_data: MakeData, make_trainer: MakeTrainer):
+    strategy, module = AdaptiveSampling(), Linear()
+    data = make_data()
+    make_trainer(callbacks=[AdaptiveSamplingCallback(strategy)], max_epochs=4).fit(module, datamodule=data)
+    dataset = data.dataset("train")
+    assert dataset.labels is not None
+    with torch.no_grad():
+        losses = cross_entropy(module.linear(dataset.images.flatten(1)), dataset.labels, reduction="none").double()
+    law = strategy.probabilities()
+    assert float(law @ losses) > 1.5 * float(losses.mean())
+    torch.testing.assert_close(float(law.sum()), 1.0)
+
+
+def test_without_the_callback_the_same_data_trains_in_shuffled_epochs(make_data: MakeData, make_trainer: MakeTrainer):
+    drawn: list[Tensor] = []
+
+    class Watch(Callback):
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+            drawn.append(batch[0].flatten(1).sum(1))
+
+    data = make_data()
+    make_trainer(callbacks=[AdaptiveSamplingCallback()]).fit(Linear(), datamodule=data)
+    make_trainer(callbacks=[Watch()]).fit(Linear(), datamodule=data)
+    expected = data.dataset("train").images.flatten(1).sum(1)
+    torch.testing.assert_close(torch.cat(drawn).sort().values, expected.sort().values)
+
+
+def test_two_runs_with_one_seed_are_equal_and_another_seed_is_not(make_data: MakeData, make_trainer: MakeTrainer):
+    def run(seed: int) -> tuple[list[list[int]], dict[str, Tensor]]:
+        seed_everything(seed, verbose=False)
+        strategy, module = Recording(), ConvNetClassifier()
+        trainer = make_trainer(callbacks=[AdaptiveSamplingCallback(strategy)])
+        trainer.fit(module, datamodule=make_data(seed=None))
+        return strategy.indices(), module.state_dict()
+
+    (first, weights), (again, same), (other, _) = run(0), run(0), run(1)
+    assert first == again
+    assert first != other
+    for name, value in weights.items():
+        assert torch.equal(value, same[name]), name
+
+
+class NoDropout(ConvNetClassifier):
+    def __init__(self) -> None:
+        super().__init__(dropout=0.0)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("step", [7, 20, 29])
+def test_resume_in_the_middle_and_at_the_end_of_an_epoch_is_exact(
+    make_data: MakeData, make_trainer: MakeTrainer, tmp_path: Path, num_workers: int, step: int
+):
+    def fit(ckpt_path: str | None, **options: Any) -> tuple[Recording, dict[str, Tensor]]:
+        seed_everything(0, verbose=False)
+        strategy, module = Recording(), NoDropout()
+        trainer = make_trainer(max_epochs=2, **options)
+        trainer.callbacks.insert(0, AdaptiveSamplingCallback(strategy))  # pyright: ignore[reportAttributeAccessIssue]
+        trainer.fit(module, datamodule=make_data(num_workers=num_workers), ckpt_path=ckpt_path)
+        return strategy, module.state_dict()
+
+    saving = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=step, save_top_k=-1)
+    whole, weights = fit(None, callbacks=[saving], enable_checkpointing=True)
+    rest, same = fit(str(tmp_path / f"step={step}.ckpt"))
+    assert rest.indices() == whole.indices()[step:]
+    assert torch.equal(rest.probabilities(), whole.probabilities())
+    for name, value in weights.items():
+        assert torch.equal(value, same[name]), name
+
+
+def test_a_second_fit_goes_on_with_the_same_sampler_and_strategy(make_data: MakeData, make_trainer: MakeTrainer):
+    data, callback = make_data(), AdaptiveSamplingCallback(Recording())
+    make_trainer(callbacks=[callback]).fit(Linear(), datamodule=data)
+    sampler = data.sampler
+    make_trainer(callbacks=[callback], max_epochs=2, limit_train_batches=3).fit(Linear(), datamodule=data)
+    assert data.sampler is sampler
+    assert isinstance(callback.strategy, Recording)
+    assert len(callback.strategy.told) == 20 + 2 * 3
+
+
+def test_validation_and_the_sanity_check_do_not_touch_the_sampler(make_data: MakeData, make_trainer: MakeTrainer):
+    data, strategy = make_data(), Recording()
+    trainer = make_trainer(
+        callbacks=[AdaptiveSamplingCallback(strategy)],
+        limit_val_batches=1,
+        num_sanity_val_steps=1,
+        val_check_interval=5,
+    )
+    model = ConvNetClassifier()
+    trainer.fit(model, datamodule=data)
+    law = strategy.probabilities()
+    trainer.validate(model, datamodule=data)
+    trainer.test(model, datamodule=data, verbose=False)
+    assert len(strategy.told) == 20
+    assert torch.equal(strategy.probabilities(), law)
+
+
+def test_a_checkpoint_can_be_tested_by_a_fresh_datamodule(
+    make_data: MakeData, make_trainer: MakeTrainer, tmp_path: Path
+):
+    trainer = make_trainer(callbacks=[AdaptiveSamplingCallback()], limit_train_batches=2)
+    model = ConvNetClassifier()
+    trainer.fit(model, datamodule=make_data())
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    fresh = make_trainer()
+    result = fresh.test(ConvNetClassifier(), datamodule=make_data(), ckpt_path=str(tmp_path / "last.ckpt"), verbose=False)
+    assert 0 <= result[0]["test/accuracy"] <= 1
+
+
+def test_it_logs_its_figures(make_data: MakeData, make_trainer: MakeTrainer, tmp_path: Path):
+    logger = CSVLogger(tmp_path)
+    callback = AdaptiveSamplingCallback()
+    make_trainer(callbacks=[callback], logger=logger, log_every_n_steps=4).fit(Linear(), datamodule=make_data())
+    with (Path(logger.log_dir) / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows] == [3, 7, 11, 15, 19]
+    names = {"ess", "entropy_p", "p_min", "p_max", "seen", "age_p"}
+    assert {f"adaptive/{name}" for name in names} <= rows[0].keys()
+    last = {name: float(rows[-1][f"adaptive/{name}"]) for name in names}
+    assert 1 < last["ess"] < 2000
+    assert 0 < last["p_min"] < 0.1 < last["p_max"] < 1
+    assert 0 < last["entropy_p"] < torch.tensor(10.0).log()
+    assert last["age_p"] == 0
+    assert float(rows[0]["adaptive/age_p"]) == 4
+    assert float(rows[0]["adaptive/seen"]) < last["seen"] < 1
+
+
+def test_bf16_logits_are_scored(make_data: MakeData, make_trainer: MakeTrainer):
+    strategy = Recording()
+    trainer = make_trainer(callbacks=[AdaptiveSamplingCallback(strategy)], precision="bf16-mixed", limit_train_batches=3)
+    trainer.fit(Linear(), datamodule=make_data())
+    assert all(bounds.dtype == torch.float64 and bool((bounds > 0).all()) for _, _, bounds in strategy.told)
+
+
+def raises(message: str, module: LightningModule, data: Any, trainer: Trainer) -> None:
+    with pytest.raises(MisconfigurationException, match=message):
+        trainer.fit(module, datamodule=data)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "message"),
+    [
+        (lambda losses, logits: losses.mean(), r"gave \['loss'\], without `losses` and `logits`. Return"),
+        (lambda losses, logits: None, "gave .* without `losses` and `logits`. Return"),
+        (
+            lambda losses, logits: {"loss": losses.mean(), "losses": losses.mean(), "logits": logits},
+            r"`losses` must be of the shape \(100,\) .* got \(\) and \(100, 10\)",
+        ),
+        (
+            lambda losses, logits: {"loss": losses.mean(), "losses": losses, "logits": logits[:50]},
+            r"`logits` \(100, C\), got \(100,\) and \(50, 10\)",
+        ),
+    ],
+)
+def test_outputs_without_what_is_needed(make_data: MakeData, make_trainer: MakeTrainer, outputs: Any, message: str):
+    module = Linear()
+    module.outputs = outputs
+    raises(message, module, make_data(), make_trainer(callbacks=[AdaptiveSamplingCallback()]))
+
+
+class OwnData(LightningDataModule):
+    """A DataModule of a user's own."""
+
+    def __init__(self, loader: Callable[["OwnData"], Any], labels: Tensor | None = None) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        images = torch.rand(40, 1, 28, 28, generator=generator)
+        self.labels = torch.arange(40) % 4 if labels is None else labels
+        self.items = list(zip(images, torch.arange(40) % 4, strict=True))
+        self.loader = loader
+        self.sampler = AdaptiveBatchSampler(Bins.from_labels(self.labels), batch_size=8)
+
+    def __len__(self) -> int:
+        return 40
+
+    def __getitem__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+        images, labels = zip(*(self.items[i] for i in indices), strict=True)
+        return torch.stack(images), torch.stack(labels)
+
+    def train_dataloader(self) -> Any:
+        return self.loader(self)
+
+
+def ours(data: OwnData) -> DataLoader[Any]:
+    return DataLoader(data, sampler=data.sampler, batch_size=None)  # pyright: ignore[reportArgumentType]
+
+
+def test_a_users_own_datamodule_works(make_trainer: MakeTrainer):
+    strategy = Recording()
+    make_trainer(callbacks=[AdaptiveSamplingCallback(strategy)]).fit(Linear(), datamodule=OwnData(ours))
+    assert len(strategy.told) == 5
+
+
+class Endless(IterableDataset[Any]):
+    def __iter__(self) -> Any:
+        yield torch.rand(8, 1, 28, 28), torch.zeros(8, dtype=torch.int64)
+
+
+@pytest.mark.parametrize(
+    ("loader", "message"),
+    [
+        (lambda data: DataLoader(data, batch_size=8), "draws from a SequentialSampler, not the DataModule's sampler"),
+        (lambda data: {"a": ours(data), "b": ours(data)}, "needs one train DataLoader, but .* gave a dict"),
+        (lambda data: [ours(data), ours(data)], "needs one train DataLoader, but .* gave a list"),
+        (lambda data: DataLoader(Endless(), batch_size=None), "IterableDataset has no indices"),
+    ],
+)
+def test_another_loader_than_ours(make_trainer: MakeTrainer, loader: Any, message: str):
+    raises(message, Linear(), OwnData(loader), make_trainer(callbacks=[AdaptiveSamplingCallback()]))
+
+
+def test_labels_that_are_not_those_of_the_bins(make_trainer: MakeTrainer):
+    data = OwnData(ours, labels=(torch.arange(40) + 1) % 4)
+    raises("targets of the batch are not the bins", Linear(), data, make_trainer(callbacks=[AdaptiveSamplingCallback()]))
+
+
+def test_batches_of_another_size_than_drawn(make_trainer: MakeTrainer):
+    class Halves(OwnData):
+        def __getitem__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+            return super().__getitem__(indices[:4])
+
+    raises("A batch of 8 was drawn, but one of 4", Linear(), Halves(ours), make_trainer(callbacks=[AdaptiveSamplingCallback()]))
+
+
+def test_batches_that_are_not_pairs(make_trainer: MakeTrainer):
+    class Triples(OwnData):
+        def __getitem__(self, indices: list[int]) -> Any:
+            return (*super().__getitem__(indices), 0)
+
+    class Step(Linear):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return super().training_step(batch[:2], batch_idx)
+
+    raises(r"must be a pair \(inputs, targets\)", Step(), Triples(ours), make_trainer(callbacks=[AdaptiveSamplingCallback()]))
+
+
+def test_a_datamodule_without_a_sampler(make_trainer: MakeTrainer):
+    data = OwnData(ours)
+    del data.sampler
+    raises("OwnData has none: use MNISTDataModule", Linear(), data, make_trainer(callbacks=[AdaptiveSamplingCallback()]))
+    with pytest.raises(MisconfigurationException, match="there is no DataModule"):
+        make_trainer(callbacks=[AdaptiveSamplingCallback()]).fit(Linear(), train_dataloaders=ours(OwnData(ours)))
+
+
+def test_overfit_batches(make_data: MakeData, make_trainer: MakeTrainer):
+    trainer = make_trainer(callbacks=[AdaptiveSamplingCallback()], overfit_batches=2)
+    raises("`overfit_batches=2` replaces the sampler", Linear(), make_data(), trainer)
+
+
+def test_several_processes(make_data: MakeData, make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch):
+    trainer = make_trainer(callbacks=[AdaptiveSamplingCallback()])
+    monkeypatch.setattr(Trainer, "world_size", 2)
+    raises("works in one process so far, but the Trainer has 2", Linear(), make_data(), trainer)
+
+
+def test_a_strategy_class_instead_of_an_object():
+    with pytest.raises(TypeError, match=r"`strategy` must be an object such as AdaptiveSampling\(\)"):
+        AdaptiveSamplingCallback(AdaptiveSampling)  # pyright: ignore[reportArgumentType]
+    assert isinstance(AdaptiveSamplingCallback().strategy, Strategy)
