@@ -1,8 +1,8 @@
 """How far training gets: the training cost of adaptive and of uniform sampling, epoch by epoch.
 
 Full MNIST, the thesis's CNN, Adadelta, batch 256. The training cost is the mean cross-entropy over the whole
-training set after the epoch, in evaluation mode, in float64. Each run appends to the CSV as it goes, and a run that
-was interrupted starts anew; finished runs are not repeated.
+training set after the epoch, in evaluation mode, in float64. A finished run is appended to the CSV and not repeated;
+one that was interrupted starts anew. A figure is drawn beside the CSV.
 
     python benchmarks/convergence.py [--quick] [--epochs 5] [--seeds 0 1] [--output benchmarks/results/convergence.csv]
 """
@@ -106,7 +106,34 @@ def main() -> None:
                 continue
             _append(options.output, run(sampling, seed, options.epochs, None))
     rows_read = [row for row in _read(options.output) if int(row["seed"]) in options.seeds]
+    plot(rows_read, options.output.with_suffix(".png"))
     print(json.dumps({"benchmark": "convergence", "figures": figures(rows_read, options.epochs)}))
+
+
+def plot(rows: list[dict[str, str]], path: Path) -> None:
+    """The training cost by epoch: a thin line per seed, a thick one for their median."""
+    import matplotlib.pyplot as plt  # late: an extra that nothing else here needs
+
+    figure, axes = plt.subplots(figsize=(7, 3.8), layout="constrained")
+    for sampling, colour in (("uniform", "#555555"), ("adaptive", "#0072B2")):
+        runs: dict[str, list[float]] = {}
+        for row in rows:
+            if row["sampling"] == sampling:
+                runs.setdefault(row["seed"], []).append(float(row["training_cost"]))
+        medians = [statistics.median(costs) for costs in zip(*runs.values(), strict=True)]
+        epochs = range(1, len(medians) + 1)
+        for costs in runs.values():
+            axes.semilogy(epochs, costs, color=colour, linewidth=0.7, alpha=0.45)
+        axes.semilogy(epochs, medians, "o-", color=colour, linewidth=2.5)
+        axes.annotate(
+            sampling, (epochs[-1], medians[-1]), xytext=(9, 0), textcoords="offset points", color=colour, va="center"
+        )
+        axes.set_xticks(epochs)
+    axes.set(xlabel="epoch", ylabel="training cost (nats)")
+    axes.set_title(f"Training cost on MNIST: median of {len(runs)} seeds, and each of them", loc="left", fontsize=11)
+    axes.margins(x=0.12)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=150)
 
 
 def _as_text(rows: list[tuple[Any, ...]]) -> list[dict[str, str]]:

@@ -135,9 +135,9 @@ def test_a_state_of_something_else_raises_with_both_values_and_changes_nothing()
         other.load_state_dict(state)
     with pytest.raises(ValueError, match=r"`batch_size` 8, but here it is 9"):
         adaptive(batch_size=9).load_state_dict(state)
+    one = AdaptiveBatchSampler(Bins.single(SIZE), BATCH)
+    one.attach(AdaptiveSampling())
     with pytest.raises(ValueError, match=r"`bin_sizes` \[20, 20, 19, 19, 19\], but here it is \[97\]"):
-        one = AdaptiveBatchSampler(Bins.single(SIZE), BATCH)
-        one.attach(AdaptiveSampling())
         one.load_state_dict(state)
     assert torch.equal(other.state_dict()["generator"], before)
 
@@ -172,9 +172,7 @@ class Echo(Dataset[list[int]]):
 
 
 def test_workers_yield_the_same_batches_from_a_frozen_law():
-    batches = [
-        list(DataLoader(Echo(), sampler=adaptive(), batch_size=None, num_workers=workers)) for workers in (0, 2)
-    ]
+    batches = [list(DataLoader(Echo(), sampler=adaptive(), batch_size=None, num_workers=workers)) for workers in (0, 2)]
     assert batches[0] == batches[1]
 
 

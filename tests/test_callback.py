@@ -188,7 +188,9 @@ def test_a_checkpoint_can_be_tested_by_a_fresh_datamodule(
     trainer.fit(model, datamodule=make_data())
     trainer.save_checkpoint(tmp_path / "last.ckpt")
     fresh = make_trainer()
-    result = fresh.test(ConvNetClassifier(), datamodule=make_data(), ckpt_path=str(tmp_path / "last.ckpt"), verbose=False)
+    result = fresh.test(
+        ConvNetClassifier(), datamodule=make_data(), ckpt_path=str(tmp_path / "last.ckpt"), verbose=False
+    )
     assert 0 <= result[0]["test/accuracy"] <= 1
 
 
@@ -212,7 +214,9 @@ def test_it_logs_its_figures(make_data: MakeData, make_trainer: MakeTrainer, tmp
 
 def test_bf16_logits_are_scored(make_data: MakeData, make_trainer: MakeTrainer):
     strategy = Recording()
-    trainer = make_trainer(callbacks=[AdaptiveSamplingCallback(strategy)], precision="bf16-mixed", limit_train_batches=3)
+    trainer = make_trainer(
+        callbacks=[AdaptiveSamplingCallback(strategy)], precision="bf16-mixed", limit_train_batches=3
+    )
     trainer.fit(Linear(), datamodule=make_data())
     assert all(bounds.dtype == torch.float64 and bool((bounds > 0).all()) for _, _, bounds in strategy.told)
 
@@ -296,7 +300,9 @@ def test_another_loader_than_ours(make_trainer: MakeTrainer, loader: Any, messag
 
 def test_labels_that_are_not_those_of_the_bins(make_trainer: MakeTrainer):
     data = OwnData(ours, labels=(torch.arange(40) + 1) % 4)
-    raises("targets of the batch are not the bins", Linear(), data, make_trainer(callbacks=[AdaptiveSamplingCallback()]))
+    raises(
+        "targets of the batch are not the bins", Linear(), data, make_trainer(callbacks=[AdaptiveSamplingCallback()])
+    )
 
 
 def test_batches_of_another_size_than_drawn(make_trainer: MakeTrainer):
@@ -304,7 +310,12 @@ def test_batches_of_another_size_than_drawn(make_trainer: MakeTrainer):
         def __getitem__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
             return super().__getitem__(indices[:4])
 
-    raises("A batch of 8 was drawn, but one of 4", Linear(), Halves(ours), make_trainer(callbacks=[AdaptiveSamplingCallback()]))
+    raises(
+        "A batch of 8 was drawn, but one of 4",
+        Linear(),
+        Halves(ours),
+        make_trainer(callbacks=[AdaptiveSamplingCallback()]),
+    )
 
 
 def test_batches_that_are_not_pairs(make_trainer: MakeTrainer):
@@ -316,13 +327,20 @@ def test_batches_that_are_not_pairs(make_trainer: MakeTrainer):
         def training_step(self, batch: Any, batch_idx: int) -> Any:
             return super().training_step(batch[:2], batch_idx)
 
-    raises(r"must be a pair \(inputs, targets\)", Step(), Triples(ours), make_trainer(callbacks=[AdaptiveSamplingCallback()]))
+    raises(
+        r"must be a pair \(inputs, targets\)",
+        Step(),
+        Triples(ours),
+        make_trainer(callbacks=[AdaptiveSamplingCallback()]),
+    )
 
 
 def test_a_datamodule_without_a_sampler(make_trainer: MakeTrainer):
     data = OwnData(ours)
     del data.sampler
-    raises("OwnData has none: use MNISTDataModule", Linear(), data, make_trainer(callbacks=[AdaptiveSamplingCallback()]))
+    raises(
+        "OwnData has none: use MNISTDataModule", Linear(), data, make_trainer(callbacks=[AdaptiveSamplingCallback()])
+    )
     with pytest.raises(MisconfigurationException, match="there is no DataModule"):
         make_trainer(callbacks=[AdaptiveSamplingCallback()]).fit(Linear(), train_dataloaders=ours(OwnData(ours)))
 

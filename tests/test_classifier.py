@@ -20,7 +20,13 @@ def test_the_network_is_table_1():
         (32, 24, 24), (32, 12, 12), (32, 8, 8), (32, 4, 4), (512,), (256,), (10,),
     ]  # fmt: skip
     kinds = [type(layer).__name__ for layer in module.network]
-    assert kinds == ["Conv2d", "BatchNorm2d", "ReLU", "MaxPool2d"] * 2 + ["Flatten", "Linear", "ReLU", "Dropout", "Linear"]
+    assert kinds == ["Conv2d", "BatchNorm2d", "ReLU", "MaxPool2d"] * 2 + [
+        "Flatten",
+        "Linear",
+        "ReLU",
+        "Dropout",
+        "Linear",
+    ]
     assert module.network[-2].p == 0.5
 
 

@@ -69,7 +69,9 @@ def test_uniform_presets_have_no_callback_and_any_optimizer_can_be_given(run: An
 
 
 def test_the_presets_are_all_there():
-    grid = {f"{kind}{opt}_{size}" for kind in ("", "uniform_") for opt in ("adadelta", "adam") for size in (64, 256, 1024)}
+    grid = {
+        f"{kind}{opt}_{size}" for kind in ("", "uniform_") for opt in ("adadelta", "adam") for size in (64, 256, 1024)
+    }
     assert set(cli.presets()) == grid
     for name in cli.presets():
         preset = yaml.safe_load((cli.PRESETS / f"{name}.yaml").read_text())
@@ -79,7 +81,9 @@ def test_the_presets_are_all_there():
 
 def test_an_unknown_preset_lists_them(capsys: Any):
     for arguments in (["fit", "--config", "adam_65"], ["fit", "--config=adam_65"], ["fit", "-c", "adam_65"]):
-        with pytest.raises(SystemExit, match=r"adam_65` is neither a file nor a preset. The presets: adadelta_1024, .*"):
+        with pytest.raises(
+            SystemExit, match=r"adam_65` is neither a file nor a preset. The presets: adadelta_1024, .*"
+        ):
             cli.with_preset_paths(arguments)
 
 
