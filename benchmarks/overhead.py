@@ -17,9 +17,10 @@ import time
 import warnings
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lightning_as import AdaptiveSamplingCallback, ConvNetClassifier, MNISTDataModule
+from lightning_as import AdaptiveSamplingCallback, ConvNetClassifier, MNISTDataModule, Strategy
 
 
 class StepTimes(Callback):
@@ -53,6 +54,15 @@ def run(data: MNISTDataModule, steps: int, sampling: AdaptiveSamplingCallback | 
     return times.median()
 
 
+def see_everything(strategy: Strategy, batch_size: int) -> None:
+    """Bring the strategy to where it is for all but the first of many epochs: every instance has a score."""
+    generator = torch.Generator().manual_seed(0)
+    while strategy.metrics()["seen"] < 1:
+        draw = strategy.draw(batch_size, generator)
+        losses = torch.rand(batch_size, dtype=torch.float64, generator=generator).pow(8)
+        strategy.update(draw, losses, losses)
+
+
 def measure(batch_size: int, pairs: int, seconds: float) -> tuple[list[float], list[float]]:
     """Ratios adaptive over uniform, and the uniform step times, of each pair of runs."""
     data = MNISTDataModule(batch_size=batch_size, seed=0)
@@ -60,6 +70,7 @@ def measure(batch_size: int, pairs: int, seconds: float) -> tuple[list[float], l
     once = run(data, 10, None)
     steps = max(12, round(seconds / once))
     run(data, steps, sampling)  # warm-up of both paths
+    see_everything(sampling.strategy, batch_size)
     ratios, uniforms = [], []
     for pair in range(pairs):
         order = (None, sampling) if pair % 2 else (sampling, None)

@@ -84,6 +84,8 @@ class AdaptiveBatchSampler(DistributedSampler[list[int]]):
         """Draw from `strategy` from now on. It starts anew, unless it has been at work on these bins before."""
         if strategy.bins is not self.bins:
             strategy.start(self.bins)
+        if strategy is not self._uniform:
+            self._uniform.start(self.bins)  # which forgets its permutation
         self.strategy = strategy
         self.end_epoch()
 

@@ -21,6 +21,8 @@ def gradient_bound(logits: Tensor, targets: Tensor) -> Tensor:
     Returns:
         The squared norms, (B,) float64, in [0, 2]. They carry no gradient.
     """
-    difference = torch.softmax(logits.detach(), dim=1, dtype=torch.float64)
-    difference.scatter_add_(1, targets.unsqueeze(1), difference.new_full((len(targets), 1), -1.0))
-    return torch.linalg.vecdot(difference, difference)
+    softmax = torch.softmax(logits.detach(), dim=1, dtype=torch.float64)
+    others = softmax.scatter_(1, targets.unsqueeze(1), 0.0)
+    # 1 − softmax_y is what the others sum to: subtracting would cancel all digits of a sure prediction.
+    rest = others.sum(1)
+    return torch.linalg.vecdot(others, others).addcmul_(rest, rest)

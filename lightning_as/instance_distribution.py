@@ -32,6 +32,9 @@ _SMALLEST_DECAY = 1e-200
 # A score that would weigh this much under the old normaliser would cancel too many digits of r.
 _LARGEST_JUMP = 1e4
 
+# The coefficients with which a leaf weighs what its third channel says.
+_AS_IT_IS = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)
+
 
 class InstanceDistribution:
     """Q^j over the members of each bin j, uniform at first.
@@ -50,11 +53,10 @@ class InstanceDistribution:
         self._sizes = torch.tensor(bins.sizes, dtype=torch.float64)
         self._tree = SumTree(bins.sizes, channels=3)
         self._tree.load(torch.tensor([0.0, 1.0, 0.0]).expand(len(bins), 3))
-        places, order = self._tree.places(), bins.order()
+        order = bins.order()
         self._place = torch.empty_like(order)  # of each instance
-        self._place[order] = places
-        self._instance = torch.zeros(self._tree.size, dtype=torch.int64)  # at each place
-        self._instance[places] = order
+        self._place[order] = self._tree.places()
+        self._instance = order.to(torch.int32 if len(bins) < 2**31 else torch.int64)  # of each leaf
         self._gain = torch.full_like(self._sizes, 1 - delta_q)
         # A, U, D of each bin.
         self._coefficients = torch.zeros(len(bins.sizes), 3, dtype=torch.float64)
@@ -78,8 +80,8 @@ class InstanceDistribution:
         Returns:
             Instances, (B,) int64, and the probability q of each, (B,) float64.
         """
-        places, q = self._tree.draw(uniforms, bins, self._coefficients.index_select(0, bins))
-        return self._instance.index_select(0, places), q
+        leaves, q = self._tree.draw(uniforms, bins, self._coefficients.index_select(0, bins))
+        return self._instance.index_select(0, leaves).long(), q
 
     def probability(self, indices: Tensor, bins: Tensor) -> Tensor:
         """Q of the given instances, which lie in the given bins: (B,) float64."""
@@ -114,7 +116,7 @@ class InstanceDistribution:
             residual = torch.where(held[:, 2] > 0, residual, 0)
         self._tree.set(places, torch.stack([scores, torch.zeros_like(scores), residual], dim=1))
         if self.delta_q == 0:
-            self._hold(places, bins, q)
+            self._hold(places, bins, scores, q - weighed)
         self._tick()
 
     @property
@@ -170,25 +172,26 @@ class InstanceDistribution:
     def _consolidate(self) -> None:
         """Write q itself into the third channel, so that A and U start at 0 again and D at 1. O(N), rare."""
         self._tree.collapse(self._coefficients, channel=2)
-        self._coefficients = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64).repeat(len(self._sizes), 1)
+        self._coefficients = _AS_IT_IS.repeat(len(self._sizes), 1)
         self._ticks = 0
 
-    def _hold(self, places: Tensor, bins: Tensor, q: Tensor) -> None:
-        """Without smoothing, keep the last Q of bins whose scores have just become all 0. O(N), rare.
+    def _hold(self, places: Tensor, bins: Tensor, scores: Tensor, residual: Tensor) -> None:
+        """Without smoothing, keep the last Q of bins whose scores have just all become 0. O(N), rare.
 
-        All of their mass is where the batch was: everything else had a score of 0 already.
+        D is 0 there, and r forgotten: now it must say again what is left of q where the batch was.
         """
         totals = self._tree.totals()
-        emptied = (totals[:, 0] == 0) & (totals[:, 1] == 0) & (self._coefficients[:, 2] == 0)
+        to_scores, _ = self._gains(totals[:, 0], totals[:, 1])
+        emptied = to_scores.isinf() & (self._coefficients[:, 2] == 0)
         if not emptied.any():
             return
-        keep = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64).repeat(len(emptied), 1)
+        keep = _AS_IT_IS.repeat(len(emptied), 1)
         keep[emptied] = 0
         self._tree.collapse(keep, channel=2)
         here = emptied[bins]
-        values = torch.stack([torch.zeros_like(q), torch.zeros_like(q), q], dim=1)
+        values = torch.stack([scores, torch.zeros_like(scores), residual], dim=1)
         self._tree.set(places[here], values[here])
-        self._coefficients[emptied] = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)
+        self._coefficients[:, 2].masked_fill_(emptied, 1)
 
 
 def _last_occurrence(indices: Tensor) -> Tensor:

@@ -23,14 +23,15 @@ from torch import Tensor
 from torch.nn.functional import threshold
 
 SMALLEST_WEIGHT = 1e-280
-"""Weights up to this one count as zero: their products with a uniform could no longer be told from 0."""
+"""Weights up to this one count as zero, and so do nodes that hold nothing else: a product with a uniform could no longer
+be told from 0."""
 
 
 class SumTree:
     """Sum trees of the given sizes over float64 weights, all zero at first.
 
-    A leaf is known by its place, where its first channel lies in memory: :attr:`places` has them all, tree after
-    tree. They are below :attr:`size`, ascending, but not all numbers are places.
+    Leaves are numbered tree after tree, and drawn by number. They are read and set by their place in memory, which
+    :attr:`places` has for each number: a caller that keeps places has no search to do.
 
     Args:
         sizes: Number of leaves of each tree, each at least 1. A single tree of N leaves is ``[N]``.
@@ -58,7 +59,7 @@ class SumTree:
         # Level 0 holds the leaves, the last one the roots. A row is the children of one node: (rows, C, fanout).
         # The rows of a level, numbered tree after tree, are the nodes of the level above.
         self._levels: list[Tensor] = []
-        self._first_child: list[Tensor] = []  # level, row -> the row below, or the leaf's place, of its first child
+        self._first_child: list[Tensor] = []  # level, row -> the row or leaf below that is its first child
         self._place: list[Tensor] = []  # level, row -> its place in the level above
         self._sizes = torch.tensor(sizes, device=device)
         nodes = self._sizes
@@ -66,9 +67,7 @@ class SumTree:
             rows = self._rows(nodes)
             if self._levels:
                 self._place.append(self._places(nodes))
-                self._first_child.append(_number(rows, _starts(nodes), self.fanout))
-            else:
-                self._first_child.append(torch.arange(int(rows.sum()), device=device) * (channels * self.fanout))
+            self._first_child.append(_number(rows, _starts(nodes), self.fanout))
             shape = (int(rows.sum()), channels, self.fanout)
             self._levels.append(torch.zeros(shape, dtype=torch.float64, device=device))
             nodes = rows
@@ -78,13 +77,8 @@ class SumTree:
         """Number of levels, which is the number of uniforms that one draw takes."""
         return len(self._levels)
 
-    @property
-    def size(self) -> int:
-        """Length of an array that is to be indexed by places."""
-        return len(self._levels[0]) * self.channels * self.fanout
-
     def places(self) -> Tensor:
-        """The places of all leaves, tree after tree, (sum of sizes,) int64."""
+        """The place of every leaf, (sum of sizes,) int64."""
         return self._places(self._sizes)
 
     def totals(self) -> Tensor:
@@ -145,20 +139,21 @@ class SumTree:
                 of at most :data:`SMALLEST_WEIGHT` counts as zero. Default: all ones.
 
         Returns:
-            Places, (B,) int64, and the probability of each within its tree, (B,) float64.
+            Leaf numbers, (B,) int64, and the probability of each within its tree, (B,) float64.
         """
         node = torch.zeros_like(uniforms[0], dtype=torch.int64) if trees is None else trees
         factors = None if coefficients is None else coefficients.unsqueeze(2)
         totals: list[Tensor] = []
         weights = child = node
-        for level, first_child, uniform in zip(self._levels[::-1], self._first_child[::-1], uniforms, strict=True):
-            children = level.index_select(0, node)  # (B, C, fanout)
+        for height, uniform in zip(reversed(range(self.height)), uniforms, strict=True):
+            children = self._levels[height].index_select(0, node)  # (B, C, fanout)
             weights = children.sum(1) if factors is None else torch.linalg.vecdot(children, factors, dim=1)
-            cumulative = threshold(weights, SMALLEST_WEIGHT, 0.0).cumsum(1)
+            # A node above its height's threshold has a child above the one below, and in the end a leaf.
+            cumulative = threshold(weights, SMALLEST_WEIGHT * self.fanout**height, 0.0).cumsum(1)
             totals.append(cumulative[:, -1:])
             # The first child whose cumulative weight reaches a positive target has a positive weight itself.
             child = torch.searchsorted(cumulative, totals[-1] * uniform.unsqueeze(1))
-            node = first_child.index_select(0, node).add_(child.squeeze(1))
+            node = self._first_child[height].index_select(0, node).add_(child.squeeze(1))
         return node, weights.gather(1, child).div_(totals[0]).squeeze(1)
 
     def _spread(self, places: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,8 +15,8 @@ from lightning.pytorch import Trainer
 from lightning_as import MNISTDataModule
 from lightning_as.mnist import ImageDataset, load_mnist
 
-# Two processes of two threads each on two cores get in each other's way.
-torch.set_num_threads(min(2, os.cpu_count() or 1))
+# The tests' tensors are small, and threads of several processes on few cores get in each other's way.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

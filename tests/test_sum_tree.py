@@ -32,13 +32,6 @@ def filled(sizes: list[int], leaves: Tensor) -> SumTree:
     return tree
 
 
-def leaf_at(tree: SumTree) -> Tensor:
-    """For each place the number of the leaf there, tree after tree; -1 where no leaf is."""
-    numbers = torch.full((tree.size,), -1)
-    numbers[tree.places()] = torch.arange(len(tree.places()))
-    return numbers
-
-
 def tree_of_leaf(sizes: list[int]) -> Tensor:
     return torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
 
@@ -95,13 +88,11 @@ def test_totals_leaves_and_draws_agree_with_brute_force_after_random_updates(siz
     tree.load(random(len(owner), channels, generator=generator))
     trees = torch.randint(len(sizes), (500,), generator=generator)
     coefficients = torch.rand(500, channels, dtype=torch.float64, generator=generator)
-    drawn, probability = tree.draw(uniforms(tree, 500, generator), trees, coefficients)
-    leaves = leaf_at(tree)[drawn]
+    leaves, probability = tree.draw(uniforms(tree, 500, generator), trees, coefficients)
     assert torch.equal(owner[leaves], trees)
     weights = coefficients @ tree.leaves().T
     totals = torch.where(owner == trees.unsqueeze(1), weights, 0).sum(1)
     weight = weights.gather(1, leaves.unsqueeze(1)).squeeze(1)
-    # The probability is weight / total only at a tree of one level; deeper ones return the last level's.
     torch.testing.assert_close(probability, weight / totals, rtol=1e-12, atol=0)
 
 
@@ -114,7 +105,7 @@ def test_a_tree_of_one_level_inverts_the_cumulative_sum(sizes):
     uniform = uniforms(tree, 2000, generator)
     drawn, _ = tree.draw(uniform)
     expected = np.searchsorted(weights.cumsum(0).numpy(), (uniform[0] * weights.cumsum(0)[-1]).numpy())
-    assert leaf_at(tree)[drawn].tolist() == expected.tolist()
+    assert drawn.tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -138,15 +129,17 @@ def test_a_place_that_is_named_twice_with_equal_values_is_set_once():
     assert tree.totals().item() == 5
 
 
-def test_places_are_ascending_distinct_and_below_the_size():
+def test_places_are_ascending_and_distinct_even_with_their_channels():
     for sizes in SIZES:
         for channels in (1, 3):
             tree = SumTree(sizes, channels)
             places = tree.places()
             assert len(places) == sum(sizes)
             assert (places.diff() > 0).all()
-            assert int(places[0]) >= 0
-            assert int(places[-1]) < tree.size
+            # Each leaf keeps what it is given: no two share memory.
+            values = torch.arange(len(places) * channels, dtype=torch.float64).view(-1, channels)
+            tree.set(places, values)
+            assert torch.equal(tree.get(places), values)
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-270, 1e200])
@@ -163,9 +156,8 @@ def test_zero_weights_are_never_drawn_even_by_extreme_uniforms(size, scale):
     grid = torch.cartesian_prod(*[extremes] * tree.height).view(-1, tree.height).T
     uniform = torch.cat([grid, uniforms(tree, 5000, generator)], dim=1).contiguous()
     for coefficients in (None, torch.ones(uniform.shape[1], 1, dtype=torch.float64)):
-        drawn, probability = tree.draw(uniform, coefficients=coefficients)
-        leaves = leaf_at(tree)[drawn]
-        assert (leaves >= 0).all()
+        leaves, probability = tree.draw(uniform, coefficients=coefficients)
+        assert (leaves < size).all()
         assert (weights[leaves] > 0).all()
         torch.testing.assert_close(probability, weights[leaves] / weights.sum(), rtol=1e-12, atol=0)
 
@@ -177,7 +169,7 @@ def test_weights_that_the_coefficients_cancel_are_never_drawn():
     drawn, probability = tree.draw(
         uniform, coefficients=torch.tensor([[1.0, -1.0]], dtype=torch.float64).repeat(3001, 1)
     )
-    assert set((leaf_at(tree)[drawn] % 3).tolist()) == {1}
+    assert set((drawn % 3).tolist()) == {1}
     torch.testing.assert_close(probability, torch.full_like(probability, 1 / 40))
 
 
@@ -185,12 +177,12 @@ def test_a_weight_of_at_most_the_smallest_counts_as_zero():
     weights = torch.tensor([[SMALLEST_WEIGHT], [2 * SMALLEST_WEIGHT], [SMALLEST_WEIGHT]], dtype=torch.float64)
     tree = filled([3], weights)
     drawn, probability = tree.draw(torch.tensor([[2.0**-53, 0.5, 1.0]], dtype=torch.float64))
-    assert leaf_at(tree)[drawn].tolist() == [1, 1, 1]
+    assert drawn.tolist() == [1, 1, 1]
     assert probability.isfinite().all()
 
 
 def test_many_weights_of_at_most_the_smallest_count_as_zero_together_too():
-    """Of 2000 leaves half weigh 1e-281: 32 of them sum up to more than the smallest weight."""
+    """Half of the leaves weigh 1e-281, but the 13 of a row sum up to more than the smallest weight."""
     weights = torch.full((2000, 1), SMALLEST_WEIGHT / 10, dtype=torch.float64)
     weights[1000:] = 10 * SMALLEST_WEIGHT
     tree = filled([2000], weights)
@@ -199,7 +191,7 @@ def test_many_weights_of_at_most_the_smallest_count_as_zero_together_too():
     )
     drawn, probability = tree.draw(uniform)
     assert probability.isfinite().all()
-    assert (leaf_at(tree)[drawn] >= 1000).all()
+    assert (drawn >= 1000).all()
 
 
 @pytest.mark.parametrize("size", [1, 20, 100, 1025])
@@ -214,7 +206,7 @@ def test_draws_from_one_tree_follow_the_weights(size):
     weights[::3] = 0
     tree = filled([size], weights.unsqueeze(1))
     drawn, _ = tree.draw(uniforms(tree, 200_000, generator))
-    assert p_value(leaf_at(tree)[drawn], weights) > 1e-3
+    assert p_value(drawn, weights) > 1e-3
 
 
 def test_draws_from_several_trees_with_coefficients_follow_the_weighted_channels():
@@ -225,7 +217,6 @@ def test_draws_from_several_trees_with_coefficients_follow_the_weighted_channels
     coefficients = torch.rand(len(sizes), 3, dtype=torch.float64, generator=generator)
     trees = torch.randint(len(sizes), (300_000,), generator=generator)
     drawn, probability = tree.draw(uniforms(tree, len(trees), generator), trees, coefficients[trees])
-    drawn = leaf_at(tree)[drawn]
     weights = (leaves * coefficients[owner]).sum(1)
     for j in range(len(sizes)):
         law = torch.where(owner == j, weights, 0)
@@ -242,8 +233,8 @@ def test_several_trees_without_coefficients_weigh_the_sum_of_the_channels():
     drawn, probability = tree.draw(uniforms(tree, 100_000, generator), torch.ones(100_000, dtype=torch.int64))
     law = leaves.sum(1)
     law[:20] = 0
-    assert p_value(leaf_at(tree)[drawn], law) > 1e-3
-    torch.testing.assert_close(probability, (law / law.sum())[leaf_at(tree)[drawn]], rtol=1e-12, atol=0)
+    assert p_value(drawn, law) > 1e-3
+    torch.testing.assert_close(probability, (law / law.sum())[drawn], rtol=1e-12, atol=0)
 
 
 def test_equal_uniforms_give_equal_draws():
@@ -289,8 +280,8 @@ def test_more_leaves_than_2_to_the_24_are_drawn_from():
     tree.set(places, weights)
     generator = seeded()
     drawn, probability = tree.draw(uniforms(tree, 50_000, generator))
-    numbers = torch.searchsorted(places, drawn)
-    assert torch.equal(places[numbers], drawn)
+    numbers = torch.searchsorted(chosen, drawn)
+    assert torch.equal(chosen[numbers], drawn)
     assert p_value(numbers, weights.flatten()) > 1e-3
     torch.testing.assert_close(probability, weights.flatten()[numbers] / 10)
     assert sum(tensors_in(tree).values()) < 9 * size

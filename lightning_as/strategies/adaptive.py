@@ -131,13 +131,13 @@ class AdaptiveSampling(Strategy):
     def update(self, draw: Draw, losses: Tensor, bounds: Tensor) -> None:
         indices, bins, _, within = draw
         low, high = (float(end) for end in losses.aminmax())
-        if low < 0:
-            raise ValueError(f"`losses` must not be negative to sample by them, got {low}.")
-        if not (high < _LARGEST_SCORE and float(bounds.sum()) < _LARGEST_SCORE):
+        if not (low >= 0 and high < _LARGEST_SCORE and float(bounds.sum()) < _LARGEST_SCORE):
             finite = losses.isfinite() & bounds.isfinite()
-            self._note_skipped(int((~finite).sum()))
+            losses, bounds = (part[finite].clamp_(max=_LARGEST_SCORE) for part in (losses, bounds))
+            if len(losses) and float(losses.min()) < 0:
+                raise ValueError(f"`losses` must not be negative to sample by them, got {float(losses.min())}.")
             indices, bins, within = indices[finite], bins[finite], within[finite]
-            losses, bounds = losses[finite].clamp_(max=_LARGEST_SCORE), bounds[finite].clamp_(max=_LARGEST_SCORE)
+            self._note_skipped(int((~finite).sum()))
         self._over_bins.update(bins, bounds, within)
         self._inside.update(indices, bins, losses if self.score == "loss" else bounds.sqrt())
 

@@ -1,14 +1,18 @@
+from __future__ import annotations
+
+import io
 import itertools
 import logging
+from typing import Any
 
 import pytest
 import torch
-from scipy.stats import chisquare
 
 from lightning_as.bins import Bins
 from lightning_as.draw import Draw
 from lightning_as.strategies import AdaptiveSampling
 from tests.strategies.oracle import AlgorithmOne
+from tests.test_sum_tree import p_value
 
 TAGS = torch.repeat_interleave(torch.arange(5), torch.tensor([40, 1, 17, 3, 90]))[
     torch.randperm(151, generator=torch.Generator().manual_seed(0))
@@ -48,3 +52,308 @@ def test_agrees_with_algorithm_1_on_p_and_all_of_q(delta_q, unseen):
         oracle.batch(draw.indices.tolist(), losses.tolist(), bounds.tolist())
         agree(strategy, oracle)
     assert duplicates > 100
+
+
+STATISTICS = ["sum", "sum_over_q", "mean", "second_moment"]
+NAN, INF = float("nan"), float("inf")
+
+
+def double(*values: float) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def started(tags: torch.Tensor = TAGS, **options: Any) -> AdaptiveSampling:
+    strategy = AdaptiveSampling(**options)
+    strategy.start(Bins(tags))
+    return strategy
+
+
+def trained(steps: int, generator: torch.Generator, tags: torch.Tensor = TAGS, **options: Any) -> AdaptiveSampling:
+    strategy = started(tags, **options)
+    for step in range(steps):
+        strategy.update(*random_batch(strategy, generator, step))
+    return strategy
+
+
+def as_drawn(strategy: AdaptiveSampling, indices: list[int]) -> Draw:
+    """A draw of chosen instances."""
+    assert strategy.bins is not None
+    chosen = torch.tensor(indices)
+    bins, q = strategy.bins.of(chosen), strategy.instance_probabilities()[chosen]
+    return Draw(chosen, bins, strategy.bin_probabilities[bins] * q, q)
+
+
+def check_law(strategy: AdaptiveSampling) -> None:
+    """P, Q and r are laws, and what is drawn lies in them."""
+    assert strategy.bins is not None
+    one = double(1)
+    tags = strategy.bins.tags.long()
+    q = strategy.instance_probabilities()
+    per_bin = torch.zeros(len(strategy.bins.sizes), dtype=torch.float64).index_add_(0, tags, q)
+    torch.testing.assert_close(per_bin, one.expand_as(per_bin))
+    for law in (strategy.bin_probabilities, strategy.probabilities()):
+        assert (law >= 0).all()
+        torch.testing.assert_close(law.sum(), one[0])
+    draw = strategy.draw(50, seeded(99))
+    assert (draw.probabilities > 0).all()
+    assert (draw.within > 0).all()
+    assert torch.equal(draw.bins, tags[draw.indices])
+    torch.testing.assert_close(draw.probabilities, strategy.probabilities()[draw.indices])
+
+
+@pytest.mark.parametrize("smoothing", ["previous", "original"])
+@pytest.mark.parametrize("bin_statistic", STATISTICS)
+def test_agrees_with_algorithm_1_for_every_statistic_and_smoothing(bin_statistic, smoothing):
+    options = {"delta_p": 0.7, "delta_q": 0.3, "bin_statistic": bin_statistic, "smoothing": smoothing}
+    strategy = started(beta=4, **options)
+    oracle = AlgorithmOne(TAGS, 4, **options)
+    generator = seeded(2)
+    for step in range(150):
+        draw, losses, bounds = random_batch(strategy, generator, step)
+        strategy.update(draw, losses, bounds)
+        oracle.batch(draw.indices.tolist(), losses.tolist(), bounds.tolist())
+        agree(strategy, oracle)
+    assert strategy.bin_probabilities.std() > 0.01
+
+
+def test_with_the_gradient_as_score_q_follows_the_root_of_the_bound():
+    strategy = started(beta=3, score="gradient")
+    oracle = AlgorithmOne(TAGS, 3, 0.9, 0.1)
+    generator = seeded(3)
+    for step in range(150):
+        draw, losses, bounds = random_batch(strategy, generator, step)
+        strategy.update(draw, losses, bounds)
+        oracle.batch(draw.indices.tolist(), bounds.sqrt().tolist(), bounds.tolist())
+        agree(strategy, oracle)
+
+
+@pytest.mark.parametrize("floor", [0.0, 0.2])
+@pytest.mark.parametrize("steps", [0, 3, 80])
+def test_draws_follow_the_law(floor, steps):
+    generator = seeded(4)
+    strategy = trained(steps, generator, beta=3, floor=floor)
+    law = strategy.probabilities()
+    draw = strategy.draw(200_000, generator)
+    assert p_value(draw.indices, law) > 1e-3
+    halves = draw.indices.view(2, -1)  # neighbours in a batch are independent
+    share = torch.bincount(TAGS[halves[0]] * 5 + TAGS[halves[1]], minlength=25).double() / halves.shape[1]
+    bins = torch.zeros(5, dtype=torch.float64).index_add_(0, TAGS, law)
+    torch.testing.assert_close(share, torch.outer(bins, bins).view(-1), atol=0.01, rtol=0)
+
+
+@pytest.mark.parametrize("floor", [0.0, 0.2])
+@pytest.mark.parametrize("steps", [0, 3, 80])
+def test_a_draw_carries_the_probabilities_of_the_law(floor, steps):
+    generator = seeded(5)
+    strategy = trained(steps, generator, beta=3, floor=floor)
+    law = strategy.probabilities()
+    assert law.sum().item() == pytest.approx(1, rel=1e-12)
+    draw = strategy.draw(5000, generator)
+    of_bin = torch.zeros(5, dtype=torch.float64).index_add_(0, TAGS, law)
+    torch.testing.assert_close(draw.probabilities, law[draw.indices], rtol=1e-12, atol=0)
+    torch.testing.assert_close(draw.within, (law / of_bin[TAGS])[draw.indices], rtol=1e-12, atol=0)
+    assert torch.equal(draw.bins, TAGS[draw.indices])
+
+
+def test_the_law_mixes_p_times_q_with_the_uniform_law():
+    strategy = trained(40, seeded(6), beta=3, floor=0.3)
+    product = strategy.bin_probabilities[TAGS] * strategy.instance_probabilities()
+    torch.testing.assert_close(strategy.probabilities(), 0.7 * product + 0.3 / len(TAGS), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("floor", [0.0, 0.2])
+def test_only_a_floor_draws_dead_bins_and_instances_again(floor):
+    """Without smoothing one window of zeros makes bin 2 dead, and a zero loss instance 0 of those that live."""
+    strategy = started(beta=1, delta_p=0.0, delta_q=0.0, floor=floor)
+    losses = torch.ones(len(TAGS), dtype=torch.float64)
+    dead = int((TAGS == 4).nonzero()[0])
+    losses[dead] = 0
+    strategy.update(as_drawn(strategy, list(range(len(TAGS)))), losses, (TAGS != 2).double())
+    assert strategy.bin_probabilities[2] == 0
+    assert strategy.instance_probabilities()[dead] == 0
+    assert strategy.probabilities().min() >= floor / len(TAGS)
+    draw = strategy.draw(20_000, seeded())
+    assert bool((draw.bins == 2).any()) == bool((draw.indices == dead).any()) == (floor > 0)
+    assert (draw.probabilities >= floor / len(TAGS)).all()
+    if floor:
+        bounds = torch.ones(20_000, dtype=torch.float64)
+        strategy.update(draw, bounds, bounds)
+        assert strategy.bin_probabilities[2] > 0
+        assert strategy.instance_probabilities()[dead] > 0
+
+
+def test_losses_that_are_not_finite_are_left_out_counted_and_warned_of_once(caplog):
+    strategy, clean = started(beta=2), started(beta=2)
+    with caplog.at_level(logging.WARNING, logger="lightning_as"):
+        for losses, bounds in (
+            ([1.0, NAN, 3.0, INF], [1.0, 1.0, 1.0, 1.0]),
+            ([1.0, 2.0, NAN, NAN], [0.5, NAN, INF, 1.0]),
+        ):
+            indices = list(range(4))
+            finite = [i for i in indices if abs(losses[i]) < INF and abs(bounds[i]) < INF]
+            strategy.update(as_drawn(strategy, indices), double(*losses), double(*bounds))
+            clean.update(
+                as_drawn(clean, finite), double(*[losses[i] for i in finite]), double(*[bounds[i] for i in finite])
+            )
+            assert torch.equal(strategy.bin_probabilities, clean.bin_probabilities)
+            assert torch.equal(strategy.instance_probabilities(), clean.instance_probabilities())
+    assert strategy.skipped == 5
+    assert clean.skipped == 0
+    assert len(caplog.records) == 1
+    assert "2 losses of a batch are not finite" in caplog.text
+    check_law(strategy)
+
+
+@pytest.mark.parametrize("tags", [TAGS, torch.tensor([0]), torch.tensor([0, 1, 1]), torch.zeros(9, dtype=torch.int64)])
+@pytest.mark.parametrize("loss", [0.0, NAN, INF, 1e300, 1e-300, 5e-324])
+@pytest.mark.parametrize("floor", [0.0, 0.1])
+def test_degenerate_losses_never_break_the_law(tags, loss, floor):
+    for unseen, delta_q, statistic in itertools.product(["first", "mean"], [0.0, 0.1], ["sum", "second_moment"]):
+        strategy = started(tags, beta=2, unseen=unseen, delta_q=delta_q, bin_statistic=statistic, floor=floor)
+        generator = seeded(7)
+        for step in range(15):
+            draw = strategy.draw(6, generator)
+            odd = torch.full((6,), loss, dtype=torch.float64)
+            usual = torch.rand(6, dtype=torch.float64, generator=generator)
+            # Alone, among usual ones, and usual ones alone.
+            losses = [odd, torch.where(usual < 0.5, odd, usual), usual][step // 3 % 3]
+            bounds = losses if step % 2 else losses.clamp(max=2)
+            strategy.update(draw, losses, bounds)
+            check_law(strategy)
+        assert (strategy.skipped > 0) == (not loss < INF)
+
+
+def test_an_update_without_any_finite_loss_leaves_the_table_and_counts_the_batch():
+    strategy = trained(30, seeded(8), beta=3)
+    draw = strategy.draw(6, seeded(9))
+    leaves, p = strategy.state_dict()["inside"]["leaves"], strategy.bin_probabilities.clone()
+    for _ in range(3):
+        strategy.update(draw, torch.full((6,), NAN, dtype=torch.float64), torch.full((6,), NAN, dtype=torch.float64))
+    assert torch.equal(strategy.state_dict()["inside"]["leaves"], leaves)
+    assert torch.equal(strategy.bin_probabilities, p)
+    assert strategy.skipped == 18
+    check_law(strategy)
+
+
+@pytest.mark.parametrize("losses", [[0.5, -1e-9], [-1.0, 1.0], [-0.5, NAN], [-0.5, INF]], ids=str)
+def test_a_negative_loss_is_refused_and_changes_nothing(losses):
+    strategy = started(beta=1)
+    with pytest.raises(ValueError, match="`losses` must not be negative"):
+        strategy.update(as_drawn(strategy, [0, 1]), double(*losses), double(1, 1))
+    assert torch.equal(strategy.probabilities(), started(beta=1).probabilities())
+
+
+@pytest.mark.parametrize("name", ["delta_p", "delta_q", "floor"])
+@pytest.mark.parametrize("value", [-0.1, 1.0, 1.5, NAN])
+def test_shares_must_be_in_0_to_1(name, value):
+    with pytest.raises(ValueError, match=rf"`{name}` must be in \[0, 1\), got {value}"):
+        AdaptiveSampling(**{name: value})
+
+
+@pytest.mark.parametrize("value", [0, -3])
+def test_beta_must_be_positive(value):
+    with pytest.raises(ValueError, match=f"`beta` must be at least 1 batch, got {value}"):
+        AdaptiveSampling(beta=value)
+
+
+@pytest.mark.parametrize("value", [2.0, "3", True, None])
+def test_beta_must_be_an_integer(value):
+    with pytest.raises(TypeError, match="`beta` must be an integer"):
+        AdaptiveSampling(beta=value)
+
+
+@pytest.mark.parametrize("name", ["bin_statistic", "score", "unseen", "smoothing"])
+@pytest.mark.parametrize("value", ["nonsense", "", None])
+def test_choices_must_be_known_and_are_listed(name, value):
+    options: dict[str, Any] = {name: value}
+    with pytest.raises(ValueError, match=f"`{name}` must be one of {getattr(AdaptiveSampling(), name)}"):
+        AdaptiveSampling(**options)
+
+
+def test_started_again_it_begins_anew():
+    strategy = trained(20, seeded(10), beta=3)
+    strategy.update(as_drawn(strategy, [0]), double(NAN), double(1))
+    strategy.start(Bins(TAGS))
+    fresh = started(beta=3)
+    assert strategy.skipped == 0
+    assert strategy.metrics() == fresh.metrics()
+    one, other = seeded(11), seeded(11)
+    for step in range(10):
+        batch, expected = random_batch(strategy, one, step), random_batch(fresh, other, step)
+        assert torch.equal(batch[0].indices, expected[0].indices)
+        strategy.update(*batch)
+        fresh.update(*expected)
+    assert torch.equal(strategy.probabilities(), fresh.probabilities())
+
+
+def test_metrics_describe_p_and_the_share_seen():
+    strategy = started(beta=4)
+    assert strategy.metrics()["entropy_p"] == pytest.approx(double(5).log().item())
+    assert strategy.metrics()["seen"] == 0
+    for step in range(6):
+        strategy.update(as_drawn(strategy, [step, 0]), double(1, 1), double(1, 2))
+    p = strategy.bin_probabilities
+    assert strategy.metrics() == {
+        "entropy_p": pytest.approx(float(-(p * p.log()).sum())),
+        "p_min": float(p.min()),
+        "p_max": float(p.max()),
+        "seen": pytest.approx(6 / len(TAGS)),
+        "age_p": 2,
+    }
+
+
+def check_plain(state: Any) -> None:
+    if isinstance(state, dict):
+        assert all(type(key) is str for key in state)
+        state = list(state.values())
+    if isinstance(state, list):
+        for part in state:
+            check_plain(part)
+    else:
+        assert type(state) in (torch.Tensor, int, float, str)
+
+
+@pytest.mark.parametrize("steps", [0, 7, 301])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"floor": 0.2, "unseen": "mean"}, {"bin_statistic": "second_moment", "delta_q": 0.0}, {"score": "gradient"}],
+    ids=str,
+)
+def test_a_restored_state_goes_on_with_equal_draws_p_and_q(options, steps):
+    generator = seeded(12)
+    strategy = trained(steps, generator, beta=5, **options)
+    state = {"strategy": strategy.state_dict(), "generator": generator.get_state()}
+    check_plain(state)
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    state = torch.load(file, weights_only=True)
+    restored, other = started(beta=5, **options), torch.Generator()
+    restored.load_state_dict(state["strategy"])
+    other.set_state(state["generator"])
+    assert restored.metrics() == strategy.metrics()
+    for step in range(50):
+        batch, expected = random_batch(restored, other, step), random_batch(strategy, generator, step)
+        for field, value in zip(batch[0], expected[0], strict=True):
+            assert torch.equal(field, value)
+        restored.update(*batch)
+        strategy.update(*expected)
+        assert torch.equal(restored.bin_probabilities, strategy.bin_probabilities)
+        assert torch.equal(restored.instance_probabilities(), strategy.instance_probabilities())
+
+
+def test_a_state_is_a_copy():
+    strategy = trained(7, seeded(13), beta=5)
+    state = strategy.state_dict()
+    restored, q, p = started(beta=5), strategy.instance_probabilities(), strategy.bin_probabilities.clone()
+    restored.load_state_dict(state)
+    for changed, step in itertools.product((strategy, restored), range(10)):
+        changed.update(*random_batch(changed, seeded(step), step))
+    again = started(beta=5)
+    again.load_state_dict(state)
+    assert torch.equal(again.instance_probabilities(), q)
+    assert torch.equal(again.bin_probabilities, p)
