@@ -9,7 +9,8 @@ Source: Avalos, master's thesis (2021), chapter 4, Algorithm 1, eqs. (67), (79),
 annex D. Where the text is ambiguous: t counts batches, P is first recomputed after β whole batches, gc[j]
 takes the sum of Ĝ, and "∝" normalises before smoothing.
 
-Cost per step: no extra forward pass; O(batch · log N) for the draw and the update, about 0.3 ms.
+Cost per step: no extra forward pass; O(batch · log N) for the draw and the update, about half a millisecond on a CPU
+(`benchmarks/sum_tree.py`), and O(N) once every 280 batches, when a decayed factor is written into the table.
 When to use it: most instances are soon easy, labels are clean, and a low training loss matters.
 When not: noisy labels are drawn again and again; a module whose loss must stay the uniform mean.
 """
