@@ -20,7 +20,8 @@ class AdaptiveBatchSampler(DistributedSampler[list[int]]):
 
     The data set then gets the whole list of indices at once. Until a strategy is attached, epochs are shuffled
     and without replacement. A drawn batch is pending, with the probabilities it was drawn with, until
-    :meth:`commit` says that it was trained on: between the two, workers may hold several.
+    :meth:`commit` says that it was trained on: between the two, workers may hold several. Plain shuffled epochs keep no
+    such list: resumed in the middle, they begin with a new permutation, as torch's own loaders do.
 
     Lightning leaves this object alone, and does not wrap or replace it, because it is a `DistributedSampler`;
     all processes draw the same global batch and each yields its own share.
@@ -99,7 +100,7 @@ class AdaptiveBatchSampler(DistributedSampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         """The batches of an epoch; after :meth:`load_state_dict`, what is left of it."""
-        self._iteration += 1  # an iterator that is still alive stops here: there is one list of pending draws
+        self._iteration += 1  # there is one list of pending draws, so an older iterator must not go on
         iteration = self._iteration
         if self._resuming:
             self._resuming = False
@@ -113,7 +114,10 @@ class AdaptiveBatchSampler(DistributedSampler[list[int]]):
             yield self._share(draw.indices)
         for _ in range(remaining):
             if iteration != self._iteration:
-                return
+                raise RuntimeError(
+                    "The train DataLoader was iterated anew while an epoch was under way: to look at the data in "
+                    "between, make another DataLoader, with a sampler of its own."
+                )
             draw = self.strategy.draw(self.batch_size * self.num_replicas, self._generator)
             if self.strategy is not self._uniform:  # nobody commits plain shuffled epochs
                 self._pending.append(draw)
@@ -146,7 +150,7 @@ class AdaptiveBatchSampler(DistributedSampler[list[int]]):
         """Everything that the next draws depend on, as plain tensors, ints and strings."""
         pending = list(self._pending)
         return {
-            "bin_sizes": list(self.bins.sizes),
+            "tags": self.bins.tags.clone(),
             "batch_size": self.batch_size * self.num_replicas,
             "generator": self._generator.get_state(),
             "position": self._position,
@@ -162,16 +166,10 @@ class AdaptiveBatchSampler(DistributedSampler[list[int]]):
         """Go on where a state was taken: pending batches are yielded again first.
 
         Raises:
-            ValueError: If the state is of other bins, or another batch size or strategy. Nothing is changed then.
+            ValueError: If the state is of other bins or another strategy, or amid an epoch of another batch size.
+                Nothing is changed then.
         """
-        mine = {
-            "bin_sizes": list(self.bins.sizes),
-            "batch_size": self.batch_size * self.num_replicas,
-            "strategy": type(self.strategy).__name__,
-        }
-        for name, value in mine.items():
-            if state[name] != value:
-                raise ValueError(f"The state to load has `{name}` {state[name]}, but here it is {value}.")
+        self._check(state)
         self.strategy.load_state_dict(state["strategy_state"])
         self._generator.set_state(state["generator"].cpu())
         self._position = state["position"] % len(self)
@@ -179,6 +177,27 @@ class AdaptiveBatchSampler(DistributedSampler[list[int]]):
             Draw(*fields) for fields in zip(*(state["pending"][f] for f in Draw._fields), strict=True)
         )
         self._resuming = self._position > 0 or len(self._pending) > 0
+
+    def _check(self, state: dict[str, Any]) -> None:
+        """Raise if a state cannot go on here."""
+        tags, batch_size, strategy = state["tags"], state["batch_size"], type(self.strategy).__name__
+        if not torch.equal(tags, self.bins.tags):
+            raise ValueError(
+                f"The state to load is of other bins: {len(tags)} instances in {int(tags.max()) + 1} bins, here "
+                f"{len(self.bins)} in {len(self.bins.sizes)}, or in another order. "
+                "Use the data and the `bins` it was saved with."
+            )
+        if state["strategy"] != strategy:
+            raise ValueError(
+                f"The state to load is of the strategy {state['strategy']}, but here it is {strategy}: give "
+                "AdaptiveSamplingCallback the strategy it was saved with, or leave it out if that was Uniform."
+            )
+        # At the border of an epoch nothing depends on the batch size.
+        if state["position"] and batch_size != self.batch_size * self.num_replicas:
+            raise ValueError(
+                f"The state to load is of the middle of an epoch with `batch_size` {batch_size}, "
+                f"but here it is {self.batch_size * self.num_replicas}: use {batch_size}."
+            )
 
     def _share(self, indices: Tensor) -> list[int]:
         """What this process gets of a global batch."""

@@ -95,13 +95,14 @@ class AdaptiveSamplingCallback(Callback):
         losses, logits, targets = _read(outputs, batch)
         draw = self._sampler.commit()
         _match(draw, self._sampler, targets)
-        # The sampler lives on the CPU.
-        self.strategy.update(draw, losses.to("cpu", torch.float64), gradient_bound(logits, targets).cpu())
+        # The sampler lives on the CPU, and not every device knows float64.
+        self.strategy.update(draw, losses.cpu().to(torch.float64), gradient_bound(logits.cpu(), targets.cpu()))
+        if trainer.is_last_batch:  # of the epoch: a checkpoint that is saved now is one of its end
+            self._sampler.end_epoch()
         # Lightning would keep what is logged in between to itself, and a log call costs as much as a draw. The first
         # batch is for the progress bar.
-        step = trainer.fit_loop.total_batch_idx // trainer.accumulate_grad_batches + 1
         every: int = trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
-        if batch_idx == 0 or (every and step % every == 0):
+        if batch_idx == 0 or (every and trainer.global_step % every == 0):
             self._log(pl_module, draw)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

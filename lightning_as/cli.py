@@ -12,6 +12,7 @@ from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from lightning_as.callback import AdaptiveSamplingCallback
+from lightning_as.classifier import ConvNetClassifier
 from lightning_as.evaluation import evaluate
 from lightning_as.mnist import MNISTDataModule
 from lightning_as.strategies import AdaptiveSampling
@@ -39,10 +40,11 @@ def summary(
 ) -> list[tuple[str, str]]:
     """Rows of the table after a fit: what was found, as text.
 
-    The training cost and the test accuracy are of :class:`MNISTDataModule`; other data has its own figures in the logs.
+    The training cost and the test accuracy are of :class:`ConvNetClassifier` on :class:`MNISTDataModule`; what else is
+    trained has its own figures in the logs.
     """
-    rows = [("time", f"{seconds:.1f} s for {trainer.current_epoch} epochs, validation included")]
-    if isinstance(data, MNISTDataModule):
+    rows = [("time", f"{seconds:.1f} s, epochs so far: {trainer.current_epoch}, validation included")]
+    if isinstance(data, MNISTDataModule) and isinstance(model, ConvNetClassifier):
         cost = evaluate(model, data.train_evaluation_dataloader()).cost
         accuracy = evaluate(model, data.test_dataloader()).accuracy
         rows.insert(0, ("training cost", f"{cost:.3e}  (mean cross-entropy of all training images, evaluation mode)"))
@@ -50,7 +52,8 @@ def summary(
     for callback in trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
         if isinstance(callback, AdaptiveSamplingCallback) and isinstance(callback.strategy, AdaptiveSampling):
             p = callback.strategy.bin_probabilities
-            rows.insert(-1, ("distribution P", "  ".join(f"{j}: {x:.3f}" for j, x in enumerate(p[:20].tolist()))))
+            shown = "  ".join(f"{j}: {x:.3f}" for j, x in enumerate(p[:20].tolist()))
+            rows.insert(-1, ("distribution P", shown if len(p) <= 20 else f"{shown}  … {len(p)} bins"))
     return rows
 
 
@@ -58,6 +61,7 @@ def main() -> None:
     """Run ``lightning-as`` with the arguments of the process."""
     # LightningCLI reads them there, as do the processes that it may launch.
     sys.argv[1:] = with_preset_paths(sys.argv[1:])
+    sys.path.insert(0, "")  # for a model or a DataModule of the user's in the working directory, as `python -m` has it
     default = str(PRESETS / f"{DEFAULT_PRESET}.yaml")
     AdaptiveSamplingCLI(
         model_class=LightningModule,

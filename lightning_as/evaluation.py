@@ -32,13 +32,13 @@ def evaluate(module: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Eva
         batches: Pairs of inputs and class indices (B,), such as a DataLoader.
     """
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
-    cost = MeanMetric().set_dtype(torch.float64).to(device)
-    accuracy = MeanMetric().set_dtype(torch.float64).to(device)
+    # On the CPU, since not every device knows float64.
+    cost, accuracy = MeanMetric().set_dtype(torch.float64), MeanMetric().set_dtype(torch.float64)
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:
         for inputs, targets in batches:
-            logits, targets = module(inputs.to(device)).to(torch.float64), targets.to(device)
+            logits, targets = module(inputs.to(device)).cpu().to(torch.float64), targets.cpu()
             cost.update(cross_entropy(logits, targets, reduction="none"))
             accuracy.update((logits.argmax(dim=1) == targets).to(torch.float64))
     finally:

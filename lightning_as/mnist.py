@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import importlib.util
 import math
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +10,7 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -95,7 +95,7 @@ class MNISTDataModule(LightningDataModule):
         if batches_per_epoch is not None and batches_per_epoch < 1:
             raise ValueError(f"`batches_per_epoch` must be at least 1, got {batches_per_epoch}.")
         data_dir = None if data_dir is None else str(data_dir)  # a Path would keep checkpoints from loading
-        self.save_hyperparameters(ignore=["bins"])
+        self.save_hyperparameters(ignore=["bins"] if isinstance(bins, Bins) else None)
         self.batch_size = batch_size
         self.data_dir = data_dir
         self.num_workers = num_workers
@@ -106,7 +106,6 @@ class MNISTDataModule(LightningDataModule):
         self.sampler: AdaptiveBatchSampler | None = None
         """The sampler, from the first ``setup("fit")`` on."""
         self._datasets: dict[str, ImageDataset] = {}
-        self._state: dict[str, Any] | None = None
 
     def prepare_data(self) -> None:
         """Download MNIST if a `data_dir` was given that does not have it."""
@@ -116,30 +115,36 @@ class MNISTDataModule(LightningDataModule):
     def setup(self, stage: str) -> None:
         """Load what the stage needs, once; for ``"fit"``, make the sampler, once."""
         if stage == "fit":
+            overfit_batches = getattr(self.trainer, "overfit_batches", 0)
+            if overfit_batches > 0:
+                raise MisconfigurationException(
+                    f"`overfit_batches={overfit_batches}` replaces the sampler, which yields whole batches: "
+                    "leave it out, and use `batches_per_epoch` for short epochs."
+                )
             self._setup_sampler()
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Batches that the sampler draws."""
-        assert self.sampler is not None, "call `setup('fit')` first"
+        if self.sampler is None:
+            raise RuntimeError("There is no sampler yet: call `setup('fit')` before `train_dataloader()`.")
         self.sampler.batch_size = self.batch_size  # a batch-size finder may have changed it
-        return self._loader("train", sampler=self.sampler, batch_size=None)
+        return self._loader(self.dataset("train"), sampler=self.sampler, batch_size=None)
 
     def train_evaluation_dataloader(self) -> DataLoader[Any]:
         """The training images in their order, each once: for the training cost."""
-        return self._loader("train", batch_size=_EVALUATION_BATCH)
+        return self._loader(self.dataset("train"), batch_size=_EVALUATION_BATCH)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """The official test images: see the class's note on what they must not be used for."""
-        return self._loader("test", batch_size=_EVALUATION_BATCH)
+        return self._loader(self.dataset("test"), batch_size=_EVALUATION_BATCH)
 
     def test_dataloader(self) -> DataLoader[Any]:
         """The official test images."""
-        return self._loader("test", batch_size=_EVALUATION_BATCH)
+        return self._loader(self.dataset("test"), batch_size=_EVALUATION_BATCH)
 
     def predict_dataloader(self) -> DataLoader[Any]:
         """The official test images, without their labels."""
-        images_only = ImageDataset(self.dataset("test").images, None)
-        return DataLoader(images_only, batch_size=_EVALUATION_BATCH, collate_fn=_as_it_is)
+        return self._loader(ImageDataset(self.dataset("test").images, None), batch_size=_EVALUATION_BATCH)
 
     def dataset(self, part: Literal["train", "test"]) -> ImageDataset:
         """The training or the test set, loaded at the first call."""
@@ -152,13 +157,11 @@ class MNISTDataModule(LightningDataModule):
         return {} if self.sampler is None else {"sampler": self.sampler.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over a sampler's state, now or when there is a sampler; evaluation leaves the sampler alone."""
+        """Take over a sampler's state when a fit is resumed; evaluation leaves the sampler alone."""
         if self.trainer is not None and self.trainer.state.fn != TrainerFn.FITTING:
             return
-        self._state = state_dict.get("sampler")
-        if self.sampler is not None and self._state is not None:
-            self.sampler.load_state_dict(self._state)
-            self._state = None
+        if self.sampler is not None and "sampler" in state_dict:
+            self.sampler.load_state_dict(state_dict["sampler"])
 
     def _setup_sampler(self) -> None:
         if self.sampler is not None:
@@ -182,12 +185,12 @@ class MNISTDataModule(LightningDataModule):
 
     def _loader(
         self,
-        part: Literal["train", "test"],
+        dataset: ImageDataset,
         batch_size: int | None,
         sampler: AdaptiveBatchSampler | None = None,
     ) -> DataLoader[Any]:
         return DataLoader(
-            self.dataset(part),
+            dataset,
             batch_size=batch_size,
             sampler=sampler,
             collate_fn=_as_it_is,
@@ -229,19 +232,18 @@ def _find(data_dir: str | None, part: str) -> list[Path] | None:
 
 def _read_idx(file: Path) -> Tensor:
     """An IDX file of bytes as a uint8 tensor: two zeros, the type, the number of dimensions, the dimensions."""
-    content = bytearray(gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes())
-    header = 4 + 4 * content[3]
+    try:
+        content = bytearray(gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes())
+        header = 4 + 4 * content[3]
+    except (gzip.BadGzipFile, EOFError, IndexError) as error:
+        raise ValueError(f"{file} is damaged ({error}): replace it.") from error
     shape = [int.from_bytes(content[at : at + 4], "big") for at in range(4, header, 4)]
     if len(content) - header != math.prod(shape):
-        raise ValueError(
-            f"{file} is damaged: it is to hold {shape}, but has {len(content) - header} bytes. Replace it."
-        )
+        raise ValueError(f"{file} is damaged: it says {shape}, but has {len(content) - header} bytes. Replace it.")
     return torch.frombuffer(content, dtype=torch.uint8, offset=header).view(shape)
 
 
 def _download(data_dir: str) -> None:
-    if importlib.util.find_spec("torchvision") is None:
-        raise ModuleNotFoundError(f"torchvision, which downloads MNIST, is not installed. {_missing(data_dir)}")
     from torchvision.datasets import MNIST  # late: the bundled copy needs no torchvision
 
     try:

@@ -23,8 +23,8 @@ from torch import Tensor
 from torch.nn.functional import threshold
 
 SMALLEST_WEIGHT = 1e-280
-"""Weights up to this one count as zero, and so do nodes that hold nothing else: a product of theirs with a uniform could
-no longer be told from 0."""
+"""Weights up to this one count as zero, and so do nodes that hold nothing else: a product of theirs with a uniform
+could no longer be told from 0."""
 
 
 class SumTree:

@@ -82,13 +82,14 @@ def test_commit_without_a_pending_draw_raises():
         adaptive().commit()
 
 
-def test_a_new_iterator_ends_the_one_before():
+def test_an_iterator_does_not_go_on_after_a_newer_one():
     sampler = adaptive()
     old = iter(sampler)
     next(old)
     new = iter(sampler)
     batch = next(new)
-    assert next(old, None) is None
+    with pytest.raises(RuntimeError, match="iterated anew while an epoch was under way"):
+        next(old)
     train(sampler, batch)
 
 
@@ -128,18 +129,27 @@ def test_resume_continues_with_the_same_draws_and_law(ahead: int, trained: int):
 
 
 def test_a_state_of_something_else_raises_with_both_values_and_changes_nothing():
-    state = adaptive().state_dict()
+    source = adaptive()
+    train(source, next(iter(source)))
+    state = source.state_dict()
     other = make()
     before = other.state_dict()["generator"]
-    with pytest.raises(ValueError, match=r"`strategy` AdaptiveSampling, but here it is Uniform"):
+    with pytest.raises(ValueError, match=r"strategy AdaptiveSampling, but here it is Uniform"):
         other.load_state_dict(state)
-    with pytest.raises(ValueError, match=r"`batch_size` 8, but here it is 9"):
+    with pytest.raises(ValueError, match=r"`batch_size` 8, but here it is 9: use 8"):
         adaptive(batch_size=9).load_state_dict(state)
-    one = AdaptiveBatchSampler(Bins.single(SIZE), BATCH)
-    one.attach(AdaptiveSampling())
-    with pytest.raises(ValueError, match=r"`bin_sizes` \[20, 20, 19, 19, 19\], but here it is \[97\]"):
-        one.load_state_dict(state)
+    for tags in (torch.zeros(SIZE, dtype=torch.int64), torch.arange(SIZE).add(1) % 5, torch.arange(50) % 5):
+        one = AdaptiveBatchSampler(Bins(tags), BATCH)
+        one.attach(AdaptiveSampling())
+        with pytest.raises(ValueError, match=rf"other bins: 97 instances in 5 bins, here {len(tags)} in"):
+            one.load_state_dict(state)
     assert torch.equal(other.state_dict()["generator"], before)
+
+
+def test_at_the_border_of_an_epoch_the_batch_size_may_change():
+    fresh = adaptive(batch_size=4)
+    fresh.load_state_dict(adaptive().state_dict())
+    assert len(next(iter(fresh))) == 4
 
 
 def test_attaching_the_same_strategy_again_keeps_its_state_and_another_starts_anew():

@@ -132,7 +132,7 @@ class NoDropout(ConvNetClassifier):
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-@pytest.mark.parametrize("step", [7, 20, 29])
+@pytest.mark.parametrize("step", [7, 15, 20, 29])
 def test_resume_in_the_middle_and_at_the_end_of_an_epoch_is_exact(
     make_data: MakeData, make_trainer: MakeTrainer, tmp_path: Path, num_workers: int, step: int
 ):
@@ -145,8 +145,10 @@ def test_resume_in_the_middle_and_at_the_end_of_an_epoch_is_exact(
         return strategy, module.state_dict()
 
     saving = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=step, save_top_k=-1)
-    whole, weights = fit(None, callbacks=[saving], enable_checkpointing=True)
-    rest, same = fit(str(tmp_path / f"step={step}.ckpt"))
+    # Step 15 is the last of an epoch that is cut short.
+    limit = {"limit_train_batches": 15} if step == 15 else {}
+    whole, weights = fit(None, callbacks=[saving], enable_checkpointing=True, **limit)
+    rest, same = fit(str(tmp_path / f"step={step}.ckpt"), **limit)
     assert rest.indices() == whole.indices()[step:]
     assert torch.equal(rest.probabilities(), whole.probabilities())
     for name, value in weights.items():
@@ -348,6 +350,8 @@ def test_a_datamodule_without_a_sampler(make_trainer: MakeTrainer):
 def test_overfit_batches(make_data: MakeData, make_trainer: MakeTrainer):
     trainer = make_trainer(callbacks=[AdaptiveSamplingCallback()], overfit_batches=2)
     raises("`overfit_batches=2` replaces the sampler", Linear(), make_data(), trainer)
+    raises("`overfit_batches=2` replaces the sampler", Linear(), OwnData(ours), trainer)
+    raises("`overfit_batches=2` replaces the sampler", Linear(), make_data(), make_trainer(overfit_batches=2))
 
 
 def test_several_processes(make_data: MakeData, make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch):

@@ -44,7 +44,7 @@ def test_fit_prints_the_table_and_the_other_commands_take_its_checkpoint(run: An
     for command in ("validate", "test", "predict"):
         run(command, *fast)
     run("fit", *QUICK, "--trainer.max_epochs=2", f"--ckpt_path={checkpoint}")
-    assert "for 2 epochs" in capsys.readouterr().out
+    assert "epochs so far: 2" in capsys.readouterr().out
 
 
 @pytest.mark.filterwarnings("ignore")
