@@ -43,7 +43,7 @@ class SumTree:
 
     Example:
         >>> tree = SumTree([3])
-        >>> tree.set(tree.places()[[0, 2]], torch.tensor([[1.0], [3.0]]))
+        >>> tree.set(tree.places()[[0, 2]], torch.tensor([[1.0], [3.0]], dtype=torch.float64))
         >>> tree.totals()
         tensor([[4.]], dtype=torch.float64)
     """
