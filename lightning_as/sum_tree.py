@@ -6,8 +6,8 @@ leaf and an update walks from a leaf to the root. Three things differ from the t
 * A node has up to 32 children, which lie side by side in memory: a batch descends a level with a
   handful of vectorised operations, and the inner nodes cost a few per cent of the leaves.
 * Several trees of unequal sizes stand side by side (one per bin), and one call draws from all of them.
-* A leaf is a short vector of channels, and a draw weighs it by a linear combination of them, so that
-  every weight of a tree can change at once without a leaf being touched.
+* A leaf is a short vector of channels, and a draw weighs it by one of them, or by a linear combination, so
+  that every weight of a tree can change at once without a leaf being touched.
 
 Parents are recomputed from their children, never shifted by a difference: there is no drift. There is
 no limit of 2**24 categories, which is where ``torch.multinomial`` stops.
@@ -23,8 +23,7 @@ from torch import Tensor
 from torch.nn.functional import threshold
 
 SMALLEST_WEIGHT = 1e-280
-"""Weights up to this one count as zero, and so do nodes that hold nothing else: a product of theirs with a uniform
-could no longer be told from 0."""
+"""Weights up to this one count as zero: a product with a uniform could no longer be told from 0."""
 
 
 class SumTree:
@@ -109,21 +108,24 @@ class SumTree:
         level[:, channel] = weights
         self._sum_up()
 
-    def get(self, places: Tensor) -> Tensor:
-        """Values of the leaves at the given places, (B,) int64: (B, C) float64."""
-        return self._levels[0].view(-1).index_select(0, self._spread(places)).view(-1, self.channels)
+    def get(self, places: Tensor, channel: int | None = None) -> Tensor:
+        """Values of the leaves at the given places, (B,) int64: (B, C) float64, or (B,) of one channel."""
+        values = self._levels[0].view(-1).index_select(0, self._spread(places, channel))
+        return values.view(-1, self.channels) if channel is None else values
 
-    def set(self, places: Tensor, values: Tensor) -> None:
+    def set(self, places: Tensor, values: Tensor, channel: int | None = None) -> None:
         """Set leaves and recompute the sums above them. Where a place is named twice, its values must be equal.
 
         Args:
             places: Places of the leaves, (B,) int64.
-            values: New values, (B, C) float64.
+            values: New values, (B, C) float64, or (B,) of one channel.
+            channel: The channel to set, or None for all of them. Default: None.
         """
-        row = self._write(0, places, values)
+        row = self._write(0, places, values, channel)
         for height, place in enumerate(self._place, start=1):
-            sums = self._levels[height - 1].index_select(0, row).sum(-1)
-            row = self._write(height, place.index_select(0, row), sums)
+            below = self._levels[height - 1]
+            sums = (below if channel is None else below[:, channel]).index_select(0, row).sum(-1)
+            row = self._write(height, place.index_select(0, row), sums, channel)
 
     def draw(
         self, uniforms: Tensor, trees: Tensor | None = None, coefficients: Tensor | None = None
@@ -131,12 +133,13 @@ class SumTree:
         """Draw leaves with replacement, in proportion to their weights. A zero weight is never drawn.
 
         Each level spends a uniform of its own, so that the law is exact to float64 however deep the tree.
+        Weights must not be negative, except for the rounding of a combination that is 0.
 
         Args:
             uniforms: Independent uniforms in (0, 1], (:attr:`height`, B) float64: ``1 - torch.rand(…)``.
-            trees: The tree to draw from, (B,) int64. Its weights must not all be zero. Default: the first tree.
+            trees: The tree to draw from, (B,) int64. Its weights must sum to more than 1e-150. Default: the first.
             coefficients: What the channels count, (B, C): a leaf weighs the dot product, and a result
-                of at most :data:`SMALLEST_WEIGHT` counts as zero. Default: all ones.
+                of at most :data:`SMALLEST_WEIGHT` counts as zero. Default: a leaf weighs its first channel.
 
         Returns:
             Leaf numbers, (B,) int64, and the probability of each within its tree, (B,) float64.
@@ -146,23 +149,29 @@ class SumTree:
         totals: list[Tensor] = []
         weights = child = node
         for height, uniform in zip(reversed(range(self.height)), uniforms, strict=True):
-            children = self._levels[height].index_select(0, node)  # (B, C, fanout)
-            weights = children.sum(1) if factors is None else torch.linalg.vecdot(children, factors, dim=1)
-            # A node above its height's threshold has a child above the one below, and in the end a leaf.
-            cumulative = threshold(weights, SMALLEST_WEIGHT * self.fanout**height, 0.0).cumsum(1)
+            level = self._levels[height]  # (rows, C, fanout)
+            if factors is None:
+                weights = level[:, 0].index_select(0, node)
+                cumulative = weights.cumsum(1)
+            else:
+                weights = torch.linalg.vecdot(level.index_select(0, node), factors, dim=1)
+                # A node above its height's threshold has a child above the one below, and in the end a leaf.
+                cumulative = threshold(weights, SMALLEST_WEIGHT * self.fanout**height, 0.0).cumsum(1)
             totals.append(cumulative[:, -1:])
             # The first child whose cumulative weight reaches a positive target has a positive weight itself.
             child = torch.searchsorted(cumulative, totals[-1] * uniform.unsqueeze(1))
             node = self._first_child[height].index_select(0, node).add_(child.squeeze(1))
         return node, weights.gather(1, child).div_(totals[0]).squeeze(1)
 
-    def _spread(self, places: Tensor) -> Tensor:
-        """Where all channels of some places lie, (M · C,): they are a row's length apart."""
-        return (places.unsqueeze(1) + self._channel_offsets).view(-1)
+    def _spread(self, places: Tensor, channel: int | None = None) -> Tensor:
+        """Where a channel of some places lies, (M,), or all of them, (M · C,): they are a row's length apart."""
+        if channel is None:
+            return (places.unsqueeze(1) + self._channel_offsets).view(-1)
+        return places + channel * self.fanout if channel else places
 
-    def _write(self, height: int, places: Tensor, values: Tensor) -> Tensor:
-        """Put values, (M, C), into places of a level; returns the rows that they lie in, (M,)."""
-        self._levels[height].view(-1).index_copy_(0, self._spread(places), values.view(-1))
+    def _write(self, height: int, places: Tensor, values: Tensor, channel: int | None = None) -> Tensor:
+        """Put values, (M, C) or (M,), into places of a level; returns the rows that they lie in, (M,)."""
+        self._levels[height].view(-1).index_copy_(0, self._spread(places, channel), values.view(-1))
         return places // (self.channels * self.fanout)
 
     def _sum_up(self) -> None:

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "lightning_as"
 FLOORS = [
     {"bins", "sum_tree", "draw", "gradient_bound"},
     {"bin_distribution", "instance_distribution"},
-    {"strategies.base"},
+    {"smoothed_everywhere", "smoothed_where_drawn", "strategies.base"},
     {"strategies.adaptive", "strategies.uniform"},
     {"strategies"},
     {"batch_sampler"},

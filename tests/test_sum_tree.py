@@ -176,7 +176,9 @@ def test_weights_that_the_coefficients_cancel_are_never_drawn():
 def test_a_weight_of_at_most_the_smallest_counts_as_zero():
     weights = torch.tensor([[SMALLEST_WEIGHT], [2 * SMALLEST_WEIGHT], [SMALLEST_WEIGHT]], dtype=torch.float64)
     tree = filled([3], weights)
-    drawn, probability = tree.draw(torch.tensor([[2.0**-53, 0.5, 1.0]], dtype=torch.float64))
+    drawn, probability = tree.draw(
+        torch.tensor([[2.0**-53, 0.5, 1.0]], dtype=torch.float64), coefficients=torch.ones(3, 1, dtype=torch.float64)
+    )
     assert drawn.tolist() == [1, 1, 1]
     assert probability.isfinite().all()
 
@@ -189,7 +191,7 @@ def test_many_weights_of_at_most_the_smallest_count_as_zero_together_too():
     uniform = torch.cat(
         [torch.full((tree.height, 1), 2.0**-53, dtype=torch.float64), uniforms(tree, 2000, seeded())], 1
     )
-    drawn, probability = tree.draw(uniform)
+    drawn, probability = tree.draw(uniform, coefficients=torch.ones(2001, 1, dtype=torch.float64))
     assert probability.isfinite().all()
     assert (drawn >= 1000).all()
 
@@ -224,17 +226,6 @@ def test_draws_from_several_trees_with_coefficients_follow_the_weighted_channels
         torch.testing.assert_close(probability[trees == j], law[drawn[trees == j]], rtol=1e-12, atol=0)
         if sizes[j] > 1:
             assert p_value(drawn[trees == j], law) > 1e-3
-
-
-def test_several_trees_without_coefficients_weigh_the_sum_of_the_channels():
-    generator = seeded(3)
-    leaves = random(60, 2, generator=generator)
-    tree = filled([20, 40], leaves)
-    drawn, probability = tree.draw(uniforms(tree, 100_000, generator), torch.ones(100_000, dtype=torch.int64))
-    law = leaves.sum(1)
-    law[:20] = 0
-    assert p_value(drawn, law) > 1e-3
-    torch.testing.assert_close(probability, (law / law.sum())[drawn], rtol=1e-12, atol=0)
 
 
 def test_equal_uniforms_give_equal_draws():
@@ -303,3 +294,21 @@ def test_sizes_must_be_positive(sizes):
 def test_there_must_be_a_channel(channels):
     with pytest.raises(ValueError, match="`channels` must be at least 1"):
         SumTree([3], channels)
+
+
+def test_one_channel_is_set_read_and_drawn_by_alone():
+    generator = seeded()
+    weights = torch.rand(90, 3, dtype=torch.float64, generator=generator)
+    tree = filled([40, 50], weights)
+    places = tree.places()[[3, 41, 89]]
+    values = torch.tensor([5.0, 0.0, 2.0], dtype=torch.float64)
+    tree.set(places, values, channel=2)
+    weights[[3, 41, 89], 2] = values
+    assert torch.equal(tree.leaves(), weights)
+    assert torch.equal(tree.get(places, channel=2), values)
+    torch.testing.assert_close(tree.totals(), torch.stack([weights[:40].sum(0), weights[40:].sum(0)]))
+    trees = torch.ones(50_000, dtype=torch.int64)
+    drawn, probability = tree.draw(uniforms(tree, 50_000, generator), trees)
+    law = weights[40:, 0] / weights[40:, 0].sum()
+    torch.testing.assert_close(probability, law[drawn - 40], rtol=1e-12, atol=0)
+    assert p_value(drawn - 40, law) > 1e-3

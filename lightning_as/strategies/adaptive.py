@@ -26,13 +26,14 @@ from torch import Tensor
 from lightning_as.bin_distribution import BinDistribution, BinStatistic, Smoothing
 from lightning_as.bins import Bins
 from lightning_as.draw import Draw
-from lightning_as.instance_distribution import InstanceDistribution
+from lightning_as.smoothed_everywhere import SmoothedEverywhere, Unseen
+from lightning_as.smoothed_where_drawn import SmoothedWhereDrawn
 from lightning_as.strategies.base import Strategy
 
 _logger = logging.getLogger(__name__)
 
 Score = Literal["loss", "gradient"]
-Unseen = Literal["first", "mean"]
+QUpdate = Literal["drawn", "all"]
 # A table entry beyond this could overflow the sum over a bin.
 _LARGEST_SCORE = 1e100
 
@@ -49,8 +50,11 @@ class AdaptiveSampling(Strategy):
             ``"second_moment"``: mean Ĝ/q², the unbiased estimate of Σ Ĝ/q. Default: ``"sum"``.
         score: What Q follows. ``"loss"``: the last known loss (eq. 79). ``"gradient"``: the root of the last
             known bound, that is the gradient norm (eqs. 78 and 80). Default: ``"loss"``.
-        unseen: What instances never drawn get of Q. ``"first"``: everything, the limit of the thesis's initial
-            l = ∞. ``"mean"``: the mean score of their bin. Default: ``"first"``.
+        q_update: Which instances lines 21 and 22 move after a batch; the thesis does not say. ``"drawn"``: those of
+            the batch. ``"all"``: every instance of every bin. Default: ``"drawn"``.
+        unseen: What instances never drawn get of Q with ``q_update="all"``. ``"first"``: everything, the limit of
+            the thesis's initial l = ∞. ``"mean"``: the mean score of their bin. Default: ``"first"``.
+            With ``q_update="drawn"`` they keep what they have until they are drawn.
         smoothing: What δp mixes the new P with. ``"previous"``: the P before (line 14). ``"original"``: the
             bins' shares of the data, as Gopal. Default: ``"previous"``.
         floor: ε in [0, 1): the batch is drawn from (1 − ε) · p · q + ε/N, so that no instance falls below ε/N
@@ -68,6 +72,7 @@ class AdaptiveSampling(Strategy):
         delta_q: float = 0.1,
         bin_statistic: BinStatistic = "sum",
         score: Score = "loss",
+        q_update: QUpdate = "drawn",
         unseen: Unseen = "first",
         smoothing: Smoothing = "previous",
         floor: float = 0.0,
@@ -79,8 +84,13 @@ class AdaptiveSampling(Strategy):
         for name, share in (("delta_p", delta_p), ("delta_q", delta_q), ("floor", floor)):
             if not 0 <= share < 1:
                 raise ValueError(f"`{name}` must be in [0, 1), got {share}.")
-        choices = {"bin_statistic": BinStatistic, "score": Score, "unseen": Unseen, "smoothing": Smoothing}
-        for (name, choice), value in zip(choices.items(), (bin_statistic, score, unseen, smoothing), strict=True):
+        for name, choice, value in (
+            ("bin_statistic", BinStatistic, bin_statistic),
+            ("score", Score, score),
+            ("q_update", QUpdate, q_update),
+            ("unseen", Unseen, unseen),
+            ("smoothing", Smoothing, smoothing),
+        ):
             if value not in get_args(choice):
                 raise ValueError(f"`{name}` must be one of {', '.join(get_args(choice))}; got {value!r}.")
         self.beta = beta
@@ -88,6 +98,7 @@ class AdaptiveSampling(Strategy):
         self.delta_q = delta_q
         self.bin_statistic: BinStatistic = bin_statistic
         self.score: Score = score
+        self.q_update: QUpdate = q_update
         self.unseen: Unseen = unseen
         self.smoothing: Smoothing = smoothing
         self.floor = floor
@@ -96,7 +107,10 @@ class AdaptiveSampling(Strategy):
         self.bins = self._bins = bins
         self._sizes = torch.tensor(bins.sizes, dtype=torch.float64)
         self._over_bins = BinDistribution(bins.sizes, self.beta, self.delta_p, self.bin_statistic, self.smoothing)
-        self._inside = InstanceDistribution(bins, self.delta_q, self.unseen)
+        if self.q_update == "drawn":
+            self._inside = SmoothedWhereDrawn(bins, self.delta_q)
+        else:
+            self._inside = SmoothedEverywhere(bins, self.delta_q, self.unseen)
         self.skipped = 0
         """Instances left out so far because their loss or bound was not finite."""
 

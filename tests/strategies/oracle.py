@@ -19,12 +19,14 @@ class AlgorithmOne:
         bin_statistic: str = "sum",
         unseen: str = "first",
         smoothing: str = "previous",
+        q_update: str = "all",
     ) -> None:
         self.members = [(tags == j).nonzero().flatten().tolist() for j in range(int(tags.max()) + 1)]
         self.size = len(tags)
         self.tags = tags.tolist()
         self.beta, self.delta_p, self.delta_q = beta, delta_p, delta_q
         self.bin_statistic, self.unseen, self.smoothing = bin_statistic, unseen, smoothing
+        self.q_update = q_update
         k = len(self.members)
         self.p = [1 / k] * k  # line 2: P ~ U, Q ~ U
         self.q = [1 / len(self.members[j]) for j in self.tags]
@@ -46,7 +48,10 @@ class AlgorithmOne:
             self.recompute_p()
             self.gc, self.count = [0.0] * len(self.gc), [0] * len(self.gc)
         for members in self.members:  # lines 21 and 22
-            self.recompute_q(members)
+            if self.q_update == "all":
+                self.recompute_q(members)
+            else:
+                self.recompute_q_where_drawn(members, set(indices))
 
     def recompute_p(self) -> None:
         k = range(len(self.members))
@@ -78,3 +83,15 @@ class AlgorithmOne:
             target = {i: filled[i] / total for i in members}
         for i in members:
             self.q[i] = self.delta_q * self.q[i] + (1 - self.delta_q) * target[i]
+
+    def recompute_q_where_drawn(self, members: list[int], drawn: set[int]) -> None:
+        seen = [self.loss[i] for i in members if self.loss[i] < math.inf]
+        if math.fsum(seen) == 0:
+            return
+        mean = math.fsum(seen) / len(seen)
+        total = math.fsum(self.loss[i] if self.loss[i] < math.inf else mean for i in members)
+        for i in drawn.intersection(members):
+            self.q[i] = self.delta_q * self.q[i] + (1 - self.delta_q) * self.loss[i] / total
+        weight = math.fsum(self.q[i] for i in members)
+        for i in members:
+            self.q[i] /= weight

@@ -40,9 +40,18 @@ def agree(strategy: AdaptiveSampling, oracle: AlgorithmOne) -> None:
 @pytest.mark.parametrize("delta_q", [0.0, 0.1, 0.5, 0.9, 0.999])
 @pytest.mark.parametrize("unseen", ["first", "mean"])
 def test_agrees_with_algorithm_1_on_p_and_all_of_q(delta_q, unseen):
-    strategy = AdaptiveSampling(beta=3, delta_q=delta_q, unseen=unseen)
+    compare(AdaptiveSampling(beta=3, delta_q=delta_q, q_update="all", unseen=unseen), unseen)
+
+
+@pytest.mark.parametrize("delta_q", [0.0, 0.1, 0.5, 0.9, 0.999])
+def test_agrees_with_algorithm_1_where_drawn(delta_q):
+    compare(AdaptiveSampling(beta=3, delta_q=delta_q), "mean")
+
+
+def compare(strategy: AdaptiveSampling, unseen: str) -> None:
+    """Train a strategy and Algorithm 1 on the same 600 batches."""
     strategy.start(Bins(TAGS))
-    oracle = AlgorithmOne(TAGS, 3, 0.9, delta_q, unseen=unseen)
+    oracle = AlgorithmOne(TAGS, 3, 0.9, strategy.delta_q, unseen=unseen, q_update=strategy.q_update)
     generator = torch.Generator().manual_seed(1)
     duplicates = 0
     for step in range(600):
@@ -108,7 +117,13 @@ def check_law(strategy: AdaptiveSampling) -> None:
 @pytest.mark.parametrize("smoothing", ["previous", "original"])
 @pytest.mark.parametrize("bin_statistic", STATISTICS)
 def test_agrees_with_algorithm_1_for_every_statistic_and_smoothing(bin_statistic, smoothing):
-    options = {"delta_p": 0.7, "delta_q": 0.3, "bin_statistic": bin_statistic, "smoothing": smoothing}
+    options = {
+        "delta_p": 0.7,
+        "delta_q": 0.3,
+        "bin_statistic": bin_statistic,
+        "smoothing": smoothing,
+        "q_update": "all",
+    }
     strategy = started(beta=4, **options)
     oracle = AlgorithmOne(TAGS, 4, **options)
     generator = seeded(2)
@@ -122,7 +137,7 @@ def test_agrees_with_algorithm_1_for_every_statistic_and_smoothing(bin_statistic
 
 def test_with_the_gradient_as_score_q_follows_the_root_of_the_bound():
     strategy = started(beta=3, score="gradient")
-    oracle = AlgorithmOne(TAGS, 3, 0.9, 0.1)
+    oracle = AlgorithmOne(TAGS, 3, 0.9, 0.1, q_update="drawn")
     generator = seeded(3)
     for step in range(150):
         draw, losses, bounds = random_batch(strategy, generator, step)
@@ -133,9 +148,10 @@ def test_with_the_gradient_as_score_q_follows_the_root_of_the_bound():
 
 @pytest.mark.parametrize("floor", [0.0, 0.2])
 @pytest.mark.parametrize("steps", [0, 3, 80])
-def test_draws_follow_the_law(floor, steps):
+@pytest.mark.parametrize("q_update", ["drawn", "all"])
+def test_draws_follow_the_law(floor, steps, q_update):
     generator = seeded(4)
-    strategy = trained(steps, generator, beta=3, floor=floor)
+    strategy = trained(steps, generator, beta=3, floor=floor, q_update=q_update)
     law = strategy.probabilities()
     draw = strategy.draw(200_000, generator)
     assert p_value(draw.indices, law) > 1e-3
@@ -147,9 +163,10 @@ def test_draws_follow_the_law(floor, steps):
 
 @pytest.mark.parametrize("floor", [0.0, 0.2])
 @pytest.mark.parametrize("steps", [0, 3, 80])
-def test_a_draw_carries_the_probabilities_of_the_law(floor, steps):
+@pytest.mark.parametrize("q_update", ["drawn", "all"])
+def test_a_draw_carries_the_probabilities_of_the_law(floor, steps, q_update):
     generator = seeded(5)
-    strategy = trained(steps, generator, beta=3, floor=floor)
+    strategy = trained(steps, generator, beta=3, floor=floor, q_update=q_update)
     law = strategy.probabilities()
     assert law.sum().item() == pytest.approx(1, rel=1e-12)
     draw = strategy.draw(5000, generator)
@@ -212,8 +229,9 @@ def test_losses_that_are_not_finite_are_left_out_counted_and_warned_of_once(capl
 @pytest.mark.parametrize("loss", [0.0, NAN, INF, 1e300, 1e-300, 5e-324])
 @pytest.mark.parametrize("floor", [0.0, 0.1])
 def test_degenerate_losses_never_break_the_law(tags, loss, floor):
-    for unseen, delta_q, statistic in itertools.product(["first", "mean"], [0.0, 0.1], ["sum", "second_moment"]):
-        strategy = started(tags, beta=2, unseen=unseen, delta_q=delta_q, bin_statistic=statistic, floor=floor)
+    updates = [{"q_update": "drawn"}, {"q_update": "all"}, {"q_update": "all", "unseen": "mean"}]
+    for update, delta_q, statistic in itertools.product(updates, [0.0, 0.1], ["sum", "second_moment"]):
+        strategy = started(tags, beta=2, delta_q=delta_q, bin_statistic=statistic, floor=floor, **update)
         generator = seeded(7)
         for step in range(15):
             draw = strategy.draw(6, generator)
@@ -266,7 +284,7 @@ def test_beta_must_be_an_integer(value):
         AdaptiveSampling(beta=value)
 
 
-@pytest.mark.parametrize("name", ["bin_statistic", "score", "unseen", "smoothing"])
+@pytest.mark.parametrize("name", ["bin_statistic", "score", "q_update", "unseen", "smoothing"])
 @pytest.mark.parametrize("value", ["nonsense", "", None])
 def test_choices_must_be_known_and_are_listed(name, value):
     options: dict[str, Any] = {name: value}
@@ -320,7 +338,13 @@ def check_plain(state: Any) -> None:
 @pytest.mark.parametrize("steps", [0, 7, 301])
 @pytest.mark.parametrize(
     "options",
-    [{}, {"floor": 0.2, "unseen": "mean"}, {"bin_statistic": "second_moment", "delta_q": 0.0}, {"score": "gradient"}],
+    [
+        {},
+        {"floor": 0.2, "delta_q": 0.0},
+        {"q_update": "all", "floor": 0.2, "unseen": "mean"},
+        {"q_update": "all", "bin_statistic": "second_moment", "delta_q": 0.0},
+        {"score": "gradient"},
+    ],
     ids=str,
 )
 def test_a_restored_state_goes_on_with_equal_draws_p_and_q(options, steps):
