@@ -1,9 +1,9 @@
 """How far training gets: the training cost of adaptive and of uniform sampling, epoch by epoch.
 
 Full MNIST, the thesis's CNN, Adadelta, batch 256. Adaptive sampling is `AdaptiveSampling` as it comes, and with
-`q_update="all"`, the other reading of the thesis's lines 21 and 22. The training cost is the mean cross-entropy over the whole
-training set after the epoch, in evaluation mode, in float64. A finished run is appended to the CSV and not repeated;
-one that was interrupted starts anew. A figure is drawn beside the CSV.
+`q_update="all"`, the other reading of the thesis's lines 21 and 22. The training cost is the mean cross-entropy over
+the whole training set after the epoch, in evaluation mode, in float64. A finished run is appended to the CSV and not
+repeated; one that was interrupted starts anew. A figure is drawn beside the CSV.
 
     python benchmarks/convergence.py [--quick] [--epochs 5] [--seeds 0 1] [--output benchmarks/results/convergence.csv]
 """
@@ -116,6 +116,7 @@ def plot(rows: list[dict[str, str]], path: Path) -> None:
     """The training cost by epoch: a thin line per seed, a thick one for their median."""
     import matplotlib.pyplot as plt  # late: an extra that nothing else here needs
 
+    seeds = len({row["seed"] for row in rows})
     figure, axes = plt.subplots(figsize=(7, 3.8), layout="constrained")
     styles = {
         "uniform": ("uniform", "#555555"),
@@ -123,7 +124,7 @@ def plot(rows: list[dict[str, str]], path: Path) -> None:
         "adaptive_all": ('adaptive,\nq_update="all"', "#D55E00"),
     }
     for sampling, (label, colour) in styles.items():
-        runs: dict[str, list[float]] = {}
+        runs: dict[str, list[float]] = {}  # seed -> costs
         for row in rows:
             if row["sampling"] == sampling:
                 runs.setdefault(row["seed"], []).append(float(row["training_cost"]))
@@ -137,7 +138,7 @@ def plot(rows: list[dict[str, str]], path: Path) -> None:
         )
         axes.set_xticks(epochs)
     axes.set(xlabel="epoch", ylabel="training cost (nats)")
-    axes.set_title(f"Training cost on MNIST: median of {len(runs)} seeds, and each of them", loc="left", fontsize=11)
+    axes.set_title(f"Training cost on MNIST: median of {seeds} seeds, and each of them", loc="left", fontsize=11)
     axes.margins(x=0.12)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150)

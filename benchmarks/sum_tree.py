@@ -3,8 +3,7 @@
 A step draws a batch of 256 with replacement in proportion to N float64 weights, and then sets the weights drawn to
 new values, on one CPU thread. The competitors take turns of some steps each; a figure is the median over the steps,
 without the first of each turn, which pays for the caches that the others have filled. The sampler's step is
-the draw and the update of `AdaptiveSampling` over 10 bins, after every instance has been seen; once in some 200 steps
-it also rewrites its table in O(N), which the median hides: the amortised figure adds that time's share.
+the draw and the update of `AdaptiveSampling` over 10 bins, after every instance has been seen.
 
     python benchmarks/sum_tree.py [--quick] [--sizes 10000 100000]
 
@@ -16,7 +15,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
-import math
 import resource
 import statistics
 import time
@@ -26,7 +24,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_as import instance_distribution
 from lightning_as.bins import Bins
 from lightning_as.strategies import AdaptiveSampling
 from lightning_as.sum_tree import SumTree
@@ -62,7 +59,7 @@ def tree_step(n: int, generator: torch.Generator, new: NewWeights) -> Step:
     places = tree.places()
 
     def step() -> None:
-        leaves, _ = tree.draw(1 - uniforms(tree.height, BATCH, generator=generator))
+        leaves, _ = tree.draw(uniforms(tree.height, BATCH, generator=generator))
         tree.set(places.index_select(0, leaves), new().unsqueeze(1))
 
     return step
@@ -111,11 +108,8 @@ def make_strategy(n: int, generator: torch.Generator) -> AdaptiveSampling:
     strategy = AdaptiveSampling()
     strategy.start(Bins(torch.arange(n) % BINS))
     state = strategy.state_dict()
-    leaves, coefficients = state["inside"]["leaves"], state["inside"]["coefficients"]
-    leaves.zero_()[:, 0] = uniforms(n, generator=generator)
-    assert strategy.bins is not None
-    for number, scores in enumerate(leaves[:, 0].split(strategy.bins.sizes)):  # the leaves come bin after bin
-        coefficients[number] = torch.tensor([1 / float(scores.sum()), 0.0, 1.0])
+    leaves = uniforms(n, 1, generator=generator).repeat(1, 2)  # a weight and a score in proportion
+    state["inside"] = {"leaves": leaves, "unseen": torch.zeros(n, dtype=torch.bool)}
     strategy.load_state_dict(state)
     return strategy
 
@@ -132,13 +126,6 @@ def adaptive_step(strategy: AdaptiveSampling, generator: torch.Generator) -> Ste
         strategy.update(strategy.draw(BATCH, generator), losses, bounds)
 
     return step
-
-
-@torch.inference_mode()
-def rewrite_share(strategy: AdaptiveSampling) -> float:
-    """Seconds per step that go into the sampler's rare O(N) rewrite of its table."""
-    seconds = statistics.median(timed(strategy._inside._consolidate) for _ in range(3))
-    return seconds * math.log(strategy.delta_q) / math.log(instance_distribution._SMALLEST_DECAY)
 
 
 def kept_bytes(kept: object) -> int:
@@ -191,8 +178,8 @@ def interleave(steps: dict[str, Step], budget: float) -> dict[str, float]:
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def measure(n: int, budget: float) -> tuple[dict[str, float | str], dict[str, float]]:
-    """Milliseconds per competitor, or why there are none, and further figures of the sampler."""
+def measure(n: int, budget: float) -> tuple[dict[str, float | str], float]:
+    """Milliseconds per competitor, or why there are none, and the sampler's bytes per instance."""
     generator = torch.Generator().manual_seed(0)
     new = NewWeights()
     # The sampler is built first, while there is room for the copies that this takes. Then all fit side by side, at
@@ -215,10 +202,7 @@ def measure(n: int, budget: float) -> tuple[dict[str, float | str], dict[str, fl
             cells[name] = "refuses"
         del step  # a refused one, with its weights
     cells |= {name: seconds * 1e3 for name, seconds in interleave(steps, budget).items()}
-    share = rewrite_share(strategy)
-    median = cells["adaptive"]
-    assert isinstance(median, float)
-    return cells, {"adaptive_amortised_ms": median + share * 1e3, "bytes_per_instance": kept_bytes(strategy) / n}
+    return cells, kept_bytes(strategy) / n
 
 
 def label(n: int) -> str:
@@ -234,24 +218,22 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     sizes = sorted(options.sizes or [10**power for power in range(4, 7 if options.quick else 9)])
-    print("Milliseconds per step: draw 256 and set them; the second column of the sampler has its rewrites' share")
-    heads = ["tree", "adaptive", "(amortised)", *COMPETITORS[2:], "bytes/instance", "peak GB"]
+    print("Milliseconds per step: draw 256 and set them")
+    heads = [*COMPETITORS, "bytes/instance", "peak GB"]
     print(f"{'N':>8}" + "".join(f"{head:>15}" for head in heads))
     figures: dict[str, float] = {}
     for n in sizes:
-        cells, further = measure(n, budget=0.5 if options.quick else 1.5)
-        row = [cells["tree"], cells["adaptive"], further["adaptive_amortised_ms"]]
-        row += [cells[name] for name in COMPETITORS[2:]]
-        row += [f"{further['bytes_per_instance']:.1f}", f"{peak_gigabytes():.1f}"]
+        cells, kept = measure(n, budget=0.5 if options.quick else 1.5)
+        row = [*(cells[name] for name in COMPETITORS), f"{kept:.1f}", f"{peak_gigabytes():.1f}"]
         texts = [cell if isinstance(cell, str) else f"{cell:.3f}" for cell in row]
         print(f"{label(n):>8}" + "".join(f"{text:>15}" for text in texts), flush=True)
         for name, cell in cells.items():
             if isinstance(cell, float):
                 figures[f"{name}_ms_{label(n)}"] = round(cell, 4)
-        figures |= {f"{name}_{label(n)}": round(value, 4) for name, value in further.items()}
+        figures[f"bytes_per_instance_{label(n)}"] = round(kept, 2)
     base, largest = label(10**5), label(sizes[-1])
     if 10**5 in sizes and sizes[-1] > 10**5:
-        for name, prefix in (("tree", ""), ("adaptive", "adaptive_"), ("adaptive_amortised", "adaptive_amortised_")):
+        for name, prefix in (("tree", ""), ("adaptive", "adaptive_")):
             ratio = figures[f"{name}_ms_{largest}"] / figures[f"{name}_ms_{base}"]
             figures[f"{prefix}ratio_{largest}_over_{base}"] = round(ratio, 3)
             print(f"{name}: {largest} takes {ratio:.2f} times as long as {base}")

@@ -58,8 +58,8 @@ class BinDistribution:
         return self._probabilities
 
     def draw(self, uniforms: Tensor) -> Tensor:
-        """Draw bins with replacement from uniforms in (0, 1], (B,): (B,) int64. A bin with p = 0 is never drawn."""
-        return torch.searchsorted(self._cumulative, uniforms)
+        """Draw bins with replacement from uniforms in [0, 1), (B,): (B,) int64. A bin with p = 0 is never drawn."""
+        return torch.searchsorted(self._cumulative, uniforms, right=True)
 
     def update(self, bins: Tensor, bounds: Tensor, within: Tensor) -> None:
         """Accumulate the bounds of a trained batch; recompute P if it is the β-th since the last time.

@@ -55,7 +55,7 @@ class InstanceDistribution(ABC):
 
         Args:
             bins: Bins, (B,) int64.
-            uniforms: Independent uniforms in (0, 1], (:attr:`uniforms`, B) float64.
+            uniforms: Independent uniforms in [0, 1), (:attr:`uniforms`, B) float64.
 
         Returns:
             Instances, (B,) int64, and the probability q of each, (B,) float64.

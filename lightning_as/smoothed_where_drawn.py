@@ -32,6 +32,7 @@ _WEIGHT, _SCORE = 0, 1  # channels of a leaf
 # Scores below count as 0, and sums of weights outside are scaled back to 1, both long before float64 ends.
 _SMALLEST_SCORE = 1e-100
 _SMALLEST_SUM, _LARGEST_SUM = 1e-40, 1e40
+_LARGEST_BATCH = 16384  # that torch writes in its order, by one thread; twice as many it shares among threads
 
 
 class SmoothedWhereDrawn(InstanceDistribution):
@@ -53,17 +54,20 @@ class SmoothedWhereDrawn(InstanceDistribution):
 
     def update(self, indices: Tensor, bins: Tensor, scores: Tensor) -> None:
         places = self._place.index_select(0, indices)
-        scores = scores.index_select(0, last_occurrence(indices))
-        scores = threshold(scores, _SMALLEST_SCORE, 0.0)
+        if self.delta_q == 0:  # nothing else keeps a weight from vanishing
+            scores = threshold(scores, _SMALLEST_SCORE, 0.0)
+        if len(indices) > _LARGEST_BATCH:
+            scores = scores.index_select(0, last_occurrence(indices))
         if self._unseen_left:
             self._see(indices)
         self._tree.set(places, scores, channel=_SCORE)
+        scores = self._tree.get(places, channel=_SCORE)  # for duplicates the one that was written last
         weight_sum, score_sum = self._sums()
         per_score = self._gain * weight_sum / score_sum
         held = self._tree.get(places, channel=_WEIGHT)
         moved = torch.addcmul(held * self.delta_q, per_score.index_select(0, bins), scores)
-        if float(score_sum.aminmax()[0]) == 0:  # a bin whose scores are all 0 has no target: it keeps its Q
-            moved = torch.where(score_sum.index_select(0, bins) > 0, moved, held)
+        if float(score_sum.aminmax()[0]) < _SMALLEST_SCORE:  # a bin whose scores are all 0 keeps its Q
+            moved = torch.where(score_sum.index_select(0, bins) < _SMALLEST_SCORE, held, moved)
         self._tree.set(places, moved, channel=_WEIGHT)
 
     def state_dict(self) -> dict[str, Any]:
@@ -80,14 +84,12 @@ class SmoothedWhereDrawn(InstanceDistribution):
 
     def _sums(self) -> tuple[Tensor, Tensor]:
         """W and Σ l of each bin, after scaling all weights if some W threatens to leave float64. O(N) then, rare."""
-        totals = self._tree.totals()
-        smallest, largest = totals[:, _WEIGHT].aminmax()
+        weight_sum, score_sum = self._tree.totals().unbind(1)
+        smallest, largest = weight_sum.aminmax()
         if float(smallest) < _SMALLEST_SUM or float(largest) > _LARGEST_SUM:
-            scale = torch.zeros_like(totals)
-            scale[:, _WEIGHT] = 1 / totals[:, _WEIGHT]
-            self._tree.collapse(scale, channel=_WEIGHT)
-            totals = self._tree.totals()
-        return totals[:, _WEIGHT], totals[:, _SCORE]
+            self._tree.collapse(torch.stack([1 / weight_sum, torch.zeros_like(weight_sum)], dim=1), channel=_WEIGHT)
+            weight_sum = self._tree.totals()[:, _WEIGHT]
+        return weight_sum, score_sum
 
     def _forget(self) -> None:
         """No instance is seen yet."""

@@ -3,7 +3,7 @@
 A sum tree keeps at every inner node the sum of its children, so that a draw walks from the root to a
 leaf and an update walks from a leaf to the root. Three things differ from the textbook binary tree:
 
-* A node has up to 32 children, which lie side by side in memory: a batch descends a level with a
+* A node has up to 96 children, which lie side by side in memory: a batch descends a level with a
   handful of vectorised operations, and the inner nodes cost a few per cent of the leaves.
 * Several trees of unequal sizes stand side by side (one per bin), and one call draws from all of them.
 * A leaf is a short vector of channels, and a draw weighs it by one of them, or by a linear combination, so
@@ -136,7 +136,7 @@ class SumTree:
         Weights must not be negative, except for the rounding of a combination that is 0.
 
         Args:
-            uniforms: Independent uniforms in (0, 1], (:attr:`height`, B) float64: ``1 - torch.rand(…)``.
+            uniforms: Independent uniforms in [0, 1), (:attr:`height`, B) float64.
             trees: The tree to draw from, (B,) int64. Its weights must sum to more than 1e-150. Default: the first.
             coefficients: What the channels count, (B, C): a leaf weighs the dot product, and a result
                 of at most :data:`SMALLEST_WEIGHT` counts as zero. Default: a leaf weighs its first channel.
@@ -148,7 +148,7 @@ class SumTree:
         factors = None if coefficients is None else coefficients.unsqueeze(2)
         totals: list[Tensor] = []
         weights = child = node
-        for height, uniform in zip(reversed(range(self.height)), uniforms, strict=True):
+        for height in reversed(range(self.height)):
             level = self._levels[height]  # (rows, C, fanout)
             if factors is None:
                 weights = level[:, 0].index_select(0, node)
@@ -158,8 +158,9 @@ class SumTree:
                 # A node above its height's threshold has a child above the one below, and in the end a leaf.
                 cumulative = threshold(weights, SMALLEST_WEIGHT * self.fanout**height, 0.0).cumsum(1)
             totals.append(cumulative[:, -1:])
-            # The first child whose cumulative weight reaches a positive target has a positive weight itself.
-            child = torch.searchsorted(cumulative, totals[-1] * uniform.unsqueeze(1))
+            # The first child whose cumulative weight exceeds the target has a positive weight itself. There is one:
+            # a float times the largest uniform, 1 - 2**-53, rounds to less than itself.
+            child = torch.searchsorted(cumulative, totals[-1] * uniforms[height].unsqueeze(1), right=True)
             node = self._first_child[height].index_select(0, node).add_(child.squeeze(1))
         return node, weights.gather(1, child).div_(totals[0]).squeeze(1)
 
@@ -201,11 +202,11 @@ def _number(counts: Tensor, starts: Tensor, step: int = 1) -> Tensor:
 
 
 def _fanout(sizes: Sequence[int]) -> int:
-    """Children per node: as few levels as at most 32 children allow, and then as few children as those need.
+    """Children per node: as few levels as at most 96 children allow, and then as few children as those need.
 
-    Wider rows save levels, but a batch of them no longer fits the cache, nor what the allocator keeps at hand.
+    Wider rows save levels, but a batch of them no longer fits the cache.
     """
     # Trees much larger than most get more levels instead: wide rows would be mostly empty in the others.
     size = min(max(sizes), 4 * sum(sizes) / len(sizes))
-    height = max(1, math.ceil(math.log(size, 32)))
+    height = max(1, math.ceil(math.log(size, 96)))
     return max(2, math.ceil(round(size ** (1 / height), 9)))

@@ -108,7 +108,7 @@ def test_a_bin_without_probability_is_never_drawn_not_even_at_the_ends(zero):
     p = torch.full((7,), zero, dtype=torch.float64)
     p[[2, 4]] = double(0.3, 0.7)
     distribution.load_state_dict({**distribution.state_dict(), "probabilities": p})
-    grid = torch.cat([double(2.0**-53, 1.0, 1 - 2.0**-53), torch.linspace(2**-53, 1, 1000, dtype=torch.float64)])
+    grid = torch.cat([double(0.0, 2.0**-53, 1 - 2.0**-53), torch.linspace(0, 1 - 2.0**-53, 1000, dtype=torch.float64)])
     assert set(distribution.draw(grid).tolist()) == {2, 4}
 
 

@@ -28,7 +28,7 @@ def test_draws_carry_their_probability_and_stay_in_their_bin(distribution: Insta
     distribution.update(everyone, TAGS, 1 + everyone.double())
     distribution.update(torch.tensor([0, 1, 12]), torch.tensor([0, 0, 2]), torch.tensor([0.0, 1e-9, 40.0]).double())
     bins = torch.randint(3, (1000,), generator=generator)
-    uniforms = 1 - torch.rand(distribution.uniforms, 1000, dtype=torch.float64, generator=generator)
+    uniforms = torch.rand(distribution.uniforms, 1000, dtype=torch.float64, generator=generator)
     indices, q = distribution.draw(bins, uniforms)
     law = distribution.probabilities()
     assert torch.equal(TAGS[indices], bins)

@@ -40,7 +40,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 def draw(distribution: SmoothedEverywhere, bins: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    uniforms = 1 - torch.rand(distribution.uniforms, len(bins), dtype=torch.float64, generator=generator)
+    uniforms = torch.rand(distribution.uniforms, len(bins), dtype=torch.float64, generator=generator)
     return distribution.draw(bins, uniforms)
 
 

@@ -23,7 +23,7 @@ def random(*shape: int, generator: torch.Generator) -> Tensor:
 
 
 def uniforms(tree: SumTree, size: int, generator: torch.Generator) -> Tensor:
-    return 1 - torch.rand(tree.height, size, dtype=torch.float64, generator=generator)
+    return torch.rand(tree.height, size, dtype=torch.float64, generator=generator)
 
 
 def filled(sizes: list[int], leaves: Tensor) -> SumTree:
@@ -104,7 +104,7 @@ def test_a_tree_of_one_level_inverts_the_cumulative_sum(sizes):
     assert tree.height == 1
     uniform = uniforms(tree, 2000, generator)
     drawn, _ = tree.draw(uniform)
-    expected = np.searchsorted(weights.cumsum(0).numpy(), (uniform[0] * weights.cumsum(0)[-1]).numpy())
+    expected = np.searchsorted(weights.cumsum(0).numpy(), (uniform[0] * weights.cumsum(0)[-1]).numpy(), "right")
     assert drawn.tolist() == expected.tolist()
 
 
@@ -152,7 +152,7 @@ def test_zero_weights_are_never_drawn_even_by_extreme_uniforms(size, scale):
         weights[[0, 1, -2, -1]] = 0
     weights[size // 2] = scale
     tree = filled([size], weights.unsqueeze(1))
-    extremes = torch.tensor([1.0, 2.0**-53, 1 - 2.0**-53, 0.5], dtype=torch.float64)
+    extremes = torch.tensor([0.0, 2.0**-53, 1 - 2.0**-53, 0.5], dtype=torch.float64)
     grid = torch.cartesian_prod(*[extremes] * tree.height).view(-1, tree.height).T
     uniform = torch.cat([grid, uniforms(tree, 5000, generator)], dim=1).contiguous()
     for coefficients in (None, torch.ones(uniform.shape[1], 1, dtype=torch.float64)):
@@ -165,7 +165,9 @@ def test_zero_weights_are_never_drawn_even_by_extreme_uniforms(size, scale):
 def test_weights_that_the_coefficients_cancel_are_never_drawn():
     leaves = torch.tensor([[1.0, 1.0], [3.0, 1.0], [2.0, 2.0]], dtype=torch.float64).repeat(40, 1)
     tree = filled([120], leaves)
-    uniform = torch.cat([torch.ones(tree.height, 1), uniforms(tree, 3000, seeded())], dim=1)
+    uniform = torch.cat(
+        [torch.full((tree.height, 1), 1 - 2.0**-53, dtype=torch.float64), uniforms(tree, 3000, seeded())], dim=1
+    )
     drawn, probability = tree.draw(
         uniform, coefficients=torch.tensor([[1.0, -1.0]], dtype=torch.float64).repeat(3001, 1)
     )
@@ -177,7 +179,8 @@ def test_a_weight_of_at_most_the_smallest_counts_as_zero():
     weights = torch.tensor([[SMALLEST_WEIGHT], [2 * SMALLEST_WEIGHT], [SMALLEST_WEIGHT]], dtype=torch.float64)
     tree = filled([3], weights)
     drawn, probability = tree.draw(
-        torch.tensor([[2.0**-53, 0.5, 1.0]], dtype=torch.float64), coefficients=torch.ones(3, 1, dtype=torch.float64)
+        torch.tensor([[0.0, 0.5, 1 - 2.0**-53]], dtype=torch.float64),
+        coefficients=torch.ones(3, 1, dtype=torch.float64),
     )
     assert drawn.tolist() == [1, 1, 1]
     assert probability.isfinite().all()
@@ -188,9 +191,7 @@ def test_many_weights_of_at_most_the_smallest_count_as_zero_together_too():
     weights = torch.full((2000, 1), SMALLEST_WEIGHT / 10, dtype=torch.float64)
     weights[1000:] = 10 * SMALLEST_WEIGHT
     tree = filled([2000], weights)
-    uniform = torch.cat(
-        [torch.full((tree.height, 1), 2.0**-53, dtype=torch.float64), uniforms(tree, 2000, seeded())], 1
-    )
+    uniform = torch.cat([torch.full((tree.height, 1), 0.0, dtype=torch.float64), uniforms(tree, 2000, seeded())], 1)
     drawn, probability = tree.draw(uniform, coefficients=torch.ones(2001, 1, dtype=torch.float64))
     assert probability.isfinite().all()
     assert (drawn >= 1000).all()

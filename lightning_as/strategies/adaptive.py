@@ -7,10 +7,13 @@ re-weighted towards what is hard, not the plain mean.
 
 Source: Avalos, master's thesis (2021), chapter 4, Algorithm 1, eqs. (67), (79), (80); English paper as its
 annex D. Where the text is ambiguous: t counts batches, P is first recomputed after β whole batches, gc[j]
-takes the sum of Ĝ, and "∝" normalises before smoothing.
+takes the sum of Ĝ, "∝" normalises before smoothing, and Q moves where it was drawn. The last is the one departure
+from the letter, in which all of Q may move: that reading (``q_update="all"``) learns far less
+(`benchmarks/convergence.py`).
 
 Cost per step: no extra forward pass; O(batch · log N) for the draw and the update, about half a millisecond on a CPU
-(`benchmarks/sum_tree.py`), and O(N) once every 280 batches, when a decayed factor is written into the table.
+(`benchmarks/sum_tree.py`). With ``q_update="all"`` also O(N) once every 280 batches, when a decayed factor is written
+into the table.
 When to use it: most instances are soon easy, labels are clean, and a low training loss matters.
 When not: noisy labels are drawn again and again; a module whose loss must stay the uniform mean.
 """
@@ -129,7 +132,7 @@ class AdaptiveSampling(Strategy):
     # Inference mode spares a fifth of the time that these few dozen small operations take.
     @torch.inference_mode()
     def draw(self, size: int, generator: torch.Generator) -> Draw:
-        uniforms = 1 - torch.rand(1 + self._inside.uniforms, size, dtype=torch.float64, generator=generator)
+        uniforms = torch.rand(1 + self._inside.uniforms, size, dtype=torch.float64, generator=generator)
         bins = self._over_bins.draw(uniforms[0])
         indices, q = self._inside.draw(bins, uniforms[1:])
         if self.floor == 0:
