@@ -4,6 +4,8 @@ from lightning_as.batch_sampler import AdaptiveBatchSampler
 from lightning_as.bins import Bins
 from lightning_as.callback import AdaptiveSamplingCallback
 from lightning_as.classifier import ConvNetClassifier
+from lightning_as.dataloader import AdaptiveDataLoader
+from lightning_as.datamodule import AdaptiveDataModule
 from lightning_as.draw import Draw, effective_sample_size
 from lightning_as.gradient_bound import gradient_bound
 from lightning_as.mnist import MNISTDataModule
@@ -12,6 +14,8 @@ from lightning_as.sum_tree import SumTree
 
 __all__ = [
     "AdaptiveBatchSampler",
+    "AdaptiveDataLoader",
+    "AdaptiveDataModule",
     "AdaptiveSampling",
     "AdaptiveSamplingCallback",
     "Bins",

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed import get_rank, get_world_size, is_available, is_initialized
 from torch.utils.data import DistributedSampler
 
 from lightning_as.bins import Bins
@@ -31,8 +32,8 @@ class AdaptiveBatchSampler(DistributedSampler[list[int]]):
         batch_size: Instances per batch, of this process.
         batches_per_epoch: Length of an epoch. Default: the data set's size over the (global) batch size, floored.
         seed: Seed of the sampler's own generator. Default: 0.
-        num_replicas: Number of processes. Default: 1.
-        rank: Which of them this is. Default: 0.
+        num_replicas: Number of processes. Default: that of torch's process group, or 1.
+        rank: Which of them this is. Default: that in torch's process group, or 0.
 
     Raises:
         ValueError: If a size is not positive or the batch is larger than the data set.
@@ -44,17 +45,17 @@ class AdaptiveBatchSampler(DistributedSampler[list[int]]):
         batch_size: int,
         batches_per_epoch: int | None = None,
         seed: int = 0,
-        num_replicas: int = 1,
-        rank: int = 0,
+        num_replicas: int | None = None,
+        rank: int | None = None,
     ) -> None:
         # DistributedSampler.__init__ is left out on purpose: it asks for a process group and a data set.
         if batches_per_epoch is not None and batches_per_epoch < 1:
             raise ValueError(f"`batches_per_epoch` must be at least 1, got {batches_per_epoch}.")
-        if not 0 <= rank < num_replicas:
-            raise ValueError(f"`rank` must be from 0 to `num_replicas` - 1 = {num_replicas - 1}, got {rank}.")
         self.bins = bins
-        self.num_replicas = num_replicas
-        self.rank = rank
+        self._num_replicas = num_replicas
+        self._rank = rank
+        if not 0 <= self.rank < self.num_replicas:
+            raise ValueError(f"`rank` must be from 0 to `num_replicas` - 1 = {self.num_replicas - 1}, got {self.rank}.")
         self.batch_size = batch_size
         self.batches_per_epoch = batches_per_epoch
         self._generator = torch.Generator().manual_seed(seed)
@@ -64,6 +65,17 @@ class AdaptiveBatchSampler(DistributedSampler[list[int]]):
         self._iteration = 0
         self._uniform = Uniform()
         self.attach(self._uniform)
+
+    # Asked for anew each time: a sampler may be made before the process group is.
+    @property
+    def num_replicas(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Number of processes that share a batch."""
+        return (get_world_size() if _in_group() else 1) if self._num_replicas is None else self._num_replicas
+
+    @property
+    def rank(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Which of them this is."""
+        return (get_rank() if _in_group() else 0) if self._rank is None else self._rank
 
     @property
     def batch_size(self) -> int:
@@ -111,7 +123,7 @@ class AdaptiveBatchSampler(DistributedSampler[list[int]]):
         resumed = list(self._pending)
         remaining = len(self) - self._position - len(resumed)
         for draw in resumed:
-            yield self._share(draw.indices)
+            yield self.share(draw.indices).tolist()
         for _ in range(remaining):
             if iteration != self._iteration:
                 raise RuntimeError(
@@ -121,7 +133,18 @@ class AdaptiveBatchSampler(DistributedSampler[list[int]]):
             draw = self.strategy.draw(self.batch_size * self.num_replicas, self._generator)
             if self.strategy is not self._uniform:  # nobody commits plain shuffled epochs
                 self._pending.append(draw)
-            yield self._share(draw.indices)
+            yield self.share(draw.indices).tolist()
+
+    @property
+    def current(self) -> Draw:
+        """The oldest pending batch, of all processes: the one that is trained on, or is next.
+
+        Raises:
+            RuntimeError: If no drawn batch is pending.
+        """
+        if not self._pending:
+            raise RuntimeError("No drawn batch is pending: the batch that is trained on did not come from here.")
+        return self._pending[0]
 
     def commit(self) -> Draw:
         """Note that the oldest pending batch was trained on.
@@ -132,10 +155,14 @@ class AdaptiveBatchSampler(DistributedSampler[list[int]]):
         Raises:
             RuntimeError: If no drawn batch is pending.
         """
-        if not self._pending:
-            raise RuntimeError("No drawn batch is pending: the batch that was trained on did not come from here.")
+        draw = self.current
+        self._pending.popleft()
         self._position += 1
-        return self._pending.popleft()
+        return draw
+
+    def share(self, batch: Tensor) -> Tensor:
+        """What this process gets of a global batch, or of any of its fields: (B,) of (B · processes,)."""
+        return batch[self.rank :: self.num_replicas]
 
     def end_epoch(self) -> None:
         """Note that the epoch is over, however many of its batches were trained on."""
@@ -199,6 +226,6 @@ class AdaptiveBatchSampler(DistributedSampler[list[int]]):
                 f"but here it is {self.batch_size * self.num_replicas}: use {batch_size}."
             )
 
-    def _share(self, indices: Tensor) -> list[int]:
-        """What this process gets of a global batch."""
-        return indices[self.rank :: self.num_replicas].tolist()
+
+def _in_group() -> bool:
+    return is_available() and is_initialized()

@@ -18,12 +18,13 @@ class Bins:
 
     Args:
         tags: The bin of each instance, (N,) integers that cover 0 … k - 1 without a gap.
-        are_labels: Whether the tags are the class labels that the data set yields as targets. The
-            callback then checks that each batch's targets are the bins of what was drawn. Default: False.
+        labels: The class label of each bin, (k,) integers, if the bins are classes and the data set yields their labels
+            as targets. The callback then checks the targets of each batch against what was drawn. Default: None.
 
     Raises:
         TypeError: If the tags are not integers.
-        ValueError: If there are none, they are not one-dimensional, one is negative, or a bin is empty.
+        ValueError: If there are none, they are not one-dimensional, one is negative, or a bin is empty; or if there
+            is not one label for each bin.
 
     Example:
         >>> bins = Bins([0, 1, 0, 0])
@@ -33,8 +34,10 @@ class Bins:
         tensor([1, 0])
     """
 
-    def __init__(self, tags: Tensor | Sequence[int], are_labels: bool = False) -> None:
-        tags = _check(torch.as_tensor(tags))
+    def __init__(self, tags: Tensor | Sequence[int], labels: Tensor | None = None) -> None:
+        tags = _check(torch.as_tensor(tags), "tags")
+        if tags.min() < 0:
+            raise ValueError(f"`tags` must not be negative, got {int(tags.min())} at position {int(tags.argmin())}.")
         sizes = torch.bincount(tags)
         empty = (sizes == 0).nonzero().flatten()
         if len(empty):
@@ -42,15 +45,18 @@ class Bins:
                 f"Bin {int(empty[0])} is empty: `tags` must cover 0 … {len(sizes) - 1} without a gap. Renumber them, "
                 "for example with `torch.unique(tags, return_inverse=True)[1]`."
             )
-        self.are_labels = are_labels
+        if labels is not None and labels.shape != sizes.shape:
+            raise ValueError(f"`labels` must be one for each of the {len(sizes)} bins, got {tuple(labels.shape)}.")
+        self.labels = labels
         self.sizes: list[int] = sizes.tolist()
         self.tags = tags.to(torch.int32)
         """The bin of each instance, (N,)."""
 
     @classmethod
     def from_labels(cls, labels: Tensor | Sequence[int]) -> Bins:
-        """One bin per class, from the labels that the data set yields as targets, (N,) integers."""
-        return cls(labels, are_labels=True)
+        """One bin per class, in ascending order, from the labels that the data set yields as targets, (N,) integers."""
+        values, tags = torch.unique(_check(torch.as_tensor(labels), "labels"), return_inverse=True)
+        return cls(tags, values)
 
     @classmethod
     def from_quantiles(cls, measure: Tensor | Sequence[float], count: int) -> Bins:
@@ -94,16 +100,13 @@ class Bins:
         return self.tags.argsort(stable=True)
 
 
-def _check(tags: Tensor) -> Tensor:
+def _check(tags: Tensor, name: str) -> Tensor:
     if tags.dim() != 1:
-        raise ValueError(f"`tags` must be one-dimensional, one per instance, got the shape {tuple(tags.shape)}.")
+        raise ValueError(f"`{name}` must be one-dimensional, one per instance, got the shape {tuple(tags.shape)}.")
     if len(tags) == 0:
-        raise ValueError("`tags` is empty: there must be at least one instance.")
+        raise ValueError(f"`{name}` is empty: there must be at least one instance.")
     if tags.is_floating_point() or tags.is_complex():
         raise TypeError(
-            f"`tags` must be integers, got {tags.dtype}. For bins along a measure use `Bins.from_quantiles`."
+            f"`{name}` must be integers, got {tags.dtype}. For bins along a measure use `Bins.from_quantiles`."
         )
-    tags = tags.to("cpu", torch.int64)
-    if tags.min() < 0:
-        raise ValueError(f"`tags` must not be negative, got {int(tags.min())} at position {int(tags.argmin())}.")
-    return tags
+    return tags.to("cpu", torch.int64)

@@ -2,39 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_as.batch_sampler import AdaptiveBatchSampler
+from lightning_as.bins import Bins
 from lightning_as.draw import Draw, effective_sample_size
-from lightning_as.gradient_bound import gradient_bound
+from lightning_as.importance_weights import Weighting, importance_weights
+from lightning_as.logits_hook import submodules
+from lightning_as.losses import CrossEntropy
+from lightning_as.observation import Observer, PerSample
 from lightning_as.strategies import AdaptiveSampling, Strategy
+from lightning_as.wiring import check_processes_agree, find_sampler, gather_batch, refuse_overfit_batches
+
+_WEIGHTS = "importance_weights"  # the attribute of modules that use them themselves
 
 
 class AdaptiveSamplingCallback(Callback):
     """Samples the training batches by a strategy, and updates it after every batch.
 
-    The data comes from a DataModule with an :class:`AdaptiveBatchSampler` as its attribute ``sampler``, such as
-    :class:`MNISTDataModule`. `training_step` returns, beside ``loss``, the per-sample ``losses`` (B,) and
-    the ``logits`` (B, C); the batch is a pair (inputs, targets) with integer targets (B,). The losses count as they
-    are: of the training-mode forward pass, before the update.
+    The batches come from an :class:`AdaptiveDataLoader`, an :class:`AdaptiveDataModule` or one of the ready
+    DataModules. What the callback needs to know of a batch, it takes from where it is, in this order:
+
+    1. ``losses`` (B,) and ``logits`` (B, …) in what `training_step` returns beside ``loss``, or ``logits`` alone;
+    2. the output of the submodule `logits_from`, seen by a forward hook: the module stays as it is;
+    3. with `recompute`, a forward pass of its own after each step, in evaluation mode.
+
+    The first two count as they are: of the training-mode forward pass, before the update.
 
     Logged every ``log_every_n_steps``: ``adaptive/ess``, the number of instances that the law is effectively spread
-    over, as estimated from the batch (also in the progress bar); and the strategy's own figures, for
-    :class:`AdaptiveSampling` ``adaptive/entropy_p`` (nats), ``adaptive/p_min``, ``adaptive/p_max``,
-    ``adaptive/seen`` (share of instances) and ``adaptive/age_p`` (batches).
+    over, as estimated from the batch (also in the progress bar); with weights ``adaptive/weight_mean`` and
+    ``adaptive/weight_max``; and the strategy's own figures, for :class:`AdaptiveSampling` ``adaptive/entropy_p``
+    (nats), ``adaptive/p_min``, ``adaptive/p_max``, ``adaptive/seen`` (share of instances), ``adaptive/age_p`` (batches)
+    and ``adaptive/skipped`` (losses that were not finite).
 
     Args:
-        strategy: The method. Default: :class:`AdaptiveSampling` as in the thesis.
+        strategy: The method. Default: :class:`AdaptiveSampling`.
+        logits_from: Name of the submodule that gives the logits, such as ``"net"``. Default: none.
+        recompute: Compute logits anew if they are nowhere to be seen. Default: False.
+        target_key: What holds the targets in a batch. Default: the second of a pair, or what a mapping has
+            under ``targets``, ``target``, ``labels``, ``label`` or ``y``.
+        per_sample_loss: The loss of each sample, for modules that do not return ``losses``; see
+            :mod:`lightning_as.losses`. Default: cross-entropy.
+        gradient_bound: The squared norm of the gradient of each sample's loss with respect to the logits. A function of
+            logits and targets; or ``"autograd"``: as observed in the module's own backward pass, for losses that are a
+            mean over the batch (needs `logits_from`). Default: that of `per_sample_loss`.
+        weights: Importance weights on the loss, see :func:`importance_weights`: ``"none"``, ``"unbiased"``,
+            ``"clipped"`` or ``"power"``. They reach the loss through the gradient of the output of `logits_from`; or,
+            if the module has an attribute ``importance_weights``, that is set to the batch's weights (B,) before each
+            step, and using them is up to the module. Default: ``"none"``, as in the thesis: the loss is re-weighted
+            towards what is drawn often.
+        weight_limit: The largest weight of ``"clipped"``. Default: 10.
+        weight_power: The exponent of ``"power"``. Default: 0.5.
 
     Raises:
-        TypeError: If `strategy` is not a strategy object.
+        TypeError: If an argument is not what it must be.
+        ValueError: If an argument is out of its range.
         MisconfigurationException: Before the first batch or at it, if something that is needed is missing.
 
     Example:
@@ -42,63 +69,115 @@ class AdaptiveSamplingCallback(Callback):
         >>> trainer = Trainer(max_epochs=5, callbacks=[AdaptiveSamplingCallback()])  # doctest: +SKIP
     """
 
-    def __init__(self, strategy: Strategy | None = None) -> None:
+    def __init__(
+        self,
+        strategy: Strategy | None = None,
+        logits_from: str | None = None,
+        recompute: bool = False,
+        target_key: str | int | None = None,
+        per_sample_loss: PerSample | None = None,
+        gradient_bound: PerSample | Literal["autograd"] | None = None,
+        weights: Weighting = "none",
+        weight_limit: float = 10.0,
+        weight_power: float = 0.5,
+    ) -> None:
         if strategy is not None and not isinstance(strategy, Strategy):
             raise TypeError(f"`strategy` must be an object such as AdaptiveSampling(), got {strategy!r}.")
+        if gradient_bound not in (None, "autograd") and not callable(gradient_bound):
+            raise TypeError(f"`gradient_bound` must be a function or 'autograd', got {gradient_bound!r}.")
+        if gradient_bound == "autograd" and logits_from is None:
+            raise ValueError(
+                "`gradient_bound='autograd'` observes the gradient at a submodule: name it, `logits_from`."
+            )
+        if weights not in get_args(Weighting):
+            raise ValueError(f"`weights` must be one of {', '.join(get_args(Weighting))}; got {weights!r}.")
+        if weight_limit <= 0 or not 0 <= weight_power <= 1:
+            raise ValueError(
+                f"`weight_limit` must be positive and `weight_power` in [0, 1], got {weight_limit} and {weight_power}."
+            )
         self.strategy = AdaptiveSampling() if strategy is None else strategy
+        self.logits_from = logits_from
+        self.recompute = recompute
+        self.target_key = target_key
+        self.per_sample_loss: PerSample = CrossEntropy() if per_sample_loss is None else per_sample_loss
+        self.gradient_bound: PerSample | Literal["autograd"] | None = gradient_bound
+        self.weights: Weighting = weights
+        self.weight_limit = weight_limit
+        self.weight_power = weight_power
         self._sampler: AdaptiveBatchSampler | None = None
+        self._restored: dict[str, Any] | None = None  # a state that waits for the sampler that it belongs to
+        self._observer: Observer | None = None
+        self._checked = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Attach the strategy: after the DataModule's own setup, before its state is restored."""
+        """Put the hook on the module, before anything compiles it."""
         if stage != "fit":
             return
-        overfit_batches: float = trainer.overfit_batches  # pyright: ignore[reportAttributeAccessIssue]
-        if overfit_batches > 0:
+        refuse_overfit_batches(trainer)
+        self._let_go(pl_module)
+        self._observer = Observer(
+            pl_module, self.logits_from, self.recompute, self.target_key, self.per_sample_loss, self.gradient_bound
+        )
+        if self.weights != "none" and self.logits_from is None and not hasattr(pl_module, _WEIGHTS):
             raise MisconfigurationException(
-                f"`overfit_batches={overfit_batches}` replaces the sampler by a sequential one: "
-                "leave it out, or leave out AdaptiveSamplingCallback."
+                f"`weights={self.weights!r}` cannot reach the loss: name the submodule that gives the logits, "
+                f"`logits_from=…`, one of {submodules(pl_module)}; or give {type(pl_module).__name__} an attribute "
+                "`importance_weights = None` and multiply its losses by that."
             )
-        if trainer.world_size > 1:
-            raise MisconfigurationException(
-                f"AdaptiveSamplingCallback works in one process so far, but the Trainer has {trainer.world_size}: "
-                "use `devices=1`."
-            )
-        self._sampler = _find_sampler(trainer)
-        self._sampler.attach(self.strategy)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Make sure that the batches will come from our sampler."""
-        loader = trainer.train_dataloader
-        if not isinstance(loader, DataLoader):
-            raise MisconfigurationException(
-                f"AdaptiveSamplingCallback needs one train DataLoader, but `train_dataloader` gave a "
-                f"{type(loader).__name__}: return a single torch DataLoader."
-            )
-        if isinstance(loader.dataset, IterableDataset):
-            raise MisconfigurationException(
-                "An IterableDataset has no indices to sample from: use a map-style dataset, with `__getitem__`."
-            )
-        if loader.sampler is not self._sampler:
-            raise MisconfigurationException(
-                f"The train DataLoader draws from a {type(loader.sampler).__name__}, not the DataModule's sampler: "
-                "return `DataLoader(dataset, sampler=self.sampler, batch_size=None)` from `train_dataloader`."
-            )
-        if not getattr(loader, "in_order", True):
-            raise MisconfigurationException("`in_order=False` mixes up which loss is whose: leave it out.")
+        """Attach the strategy to the loader's sampler, and bring back its state if a fit is resumed."""
+        self._checked = False
+        self._attach(trainer)
+        assert self._sampler is not None
+        check_processes_agree(trainer, trainer.train_dataloader, self._sampler)  # pyright: ignore[reportArgumentType]
 
-    @torch.inference_mode()
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Follow a loader that was made anew for this epoch."""
+        self._attach(trainer)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Check the first batch before it is trained on; hand out the weights."""
+        sampler, observer = self._at_work()
+        draw = sampler.current
+        if not self._checked and sampler.bins.labels is not None:
+            labels = observer.labels(batch, sampler.batch_size)
+            if labels is not None:
+                _match(sampler.bins, sampler.share(draw.bins), labels)
+        self._checked = True
+        weights = None
+        if self.weights != "none":
+            weights = sampler.share(self._weights_of(draw)).to(pl_module.device, torch.float32)
+            if hasattr(pl_module, _WEIGHTS):
+                setattr(pl_module, _WEIGHTS, weights)
+                weights = None
+        if observer.hook is not None:
+            observer.hook.arm(sampler.batch_size, weights)
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        """Note by what the observed gradients will be scaled."""
+        self._at_work()[1].note_scale(trainer)
+
+    @torch.no_grad()
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Match the batch with its draw, and update the strategy."""
-        assert self._sampler is not None, "setup('fit') comes first"
-        losses, logits, targets = _read(outputs, batch)
-        draw = self._sampler.commit()
-        _match(draw, self._sampler, targets)
-        # The sampler lives on the CPU, and not every device knows float64.
-        self.strategy.update(draw, losses.cpu().to(torch.float64), gradient_bound(logits.cpu(), targets.cpu()))
+        sampler, observer = self._at_work()
+        if outputs:  # nothing if `training_step` returned None, to skip the batch
+            rows = observer.observe(outputs, batch, sampler.batch_size)
+            labels = None if sampler.bins.labels is None else observer.labels(batch, sampler.batch_size)
+            losses, bounds, *drawn = gather_batch(trainer, rows if labels is None else [*rows, labels])
+            draw = sampler.commit()
+            if drawn:
+                _match(sampler.bins, draw.bins, drawn[0])
+            self.strategy.update(draw, losses, bounds)
+        else:
+            draw = sampler.commit()
+        if observer.hook is not None:
+            observer.hook.disarm()
         if trainer.is_last_batch:  # of the epoch: a checkpoint that is saved now is one of its end
-            self._sampler.end_epoch()
+            sampler.end_epoch()
         # Lightning would keep what is logged in between to itself, and a log call costs as much as a draw. The first
         # batch is for the progress bar.
         every: int = trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
@@ -107,61 +186,73 @@ class AdaptiveSamplingCallback(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Tell the sampler, which cannot know how many batches `limit_train_batches` leaves."""
+        self._at_work()[0].end_epoch()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Leave the module as it was."""
+        if stage == "fit":
+            self._let_go(pl_module)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave the module as it was."""
+        self._let_go(pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sampler's state, and with it the strategy's."""
+        if self._restored is not None:
+            return {"sampler": self._restored}
+        return {} if self._sampler is None else {"sampler": self._sampler.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep a state until training starts, and with it the loader that it belongs to is there."""
+        self._restored = state_dict.get("sampler")
+
+    def _attach(self, trainer: Trainer) -> None:
+        sampler, previous, state = find_sampler(trainer), self._sampler, self._restored
+        if sampler is previous and sampler.strategy is self.strategy and state is None:
+            return
+        if state is None and previous not in (None, sampler) and torch.equal(previous.bins.tags, sampler.bins.tags):
+            state = previous.state_dict()
+        sampler.attach(self.strategy)
+        if state is not None:
+            sampler.load_state_dict(state)
+        self._sampler, self._restored = sampler, None
+
+    def _weights_of(self, draw: Draw) -> Tensor:
         assert self._sampler is not None
-        self._sampler.end_epoch()
+        size = len(self._sampler.bins)
+        return importance_weights(draw.probabilities, size, self.weights, self.weight_limit, self.weight_power)
 
     def _log(self, module: LightningModule, draw: Draw) -> None:
         module.log("adaptive/ess", float(effective_sample_size(draw.probabilities)), prog_bar=True)
-        module.log_dict({f"adaptive/{name}": value for name, value in self.strategy.metrics().items()})
+        figures = self.strategy.metrics()
+        if self.weights != "none":
+            weights = self._weights_of(draw)
+            figures |= {"weight_mean": float(weights.mean()), "weight_max": float(weights.max())}
+        module.log_dict({f"adaptive/{name}": value for name, value in figures.items()})
+
+    def _at_work(self) -> tuple[AdaptiveBatchSampler, Observer]:
+        assert self._sampler is not None, "on_train_start comes first"
+        assert self._observer is not None, "setup('fit') comes first"
+        return self._sampler, self._observer
+
+    def _let_go(self, module: LightningModule) -> None:
+        """Leave the module as it was before the fit."""
+        if self._observer is not None and self._observer.hook is not None:
+            self._observer.hook.remove()
+        self._observer = None
+        if self.weights != "none" and hasattr(module, _WEIGHTS):
+            setattr(module, _WEIGHTS, None)
 
 
-def _find_sampler(trainer: Trainer) -> AdaptiveBatchSampler:
-    datamodule = getattr(trainer, "datamodule", None)
-    sampler = getattr(datamodule, "sampler", None)
-    if isinstance(sampler, AdaptiveBatchSampler):
-        return sampler
-    found = "there is no DataModule" if datamodule is None else f"{type(datamodule).__name__} has none"
-    raise MisconfigurationException(
-        f"AdaptiveSamplingCallback needs a DataModule with an AdaptiveBatchSampler as its `sampler`, but {found}: "
-        "use MNISTDataModule, or set `self.sampler = AdaptiveBatchSampler(Bins.from_labels(labels), batch_size)` "
-        "in your DataModule's `setup`, and return `DataLoader(dataset, sampler=self.sampler, batch_size=None)`."
-    )
-
-
-def _read(outputs: Any, batch: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Losses (B,), logits (B, C) and targets (B,) of the batch just trained on."""
-    mend = "Return {'loss': loss, 'losses': losses, 'logits': logits} from `training_step`."
-    if not isinstance(outputs, Mapping) or not {"losses", "logits"} <= outputs.keys():
-        keys = sorted(outputs) if isinstance(outputs, Mapping) else type(outputs).__name__
-        raise MisconfigurationException(f"`training_step` gave {keys}, without `losses` and `logits`. {mend}")
-    if not isinstance(batch, (tuple, list)) or len(batch) != 2 or not isinstance(batch[1], Tensor):
+def _match(bins: Bins, drawn: Tensor, labels: Tensor) -> None:
+    """Raise if the labels of a batch are not those of the bins that were drawn."""
+    assert bins.labels is not None
+    expected, labels = bins.labels.index_select(0, drawn), labels.to("cpu", torch.int64)
+    if not torch.equal(expected, labels):
+        at = int((expected != labels).nonzero()[0])
         raise MisconfigurationException(
-            f"A batch must be a pair (inputs, targets), got a {type(batch).__name__}: change the dataset's items."
-        )
-    losses, logits, targets = outputs["losses"], outputs["logits"], batch[1]
-    if targets.dim() != 1 or targets.is_floating_point():
-        raise MisconfigurationException(
-            f"The targets must be class indices of the shape (B,), got {tuple(targets.shape)} of {targets.dtype}."
-        )
-    size = len(targets)
-    if losses.shape != (size,) or logits.dim() != 2 or len(logits) != size:
-        raise MisconfigurationException(
-            f"For {size} targets `losses` must be of the shape ({size},) and `logits` ({size}, C), "
-            f"got {tuple(losses.shape)} and {tuple(logits.shape)}. {mend} Use `reduction='none'` for the losses."
-        )
-    return losses, logits, targets
-
-
-def _match(draw: Draw, sampler: AdaptiveBatchSampler, targets: Tensor) -> None:
-    """Raise if the batch cannot be the one that was drawn."""
-    if len(draw.indices) != len(targets):
-        raise MisconfigurationException(
-            f"A batch of {len(draw.indices)} was drawn, but one of {len(targets)} was trained on: "
-            "each index must give one sample."
-        )
-    if sampler.bins.are_labels and not torch.equal(draw.bins, targets.to("cpu", torch.int64)):
-        raise MisconfigurationException(
-            "The targets of the batch are not the bins of the instances drawn, although the bins were made from "
-            "labels: the losses would be filed under the wrong instances. Make the bins from the labels of this very "
-            "dataset, in its order; for bins that are not the targets use `Bins(tags)`."
+            f"The target of an instance is {int(labels[at])}, but it was drawn from the bin of the label "
+            f"{int(expected[at])}: the losses would be filed under the wrong instances. Make the bins from the labels "
+            "of this very dataset, in its order; for bins that are not the targets use `Bins(tags)`."
         )

@@ -14,7 +14,7 @@ PACKAGE = ROOT / "lightning_as"
 # Modules from the ground up; those of one floor do not import each other.
 FLOORS = [
     {"bins", "sum_tree", "draw", "gradient_bound"},
-    {"bin_distribution", "instance_distribution"},
+    {"bin_distribution", "instance_distribution", "losses"},
     {"smoothed_everywhere", "smoothed_where_drawn", "strategies.base"},
     {"strategies.adaptive", "strategies.uniform"},
     {"strategies"},

@@ -1,0 +1,159 @@
+"""A wrapper that lets any DataModule, or any data set, be sampled adaptively."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch.utils.data import DataLoader, Dataset
+
+from lightning_as.dataloader import AdaptiveDataLoader, BinsLike
+
+
+class AdaptiveDataModule(LightningDataModule):
+    """Your DataModule, or your training data set, with a train loader that :class:`AdaptiveSamplingCallback` can guide.
+
+    Everything but the train loader's sampler stays what it is: its data set, transforms, `collate_fn`, workers, and the
+    loaders for validation, test and prediction. Attributes that are not found here are looked up in your DataModule.
+
+    Args:
+        data: A DataModule whose `train_dataloader` gives one ordinary DataLoader; or a map-style training data set, if
+            that is all that you have.
+        batch_size: Instances per batch and process. Only with a data set; a DataModule has its own.
+        bins: The partition that is drawn from, see :func:`make_bins`. Default: one bin per class, of the labels that
+            the training data set keeps.
+        batches_per_epoch: Length of an epoch. Default: the data set's size over the (global) batch size, floored.
+        seed: Seed of the draws. Default: what `seed_everything` or `torch.manual_seed` was last given.
+        num_workers: Loader processes. Only with a data set. Default: 0.
+
+    Raises:
+        TypeError: If `data` is neither a DataModule nor a data set.
+        ValueError: If `batch_size` or `num_workers` is given with a DataModule, or `batch_size` is missing with a data
+            set.
+    """
+
+    def __init__(
+        self,
+        data: LightningDataModule | Dataset[Any],
+        batch_size: int | None = None,
+        bins: BinsLike = "labels",
+        batches_per_epoch: int | None = None,
+        seed: int | None = None,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__()
+        if isinstance(data, LightningDataModule):
+            if batch_size is not None or num_workers:
+                raise ValueError(
+                    f"`batch_size={batch_size}` and `num_workers={num_workers}` are for a data set: set those of your "
+                    f"{type(data).__name__}."
+                )
+        elif not hasattr(data, "__getitem__"):
+            raise TypeError(f"`data` must be a DataModule or a data set with `__getitem__`, got {data!r}.")
+        elif batch_size is None:
+            raise ValueError("`batch_size` is missing: give the number of instances per batch.")
+        self.data = data
+        self._batch_size = batch_size
+        self.bins: BinsLike = bins
+        self.batches_per_epoch = batches_per_epoch
+        self.seed = seed
+        self.num_workers = num_workers
+
+    @property
+    def batch_size(self) -> int:
+        """Instances per batch and process: yours, and settable, as batch-size finders do."""
+        return self.data.batch_size if self._batch_size is None else self._batch_size  # pyright: ignore
+
+    @batch_size.setter
+    def batch_size(self, value: int) -> None:
+        if self._batch_size is None:
+            self.data.batch_size = value  # pyright: ignore
+        else:
+            self._batch_size = value
+
+    def __getattr__(self, name: str) -> Any:
+        # Only asked for what is not found. While unpickling there is no `data` yet.
+        if name.startswith("__") or "data" not in self.__dict__:
+            raise AttributeError(name)
+        return getattr(self.__dict__["data"], name)
+
+    def train_dataloader(self) -> AdaptiveDataLoader:
+        """Your train loader, with our sampler."""
+        if not isinstance(self.data, LightningDataModule):
+            return AdaptiveDataLoader(
+                self.data,
+                self._batch_size,
+                self.bins,
+                self.batches_per_epoch,
+                self._seed(),
+                num_workers=self.num_workers,
+            )
+        loader = self.data.train_dataloader()
+        if not isinstance(loader, DataLoader):
+            raise MisconfigurationException(
+                f"`train_dataloader` of {type(self.data).__name__} gave a {type(loader).__name__}: AdaptiveDataModule "
+                "needs a single torch DataLoader."
+            )
+        return AdaptiveDataLoader.like(loader, self.bins, self.batches_per_epoch, self._seed())
+
+    def prepare_data(self) -> None:
+        """Yours."""
+        self._pass_on("prepare_data")
+
+    def setup(self, stage: str) -> None:
+        """Yours."""
+        if isinstance(self.data, LightningDataModule):
+            self.data.trainer = self.trainer
+        self._pass_on("setup", stage)
+
+    def teardown(self, stage: str) -> None:
+        """Yours."""
+        self._pass_on("teardown", stage)
+
+    def val_dataloader(self) -> Any:
+        """Yours, or nothing."""
+        return self._pass_on("val_dataloader")
+
+    def test_dataloader(self) -> Any:
+        """Yours, or nothing."""
+        return self._pass_on("test_dataloader")
+
+    def predict_dataloader(self) -> Any:
+        """Yours, or nothing."""
+        return self._pass_on("predict_dataloader")
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Yours."""
+        return self._transfer("on_before_batch_transfer", batch, dataloader_idx)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Yours."""
+        return self._transfer("on_after_batch_transfer", batch, dataloader_idx)
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Yours."""
+        if isinstance(self.data, LightningDataModule):
+            return self.data.transfer_batch_to_device(batch, device, dataloader_idx)
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Yours."""
+        return self._pass_on("state_dict") or {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Yours."""
+        self._pass_on("load_state_dict", state_dict)
+
+    def _seed(self) -> int:
+        seed = torch.initial_seed() if self.seed is None else self.seed
+        return seed if self.trainer is None else self.trainer.strategy.broadcast(seed)
+
+    def _pass_on(self, hook: str, *arguments: Any) -> Any:
+        return getattr(self.data, hook)(*arguments) if isinstance(self.data, LightningDataModule) else None
+
+    def _transfer(self, hook: str, batch: Any, dataloader_idx: int) -> Any:
+        if isinstance(self.data, LightningDataModule):
+            return getattr(self.data, hook)(batch, dataloader_idx)
+        return batch

@@ -1,0 +1,205 @@
+"""What the training step of a batch found out: its losses and gradient bounds, wherever the module has them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import Tensor
+
+from lightning_as.logits_hook import LogitsHook, submodules
+from lightning_as.losses import squared_gradient_norms
+
+PerSample = Callable[[Tensor, Any], Tensor]
+"""A function of the logits (B, …) and the targets to one number per sample, (B,)."""
+
+TARGET_NAMES = ("targets", "target", "labels", "label", "y")
+"""Keys under which a batch that is a mapping may have its targets."""
+
+
+class Observer:
+    """Finds losses and gradient bounds of the batches of one fit; the arguments are those of the callback.
+
+    Raises:
+        MisconfigurationException: If `logits_from` is no submodule of `module`.
+    """
+
+    def __init__(
+        self,
+        module: LightningModule,
+        logits_from: str | None,
+        recompute: bool,
+        target_key: str | int | None,
+        per_sample_loss: PerSample,
+        gradient_bound: PerSample | Literal["autograd"] | None,
+    ) -> None:
+        self._module = module
+        self._recompute = recompute
+        self._target_key = target_key
+        self._per_sample_loss = per_sample_loss
+        self._gradient_bound = gradient_bound
+        self._loss_scale = 1.0
+        autograd = gradient_bound == "autograd"
+        self.hook = None if logits_from is None else LogitsHook(module, logits_from, keep_gradient=autograd)
+
+    def note_scale(self, trainer: Trainer) -> None:
+        """Note by what the gradients that the hook sees are scaled, before a backward pass."""
+        if self._gradient_bound == "autograd":
+            scaler = getattr(trainer.precision_plugin, "scaler", None)
+            divisor = trainer.accumulate_grad_batches if self._module.automatic_optimization else 1
+            self._loss_scale = (1.0 if scaler is None else scaler.get_scale()) / divisor
+
+    def observe(self, outputs: Any, batch: Any, size: int) -> list[Tensor]:
+        """Losses and squared gradient bounds of a batch of `size`, (B,) each, without a gradient.
+
+        Args:
+            outputs: What `training_step` returned, as Lightning passes it on.
+            batch: The batch.
+            size: Number of instances that were drawn for it.
+
+        Raises:
+            MisconfigurationException: If they are not to be found, or not one per instance.
+        """
+        logits, losses = self._logits_and_losses(outputs, batch)
+        if logits.dim() == 0 or len(logits) != size:
+            raise MisconfigurationException(
+                f"The logits must have one row for each of the {size} instances drawn, got {tuple(logits.shape)}."
+            )
+        if losses is None:
+            losses = self._per_sample_loss(logits, targets_of(batch, self._target_key)).detach()
+        if losses.shape != (size,):
+            raise MisconfigurationException(
+                f"The losses must be one for each of the {size} instances drawn, got the shape {tuple(losses.shape)}: "
+                "use `reduction='none'`, and the mean over anything that is not the batch."
+            )
+        return [losses, self._bounds(logits, batch)]
+
+    def labels(self, batch: Any, size: int) -> Tensor | None:
+        """The targets of a batch of `size` if they are class indices, (B,) int64, or None.
+
+        Raises:
+            MisconfigurationException: If the batch has targets of another number.
+        """
+        targets = targets_of(batch, self._target_key)
+        if not isinstance(targets, Tensor) or targets.dim() == 0:
+            return None
+        if len(targets) != size:
+            raise MisconfigurationException(
+                f"A batch of {size} was drawn, but {describe(batch)} has {len(targets)} targets: each position in the "
+                "data set must give one sample."
+            )
+        return targets.flatten() if targets.numel() == size and not targets.is_floating_point() else None
+
+    def _logits_and_losses(self, outputs: Any, batch: Any) -> tuple[Tensor, Tensor | None]:
+        found = outputs if isinstance(outputs, Mapping) else {}
+        losses = found["losses"].detach() if "losses" in found else None
+        if "logits" in found:
+            return found["logits"].detach(), losses
+        if self.hook is not None:
+            if self.hook.logits is None:
+                raise MisconfigurationException(
+                    f"`logits_from={self.hook.name!r}` gave no output with a row per instance in the training step: "
+                    f"name a submodule that is called on the whole batch, one of {submodules(self._module)}."
+                )
+            return self.hook.logits, losses
+        if self._recompute:
+            return recompute_logits(self._module, batch), losses
+        raise MisconfigurationException(
+            f"`training_step` of {type(self._module).__name__} gave {sorted(found)}, and no logits. Either name the "
+            "submodule that gives them, AdaptiveSamplingCallback(logits_from=…), one of "
+            f"{submodules(self._module)}; or return {{'loss': loss, 'losses': losses, 'logits': logits}} from "
+            "`training_step`, with one loss per sample; or let the callback compute them by a second forward pass, "
+            "AdaptiveSamplingCallback(recompute=True)."
+        )
+
+    def _bounds(self, logits: Tensor, batch: Any) -> Tensor:
+        if self._gradient_bound is None:
+            return squared_gradient_norms(self._per_sample_loss, logits, targets_of(batch, self._target_key))
+        if callable(self._gradient_bound):
+            bounds = self._gradient_bound(logits, targets_of(batch, self._target_key)).detach()
+            if bounds.shape != (len(logits),):
+                raise MisconfigurationException(
+                    f"`gradient_bound` must give one number for each of the {len(logits)} instances drawn, got the "
+                    f"shape {tuple(bounds.shape)}."
+                )
+            return bounds
+        assert self.hook is not None
+        if self.hook.gradient is None:
+            raise MisconfigurationException(
+                f"No gradient came back to the output of {self.hook.name!r}, which `gradient_bound='autograd'` needs: "
+                "name a submodule whose output the loss depends on."
+            )
+        # The loss is the mean over the batch: that, too, has scaled what came back.
+        rows = self.hook.gradient.flatten(1).to(torch.float64) * (len(logits) / self._loss_scale)
+        return rows.square().sum(1)
+
+
+def targets_of(batch: Any, key: str | int | None) -> Any:
+    """The targets of a batch: what `key` says, or the second of a pair, or what a mapping has under a usual name.
+
+    Raises:
+        MisconfigurationException: If that is not there, or not clear.
+    """
+    mend = "name it with `AdaptiveSamplingCallback(target_key=…)`."
+    if key is not None:
+        try:
+            return batch[key]
+        except (KeyError, IndexError, TypeError) as error:
+            raise MisconfigurationException(
+                f"`target_key={key!r}` is not in the batch, {describe(batch)}: name what holds the targets."
+            ) from error
+    if isinstance(batch, Mapping):
+        found = [name for name in TARGET_NAMES if name in batch]
+        if len(found) == 1:
+            return batch[found[0]]
+    elif isinstance(batch, (tuple, list)) and len(batch) == 2:
+        return batch[1]
+    raise MisconfigurationException(f"Which part of the batch, {describe(batch)}, has the targets? Please {mend}")
+
+
+def describe(batch: Any) -> str:
+    """A batch in a few words, for messages."""
+    if isinstance(batch, Mapping):
+        return f"a mapping with {', '.join(map(repr, batch))}"
+    if isinstance(batch, (tuple, list)):
+        return f"a {type(batch).__name__} of {len(batch)}"
+    return f"a {type(batch).__name__}"
+
+
+def recompute_logits(module: LightningModule, batch: Any) -> Tensor:
+    """The logits of a batch (inputs, targets) by a forward pass of its own, in evaluation mode.
+
+    Training goes on as if it had not been: no gradient, no batch-norm statistics, and the global random state and the
+    training flags are what they were.
+
+    Raises:
+        MisconfigurationException: If the batch is not a pair, or `forward` does not give a tensor.
+    """
+    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+        raise MisconfigurationException(
+            f"`recompute=True` calls the module on the inputs of a pair (inputs, targets), but the batch is "
+            f"{describe(batch)}: use `logits_from`."
+        )
+    if type(module).forward is LightningModule.forward:
+        raise MisconfigurationException(
+            f"`recompute=True` calls `forward` of the module, which {type(module).__name__} does not define: "
+            "use `logits_from`."
+        )
+    training = [part for part in module.modules() if part.training]
+    devices = [module.device] if module.device.type == "cuda" else []
+    module.eval()
+    try:
+        with torch.random.fork_rng(devices), torch.no_grad():
+            logits = module(batch[0])
+    finally:
+        for part in training:
+            part.training = True
+    if not isinstance(logits, Tensor):
+        raise MisconfigurationException(
+            f"`recompute=True` needs `forward` to give the logits, but {type(module).__name__}'s gave a "
+            f"{type(logits).__name__}: use `logits_from`."
+        )
+    return logits

@@ -1,0 +1,115 @@
+"""What must be in place before the first batch: our sampler in the train loader, and processes that agree."""
+
+from __future__ import annotations
+
+import zlib
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+from lightning_as.batch_sampler import AdaptiveBatchSampler
+from lightning_as.dataloader import AdaptiveDataLoader
+
+_MEND = (
+    "return `AdaptiveDataLoader(dataset, batch_size=…)` from `train_dataloader`, or wrap your DataModule as "
+    "`AdaptiveDataModule(datamodule)`."
+)
+
+
+def refuse_overfit_batches(trainer: Trainer) -> None:
+    """Raise if Lightning will put a sequential sampler in place of ours."""
+    overfit_batches: float = trainer.overfit_batches  # pyright: ignore[reportAttributeAccessIssue]
+    if overfit_batches > 0:
+        raise MisconfigurationException(
+            f"`overfit_batches={overfit_batches}` replaces the sampler by a sequential one: leave it out, or leave out "
+            "AdaptiveSamplingCallback."
+        )
+
+
+def find_sampler(trainer: Trainer) -> AdaptiveBatchSampler:
+    """The sampler that the training batches will come from.
+
+    Raises:
+        MisconfigurationException: If there is none of ours, or it would not be heard.
+    """
+    loader = trainer.train_dataloader
+    if not isinstance(loader, DataLoader):
+        raise MisconfigurationException(
+            f"AdaptiveSamplingCallback needs one train DataLoader, but `train_dataloader` gave a "
+            f"{type(loader).__name__}: return a single AdaptiveDataLoader."
+        )
+    if isinstance(loader.dataset, IterableDataset):
+        raise MisconfigurationException(
+            "An IterableDataset has no indices to sample from: use a map-style dataset, with `__getitem__`."
+        )
+    sampler = loader.sampler
+    if not isinstance(loader, AdaptiveDataLoader) or not isinstance(sampler, AdaptiveBatchSampler):
+        raise MisconfigurationException(
+            f"The train loader is a {type(loader).__name__} that draws from a {type(sampler).__name__}, which "
+            f"AdaptiveSamplingCallback cannot guide: {_MEND}"
+        )
+    if sampler.num_replicas != trainer.world_size:
+        raise MisconfigurationException(
+            f"The sampler shares batches among {sampler.num_replicas} process(es), but the Trainer has "
+            f"{trainer.world_size}: leave `num_replicas` out of AdaptiveBatchSampler, and use a strategy on "
+            "torch.distributed, such as 'ddp'."
+        )
+    return sampler
+
+
+def check_processes_agree(trainer: Trainer, loader: AdaptiveDataLoader, sampler: AdaptiveBatchSampler) -> None:
+    """Raise, in every process, if the processes would not draw the same batches."""
+    if trainer.world_size == 1:
+        return
+    state = sampler.state_dict()
+    facts = {
+        "number of instances": len(sampler.bins),
+        "bins (a checksum)": _checksum(sampler.bins.tags),
+        "batch size": sampler.batch_size,
+        "batches per epoch": len(sampler),
+        "seed (a checksum of the generator)": _checksum(state["generator"]),
+        "`num_workers`": loader.num_workers,
+    }
+    mine = torch.tensor(list(facts.values()), dtype=torch.int64, device=trainer.strategy.root_device)
+    everyones = trainer.strategy.all_gather(mine)
+    for name, values in zip(facts, everyones.T.tolist(), strict=True):
+        if len(set(values)) > 1:
+            raise MisconfigurationException(
+                f"The processes do not agree on the {name}: {', '.join(map(str, values))}. All must have the same "
+                "data, bins, batch size and `seed`: call `seed_everything` first, or give the loader a `seed`."
+            )
+
+
+def gather_batch(trainer: Trainer, rows: list[Tensor]) -> list[Tensor]:
+    """Rows about each process's share of a batch, put together to rows about the global batch, in its order.
+
+    One collective for all of them. Without other processes they are only moved to the CPU.
+
+    Args:
+        trainer: The Trainer.
+        rows: Numbers for each instance of this process's share, (B,) each.
+
+    Returns:
+        The same for the global batch, (B · processes,) each, float64 on the CPU.
+    """
+    if trainer.world_size == 1:
+        if all(row.device.type == "cpu" for row in rows):
+            return [row.to(torch.float64) for row in rows]
+        return list(_pack(rows).cpu().unbind())
+    packed = _pack(rows).to(trainer.strategy.root_device)
+    shares = trainer.strategy.all_gather(packed)  # (processes, rows, B)
+    assert isinstance(shares, Tensor)
+    # Entry i of process r is entry i · processes + r of the global batch.
+    return list(shares.permute(1, 2, 0).flatten(1).cpu().unbind())
+
+
+def _pack(rows: list[Tensor]) -> Tensor:
+    # Not every device knows float64.
+    return torch.stack([(row.cpu() if row.device.type == "mps" else row).to(torch.float64) for row in rows])
+
+
+def _checksum(tensor: Tensor) -> int:
+    return zlib.crc32(tensor.numpy().tobytes())
