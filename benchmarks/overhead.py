@@ -2,9 +2,15 @@
 
 Both train the thesis's CNN on the full MNIST through the same DataModule. Short runs of the two alternate, each
 pair in the other order than the one before; a ratio is that of the two median steps of a pair, and the figure
-is the median over the pairs, with its quartiles beside it.
+is the median over the pairs, with its quartiles beside it. The modes:
 
-    python benchmarks/overhead.py [--quick] [--batch-sizes 64 256 1024]
+returned  the module returns losses and logits, at each of the batch sizes
+unedited  the module returns its loss alone: a hook sees the logits, the callback computes the losses
+weights   as unedited, with unbiased importance weights on the logits' gradient
+workers   as returned, with two loader processes
+ddp       as returned, in two processes (gloo), each with half of the batch
+
+    python benchmarks/overhead.py [--quick] [--modes returned unedited weights workers ddp] [--batch-sizes 64 256 1024]
 """
 
 from __future__ import annotations
@@ -13,8 +19,11 @@ import argparse
 import json
 import logging
 import statistics
+import tempfile
 import time
 import warnings
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,36 +31,67 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lightning_as import AdaptiveSamplingCallback, ConvNetClassifier, MNISTDataModule, Strategy
 
+MODES = ("returned", "unedited", "weights", "workers", "ddp")
+
+
+class Unedited(ConvNetClassifier):
+    """Returns its loss alone."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return super().training_step(batch, batch_idx)["loss"]
+
 
 class StepTimes(Callback):
     """Seconds from the start of one training step to the start of the next: the draw lies in between."""
 
-    def __init__(self) -> None:
+    def __init__(self, report: Path | None = None) -> None:
         self.starts: list[float] = []
+        self.report = report
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         self.starts.append(time.perf_counter())
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.report is not None and trainer.is_global_zero:  # another process cannot hand it back
+            self.report.write_text(str(self.median()))
 
     def median(self) -> float:
         steps = [after - before for before, after in zip(self.starts, self.starts[1:], strict=False)]
         return statistics.median(steps[3:])
 
 
-def run(data: MNISTDataModule, steps: int, sampling: AdaptiveSamplingCallback | None) -> float:
-    """Median seconds per step of a short run."""
-    times = StepTimes()
-    trainer = Trainer(
-        max_epochs=1,
-        limit_train_batches=steps,
-        limit_val_batches=0,
-        callbacks=[times] if sampling is None else [sampling, times],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    trainer.fit(ConvNetClassifier(), datamodule=data)
-    return times.median()
+class Setting:
+    """One mode at one batch size: how to run some steps, with the callback or without."""
+
+    def __init__(self, mode: str, batch_size: int) -> None:
+        self.processes = 2 if mode == "ddp" else 1
+        self.module: Callable[[], LightningModule] = Unedited if mode in ("unedited", "weights") else ConvNetClassifier
+        self.data = MNISTDataModule(batch_size // self.processes, num_workers=2 if mode == "workers" else 0, seed=0)
+        self.sampling = AdaptiveSamplingCallback(
+            logits_from="network" if mode in ("unedited", "weights") else None,
+            weights="unbiased" if mode == "weights" else "none",
+        )
+
+    def run(self, steps: int, adaptive: bool) -> float:
+        """Median seconds per step of a short run."""
+        with tempfile.TemporaryDirectory() as folder:
+            report = Path(folder) / "median"
+            times = StepTimes(report)
+            trainer = Trainer(
+                accelerator="cpu",
+                devices=self.processes,
+                strategy="ddp_fork" if self.processes > 1 else "auto",
+                max_epochs=1,
+                limit_train_batches=steps,
+                limit_val_batches=0,
+                callbacks=[self.sampling, times] if adaptive else [times],
+                logger=False,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+            )
+            trainer.fit(self.module(), datamodule=self.data)
+            return float(report.read_text())
 
 
 def see_everything(strategy: Strategy, batch_size: int) -> None:
@@ -63,18 +103,17 @@ def see_everything(strategy: Strategy, batch_size: int) -> None:
         strategy.update(draw, losses, losses)
 
 
-def measure(batch_size: int, pairs: int, seconds: float) -> tuple[list[float], list[float]]:
+def measure(setting: Setting, pairs: int, seconds: float) -> tuple[list[float], list[float]]:
     """Ratios adaptive over uniform, and the uniform step times, of each pair of runs."""
-    data = MNISTDataModule(batch_size=batch_size, seed=0)
-    sampling = AdaptiveSamplingCallback()
-    once = run(data, 10, None)
+    once = setting.run(10, adaptive=False)
     steps = max(12, round(seconds / once))
-    run(data, steps, sampling)  # warm-up of both paths
-    see_everything(sampling.strategy, batch_size)
+    setting.run(steps, adaptive=True)  # warm-up of both paths
+    if setting.processes == 1:  # what forked processes learn stays with them
+        see_everything(setting.sampling.strategy, 1024)
     ratios, uniforms = [], []
     for pair in range(pairs):
-        order = (None, sampling) if pair % 2 else (sampling, None)
-        times = {used is not None: run(data, steps, used) for used in order}
+        order = (False, True) if pair % 2 else (True, False)
+        times = {adaptive: setting.run(steps, adaptive) for adaptive in order}
         ratios.append(times[True] / times[False])
         uniforms.append(times[False])
     return ratios, uniforms
@@ -82,22 +121,25 @@ def measure(batch_size: int, pairs: int, seconds: float) -> tuple[list[float], l
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="end within 50 s")
-    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[64, 256, 1024])
+    parser.add_argument("--quick", action="store_true", help="end within 50 s: the mode returned alone")
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=None)
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[64, 256, 1024], help="of the mode returned")
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     figures: dict[str, float] = {}
-    for batch_size in options.batch_sizes:
-        ratios, uniforms = measure(batch_size, pairs=4 if options.quick else 24, seconds=0.8 if options.quick else 2.0)
+    modes = options.modes or (["returned"] if options.quick else MODES)
+    cells = [(mode, size) for mode in modes for size in (options.batch_sizes if mode == "returned" else [256])]
+    for mode, size in cells:
+        ratios, uniforms = measure(Setting(mode, size), 4 if options.quick else 24, 0.8 if options.quick else 2.0)
         low, middle, high = statistics.quantiles(ratios, n=4)
         uniform = statistics.median(uniforms)
-        figures[f"ratio_{batch_size}"] = round(middle, 4)
-        figures[f"uniform_ms_{batch_size}"] = round(uniform * 1e3, 3)
+        name = f"{size}" if mode == "returned" else f"{mode}_{size}"
+        figures[f"ratio_{name}"] = round(middle, 4)
+        figures[f"uniform_ms_{name}"] = round(uniform * 1e3, 3)
         print(
-            f"batch {batch_size}: adaptive / uniform {middle:.3f} "
-            f"(quartiles {low:.3f} to {high:.3f} of {len(ratios)} pairs), "
-            f"uniform step {uniform * 1e3:.1f} ms",
+            f"{mode}, batch {size}: adaptive / uniform {middle:.3f} "
+            f"(quartiles {low:.3f} to {high:.3f} of {len(ratios)} pairs), uniform step {uniform * 1e3:.1f} ms",
             flush=True,
         )
     print(json.dumps({"benchmark": "overhead", "figures": figures}))

@@ -11,6 +11,7 @@ from lightning_as.gradient_bound import gradient_bound
 from lightning_as.mnist import MNISTDataModule
 from lightning_as.strategies import AdaptiveSampling, Strategy, Uniform
 from lightning_as.sum_tree import SumTree
+from lightning_as.torchvision_data import CIFAR10DataModule, CIFAR100DataModule, FashionMNISTDataModule
 
 __all__ = [
     "AdaptiveBatchSampler",
@@ -19,8 +20,11 @@ __all__ = [
     "AdaptiveSampling",
     "AdaptiveSamplingCallback",
     "Bins",
+    "CIFAR10DataModule",
+    "CIFAR100DataModule",
     "ConvNetClassifier",
     "Draw",
+    "FashionMNISTDataModule",
     "MNISTDataModule",
     "Strategy",
     "SumTree",

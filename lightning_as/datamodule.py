@@ -113,16 +113,16 @@ class AdaptiveDataModule(LightningDataModule):
         self._pass_on("teardown", stage)
 
     def val_dataloader(self) -> Any:
-        """Yours, or nothing."""
-        return self._pass_on("val_dataloader")
+        """Yours, or none."""
+        return self._loaders("val_dataloader")
 
     def test_dataloader(self) -> Any:
-        """Yours, or nothing."""
-        return self._pass_on("test_dataloader")
+        """Yours, or none."""
+        return self._loaders("test_dataloader")
 
     def predict_dataloader(self) -> Any:
-        """Yours, or nothing."""
-        return self._pass_on("predict_dataloader")
+        """Yours, or none."""
+        return self._loaders("predict_dataloader")
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Yours."""
@@ -152,6 +152,12 @@ class AdaptiveDataModule(LightningDataModule):
 
     def _pass_on(self, hook: str, *arguments: Any) -> Any:
         return getattr(self.data, hook)(*arguments) if isinstance(self.data, LightningDataModule) else None
+
+    def _loaders(self, hook: str) -> Any:
+        # Lightning goes without a loader that nobody defines, but here it is defined.
+        if getattr(type(self.data), hook, None) in (None, getattr(LightningDataModule, hook)):
+            return []
+        return self._pass_on(hook)
 
     def _transfer(self, hook: str, batch: Any, dataloader_idx: int) -> Any:
         if isinstance(self.data, LightningDataModule):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -142,20 +143,20 @@ class MeanSquaredError:
         return "MeanSquaredError()"
 
 
-def squared_gradient_norms(loss: Callable[[Tensor, Tensor], Tensor], logits: Tensor, targets: Tensor) -> Tensor:
+def squared_gradient_norms(loss: Callable[[Tensor, Any], Tensor], logits: Tensor, targets: Any) -> Tensor:
     """‖∂loss/∂z‖² of each sample's own loss by its own logits z, for any per-sample loss.
 
     In closed form for plain :class:`CrossEntropy` of samples, else by autograd on a copy of the logits, whatever
     mode the caller is in. No other gradient is touched, such as that of a parameter of the loss.
 
     Args:
-        loss: Called with float64 logits of the given shape, and with the targets as they are; gives (B,).
+        loss: Called with logits of the given shape, and with the targets as they are; gives (B,). Those of this
+            module are called with float64 logits, others with float32 ones at least, since they may hold tensors.
         logits: z, (B, ...), of any floating type.
-        targets: What the loss takes.
+        targets: What the loss takes, a tensor or anything else.
 
     Returns:
-        The squared norms, (B,) float64 on the logits' device, without a gradient. On MPS, which has no float64,
-        this and the logits that the loss is called with are float32.
+        The squared norms, (B,) float64 on the logits' device, without a gradient; float32 on MPS, which has no float64.
 
     Raises:
         ValueError: If the loss gives another shape than (B,).
@@ -163,26 +164,31 @@ def squared_gradient_norms(loss: Callable[[Tensor, Tensor], Tensor], logits: Ten
     with torch.inference_mode(False), torch.enable_grad():
         if _has_closed_form(loss, logits, targets):
             # Filled in rather than looked for: a look would make a GPU wait.
+            targets = targets.long()
             ignored = targets == IGNORED
-            return gradient_bound(logits, targets.long().masked_fill(ignored, 0)).masked_fill_(ignored, 0.0)
+            return gradient_bound(logits, targets.masked_fill(ignored, 0)).masked_fill_(ignored, 0.0)
         # Autograd saves no tensors that were made in inference mode, only copies of them.
-        dtype = torch.float32 if logits.device.type == "mps" else torch.float64
+        wide = torch.float32 if logits.device.type == "mps" else torch.float64
+        ready = isinstance(loss, (CrossEntropy, BinaryCrossEntropy, MeanSquaredError))
+        dtype = wide if ready else torch.promote_types(logits.dtype, torch.float32)
         z = logits.detach().to(dtype, copy=True).requires_grad_()
-        losses = loss(z, targets.clone() if targets.is_inference() else targets)
+        losses = loss(z, targets.clone() if isinstance(targets, Tensor) and targets.is_inference() else targets)
         if losses.shape != logits.shape[:1]:
             raise ValueError(
                 f"`loss` must give one loss per sample, {tuple(logits.shape[:1])}, got the shape "
                 f"{tuple(losses.shape)}. Take the mean over a sample's entries, and none over the batch."
             )
         (gradient,) = torch.autograd.grad(losses.sum(), z)
-        return _rows(gradient).square().sum(1)
+        return _rows(gradient).to(wide).square().sum(1)
 
 
 def _has_closed_form(loss: object, logits: Tensor, targets: Tensor) -> bool:
-    # A subclass may compute something else.
-    plain = type(loss) is CrossEntropy and not loss.label_smoothing and loss.class_weights is None
-    fits = logits.dim() == 2 and targets.shape == logits.shape[:1] and not targets.is_floating_point()
-    return plain and fits and logits.device.type != "mps"  # which has no float64
+    # A subclass may compute something else. MPS has no float64.
+    if type(loss) is not CrossEntropy or logits.device.type == "mps":
+        return False
+    if loss.label_smoothing or loss.class_weights is not None:
+        return False
+    return logits.dim() == 2 and targets.shape == logits.shape[:1] and not targets.is_floating_point()
 
 
 def _check_weights(name: str, weights: list[float]) -> list[float]:

@@ -1,58 +1,28 @@
-"""MNIST as a DataModule that owns the binned data and the stateful sampler."""
+"""MNIST, whole or imbalanced, as a DataModule."""
 
 from __future__ import annotations
 
 import gzip
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from lightning.pytorch import LightningDataModule
-from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from lightning_as.batch_sampler import AdaptiveBatchSampler
 from lightning_as.bins import Bins
+from lightning_as.image_data import ImageDataModule, ImageDataset, Part, normalise
 
 MEAN, STD = 0.1307, 0.3081  # of the training pixels in [0, 1]; thesis, section 4.3
 
 _BUNDLED = Path(__file__).parent / "data" / "mnist"
 _PARTS = {"train": "train", "test": "t10k"}
 _KINDS = ("images-idx3-ubyte", "labels-idx1-ubyte")
-_EVALUATION_BATCH = 1000
+_CLASSES = 10
 
 
-class ImageDataset(Dataset[Any]):
-    """Images, and labels if there are any, as whole tensors: an index gives a sample, a list a batch in one gather.
-
-    Args:
-        images: (N, 1, 28, 28) float32, normalised.
-        labels: (N,) int64, or None for images alone.
-    """
-
-    def __init__(self, images: Tensor, labels: Tensor | None) -> None:
-        self.images = images
-        self.labels = labels
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int | list[int]) -> Tensor | tuple[Tensor, Tensor]:
-        if isinstance(index, int):
-            return self.images[index] if self.labels is None else (self.images[index], self.labels[index])
-        indices = torch.tensor(index)
-        images = self.images.index_select(0, indices)
-        return images if self.labels is None else (images, self.labels.index_select(0, indices))
-
-    def __getitems__(self, indices: list[int]) -> Tensor | tuple[Tensor, Tensor]:
-        """What a DataLoader with a batch size calls; the batch is whole already, so it is collated by nothing."""
-        return self[indices]
-
-
-class MNISTDataModule(LightningDataModule):
+class MNISTDataModule(ImageDataModule):
     """MNIST with the 60,000 training images in bins and an :class:`AdaptiveBatchSampler` over them.
 
     Without an :class:`AdaptiveSamplingCallback` the training batches are ordinary shuffled epochs. Validation,
@@ -65,15 +35,27 @@ class MNISTDataModule(LightningDataModule):
             it is not there. Default: the copy in this package.
         num_workers: Loader processes. With any, a batch is drawn ``2 · num_workers`` batches before it is trained
             on, from the law of then; the data is in memory, so none is fastest. Default: 0.
-        bins: ``"label"``: a bin per digit; ``"single"``: one bin; or your own partition of the 60,000.
-        batches_per_epoch: Length of an epoch. Default: 60,000 over the batch size, floored.
+        bins: ``"label"``: a bin per digit; ``"single"``: one bin; or your own partition of the training images.
+        batches_per_epoch: Length of an epoch. Default: the training images over the (global) batch size, floored.
         seed: Seed of the sampler. Default: what `seed_everything` or `torch.manual_seed` was last given.
         pin_memory: Whether loaders pin their batches, for faster copies to a GPU. Default: False.
+        imbalance: Share of each digit's training images that is kept, in (0, 1]: ten shares, or digit -> share with 1
+            for the others, as in ``{0: 0.01, 1: 0.01}``. At least one image is kept of each. The choice depends on
+            nothing else, not on `seed` either, and a larger share has the images of a smaller one. The test set stays
+            whole. Default: all are kept.
 
     Raises:
-        ValueError: If an argument is out of range, or `bins` are of another number of instances.
+        ValueError: If an argument is out of range; in `setup`, if `bins` are of another number of instances.
         FileNotFoundError: If MNIST is neither in `data_dir` nor to be downloaded.
+
+    Example:
+        The imbalanced MNIST of Schaul et al., "Prioritized Experience Replay" (2015):
+
+        >>> data = MNISTDataModule(imbalance=[0.01] * 5 + [1.0] * 5)
     """
+
+    num_classes = _CLASSES
+    dims = (1, 28, 28)
 
     def __init__(
         self,
@@ -84,123 +66,26 @@ class MNISTDataModule(LightningDataModule):
         batches_per_epoch: int | None = None,
         seed: int | None = None,
         pin_memory: bool = False,
+        imbalance: list[float] | dict[int, float] | None = None,
     ) -> None:
-        super().__init__()
-        if batch_size < 1:
-            raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
-        if num_workers < 0:
-            raise ValueError(f"`num_workers` must not be negative, got {num_workers}.")
-        if not isinstance(bins, Bins) and bins not in ("label", "single"):
-            raise ValueError(f"`bins` must be 'label', 'single' or a `Bins`, got {bins!r}.")
-        if batches_per_epoch is not None and batches_per_epoch < 1:
-            raise ValueError(f"`batches_per_epoch` must be at least 1, got {batches_per_epoch}.")
         data_dir = None if data_dir is None else str(data_dir)  # a Path would keep checkpoints from loading
-        self.save_hyperparameters(ignore=["bins"] if isinstance(bins, Bins) else None)
-        self.batch_size = batch_size
+        imbalance = None if imbalance is None else _shares(imbalance)
+        super().__init__(batch_size, num_workers, bins, batches_per_epoch, seed, pin_memory)
         self.data_dir = data_dir
-        self.num_workers = num_workers
-        self.bins = bins
-        self.batches_per_epoch = batches_per_epoch
-        self.seed = seed
-        self.pin_memory = pin_memory
-        self.sampler: AdaptiveBatchSampler | None = None
-        """The sampler, from the first ``setup("fit")`` on."""
-        self._datasets: dict[str, ImageDataset] = {}
+        self.imbalance = imbalance
 
     def prepare_data(self) -> None:
         """Download MNIST if a `data_dir` was given that does not have it."""
         if self.data_dir is not None and not all(_find(self.data_dir, part) for part in _PARTS):
             _download(self.data_dir)
 
-    def setup(self, stage: str) -> None:
-        """Load what the stage needs, once; for ``"fit"``, make the sampler, once."""
-        if stage == "fit":
-            overfit_batches = getattr(self.trainer, "overfit_batches", 0)
-            if overfit_batches > 0:
-                raise MisconfigurationException(
-                    f"`overfit_batches={overfit_batches}` replaces the sampler, which yields whole batches: "
-                    "leave it out, and use `batches_per_epoch` for short epochs."
-                )
-            self._setup_sampler()
-
-    def train_dataloader(self) -> DataLoader[Any]:
-        """Batches that the sampler draws."""
-        if self.sampler is None:
-            raise RuntimeError("There is no sampler yet: call `setup('fit')` before `train_dataloader()`.")
-        self.sampler.batch_size = self.batch_size  # a batch-size finder may have changed it
-        return self._loader(self.dataset("train"), sampler=self.sampler, batch_size=None)
-
-    def train_evaluation_dataloader(self) -> DataLoader[Any]:
-        """The training images in their order, each once: for the training cost."""
-        return self._loader(self.dataset("train"), batch_size=_EVALUATION_BATCH)
-
-    def val_dataloader(self) -> DataLoader[Any]:
-        """The official test images: see the class's note on what they must not be used for."""
-        return self._loader(self.dataset("test"), batch_size=_EVALUATION_BATCH)
-
-    def test_dataloader(self) -> DataLoader[Any]:
-        """The official test images."""
-        return self._loader(self.dataset("test"), batch_size=_EVALUATION_BATCH)
-
-    def predict_dataloader(self) -> DataLoader[Any]:
-        """The official test images, without their labels."""
-        return self._loader(ImageDataset(self.dataset("test").images, None), batch_size=_EVALUATION_BATCH)
-
-    def dataset(self, part: Literal["train", "test"]) -> ImageDataset:
-        """The training or the test set, loaded at the first call."""
-        if part not in self._datasets:
-            self._datasets[part] = load_mnist(part, self.data_dir)
-        return self._datasets[part]
-
-    def state_dict(self) -> dict[str, Any]:
-        """The sampler's state, for the checkpoint."""
-        return {} if self.sampler is None else {"sampler": self.sampler.state_dict()}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over a sampler's state when a fit is resumed; evaluation leaves the sampler alone."""
-        if self.trainer is not None and self.trainer.state.fn != TrainerFn.FITTING:
-            return
-        if self.sampler is not None and "sampler" in state_dict:
-            self.sampler.load_state_dict(state_dict["sampler"])
-
-    def _setup_sampler(self) -> None:
-        if self.sampler is not None:
-            self.sampler.detach()  # a callback of this fit attaches its strategy in its own setup, after this
-            return
-        size = len(self.dataset("train"))
-        labels = self.dataset("train").labels
-        assert labels is not None
-        if isinstance(self.bins, Bins):
-            bins = self.bins
-        else:
-            bins = Bins.from_labels(labels) if self.bins == "label" else Bins.single(size)
-        if len(bins) != size:
-            raise ValueError(f"`bins` are of {len(bins)} instances, but the training set has {size}.")
-        seed = torch.initial_seed() if self.seed is None else self.seed
-        replicas, rank = 1, 0
-        if self.trainer is not None:
-            seed = self.trainer.strategy.broadcast(seed)
-            replicas, rank = self.trainer.world_size, self.trainer.global_rank
-        self.sampler = AdaptiveBatchSampler(bins, self.batch_size, self.batches_per_epoch, seed, replicas, rank)
-
-    def _loader(
-        self,
-        dataset: ImageDataset,
-        batch_size: int | None,
-        sampler: AdaptiveBatchSampler | None = None,
-    ) -> DataLoader[Any]:
-        return DataLoader(
-            dataset,
-            batch_size=batch_size,
-            sampler=sampler,
-            collate_fn=_as_it_is,
-            num_workers=self.num_workers,
-            pin_memory=self.pin_memory,
-            persistent_workers=self.num_workers > 0,
-        )
+    def load(self, part: Part) -> ImageDataset:
+        """Read a part, and of the training part keep the shares that are asked for."""
+        dataset = load_mnist(part, self.data_dir)
+        return dataset if part == "test" or self.imbalance is None else _thin(dataset, self.imbalance)
 
 
-def load_mnist(part: Literal["train", "test"], data_dir: str | None = None) -> ImageDataset:
+def load_mnist(part: Part, data_dir: str | None = None) -> ImageDataset:
     """One part of MNIST, normalised as in the thesis (section 4.3), as one tensor.
 
     Args:
@@ -214,7 +99,45 @@ def load_mnist(part: Literal["train", "test"], data_dir: str | None = None) -> I
     if found is None:
         raise FileNotFoundError(_missing(data_dir))
     images, labels = (_read_idx(file) for file in found)
-    return ImageDataset(images.to(torch.float32).div_(255).sub_(MEAN).div_(STD).unsqueeze(1), labels.long())
+    return ImageDataset(normalise(images.unsqueeze(1), [MEAN], [STD]), labels.long())
+
+
+def _shares(imbalance: Sequence[float] | Mapping[int, float]) -> list[float]:
+    """A share for each digit.
+
+    Raises:
+        ValueError: If one is missing, or not in (0, 1], or of no digit.
+    """
+    if isinstance(imbalance, Mapping):
+        strange = [digit for digit in imbalance if digit not in range(_CLASSES)]
+        if strange:
+            raise ValueError(f"`imbalance` has a share for {strange[0]!r}: use digits, 0 … {_CLASSES - 1}, as keys.")
+        imbalance = [imbalance.get(digit, 1.0) for digit in range(_CLASSES)]
+    if not isinstance(imbalance, Sequence) or len(imbalance) != _CLASSES:
+        raise ValueError(
+            f"`imbalance` must have {_CLASSES} shares, one for each digit, got {imbalance!r}: give 1.0 for those that "
+            "stay whole, or a dict of the others."
+        )
+    for digit, share in enumerate(imbalance):
+        if not 0 < share <= 1:
+            raise ValueError(
+                f"`imbalance` is {share} for the digit {digit}, but a share must be in (0, 1]: use 1.0 to keep all its "
+                "images, 0.01 for one in a hundred."
+            )
+    return [float(share) for share in imbalance]
+
+
+def _thin(dataset: ImageDataset, shares: Sequence[float]) -> ImageDataset:
+    """The data set with a share of each class's images, in their order."""
+    assert dataset.labels is not None
+    generator = torch.Generator().manual_seed(0)  # the data must be the same for all seeds of a comparison
+    kept = []
+    for label, share in enumerate(shares):
+        members = (dataset.labels == label).nonzero().flatten()
+        shuffled = members[torch.randperm(len(members), generator=generator)]
+        kept.append(shuffled[: max(1, round(share * len(members)))])
+    indices = torch.cat(kept).sort().values
+    return ImageDataset(dataset.images[indices], dataset.labels[indices])
 
 
 def _find(data_dir: str | None, part: str) -> list[Path] | None:
@@ -258,7 +181,3 @@ def _missing(data_dir: str | None) -> str:
         f"Put {names} (each as it is or with .gz) into {Path(data_dir or '.') / 'MNIST' / 'raw'}, "
         "or leave out `data_dir` to use the copy in the package."
     )
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch

@@ -13,8 +13,8 @@ from torch import Tensor
 from lightning_as.logits_hook import LogitsHook, submodules
 from lightning_as.losses import squared_gradient_norms
 
-PerSample = Callable[[Tensor, Any], Tensor]
-"""A function of the logits (B, …) and the targets to one number per sample, (B,)."""
+PerSample = Callable[[Tensor, Any], Any]  # to a tensor, but jsonargparse would then look for a class of tensors
+"""A function of the logits (B, …) and the targets to one number per sample, a tensor (B,)."""
 
 TARGET_NAMES = ("targets", "target", "labels", "label", "y")
 """Keys under which a batch that is a mapping may have its targets."""

@@ -86,7 +86,7 @@ def check_processes_agree(trainer: Trainer, loader: AdaptiveDataLoader, sampler:
 def gather_batch(trainer: Trainer, rows: list[Tensor]) -> list[Tensor]:
     """Rows about each process's share of a batch, put together to rows about the global batch, in its order.
 
-    One collective for all of them. Without other processes they are only moved to the CPU.
+    One collective for all of them, and none without other processes.
 
     Args:
         trainer: The Trainer.
@@ -96,19 +96,12 @@ def gather_batch(trainer: Trainer, rows: list[Tensor]) -> list[Tensor]:
         The same for the global batch, (B · processes,) each, float64 on the CPU.
     """
     if trainer.world_size == 1:
-        if all(row.device.type == "cpu" for row in rows):
-            return [row.to(torch.float64) for row in rows]
-        return list(_pack(rows).cpu().unbind())
-    packed = _pack(rows).to(trainer.strategy.root_device)
+        return [row.cpu().to(torch.float64) for row in rows]  # in this order: not every device knows float64
+    packed = torch.stack([row.to(torch.float64) for row in rows]).to(trainer.strategy.root_device)
     shares = trainer.strategy.all_gather(packed)  # (processes, rows, B)
     assert isinstance(shares, Tensor)
     # Entry i of process r is entry i · processes + r of the global batch.
     return list(shares.permute(1, 2, 0).flatten(1).cpu().unbind())
-
-
-def _pack(rows: list[Tensor]) -> Tensor:
-    # Not every device knows float64.
-    return torch.stack([(row.cpu() if row.device.type == "mps" else row).to(torch.float64) for row in rows])
 
 
 def _checksum(tensor: Tensor) -> int:

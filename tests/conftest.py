@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.cli import LightningCLI
 
-from lightning_as import MNISTDataModule
-from lightning_as.mnist import ImageDataset, load_mnist
+from lightning_as import ConvNetClassifier, MNISTDataModule
+from lightning_as.image_data import ImageDataset
+from lightning_as.mnist import load_mnist
 
 # The tests' tensors are small, and threads of several processes on few cores get in each other's way.
 torch.set_num_threads(1)
@@ -40,6 +42,27 @@ def make_data(mnist: dict[str, ImageDataset], monkeypatch: pytest.MonkeyPatch) -
         return MNISTDataModule(batch_size=batch_size, **{"seed": 0, **options})
 
     return make
+
+
+@pytest.fixture
+def data_from_arguments() -> Callable[..., LightningDataModule]:
+    """The DataModule that a command line asks for."""
+
+    def instantiate(*arguments: str) -> LightningDataModule:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning")
+            return LightningCLI(
+                ConvNetClassifier,
+                LightningDataModule,
+                subclass_mode_data=True,
+                save_config_callback=None,
+                seed_everything_default=False,
+                trainer_defaults={"accelerator": "cpu", "logger": False},
+                run=False,
+                args=list(arguments),
+            ).datamodule
+
+    return instantiate
 
 
 @pytest.fixture

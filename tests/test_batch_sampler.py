@@ -66,7 +66,8 @@ def test_pending_draws_come_back_in_order_with_the_law_they_were_drawn_from():
 
 
 def test_each_draw_sees_the_update_before():
-    sampler = adaptive()
+    sampler = make()
+    sampler.attach(AdaptiveSampling(beta=3, q_update="all"))
     seen: set[int] = set()
     for batch in itertools.islice(sampler, 5):
         # Unseen instances take all the mass but for what the smoothing of Q leaves.

@@ -10,9 +10,23 @@ def test_labels_and_tags_make_the_same_partition_but_only_labels_are_labels():
         assert bins.sizes == [2, 1, 3]
         assert len(bins) == 6
         assert bins.tags.tolist() == labels.tolist()
-    assert Bins.from_labels(labels).are_labels
-    assert not Bins(labels).are_labels
-    assert not Bins.from_quantiles([1.0, 2.0], 2).are_labels
+    found = Bins.from_labels(labels).labels
+    assert found is not None
+    assert found.tolist() == [0, 1, 2]
+    assert Bins(labels).labels is None
+    assert Bins.from_quantiles([1.0, 2.0], 2).labels is None
+
+
+def test_labels_may_leave_gaps_and_be_negative():
+    bins = Bins.from_labels([7, -1, 7, 3])
+    assert bins.tags.tolist() == [2, 0, 2, 1]
+    assert bins.labels is not None
+    assert bins.labels.tolist() == [-1, 3, 7]
+
+
+def test_there_must_be_one_label_for_each_bin():
+    with pytest.raises(ValueError, match=r"`labels` must be one for each of the 2 bins, got \(3,\)"):
+        Bins([0, 1, 1], labels=torch.tensor([0, 1, 2]))
 
 
 def test_of_gives_the_bin_of_each_instance_as_int64():

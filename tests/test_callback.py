@@ -11,10 +11,10 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from lightning_as import (
-    AdaptiveBatchSampler,
+    AdaptiveDataLoader,
     AdaptiveSampling,
     AdaptiveSamplingCallback,
     Bins,
@@ -231,15 +231,17 @@ def raises(message: str, module: LightningModule, data: Any, trainer: Trainer) -
 @pytest.mark.parametrize(
     ("outputs", "message"),
     [
-        (lambda losses, logits: losses.mean(), r"gave \['loss'\], without `losses` and `logits`. Return"),
-        (lambda losses, logits: None, "gave .* without `losses` and `logits`. Return"),
+        (
+            lambda losses, logits: losses.mean(),
+            r"Linear gave \['loss'\], and no logits. Either .*logits_from=…\), one of linear; .*recompute=True",
+        ),
         (
             lambda losses, logits: {"loss": losses.mean(), "losses": losses.mean(), "logits": logits},
-            r"`losses` must be of the shape \(100,\) .* got \(\) and \(100, 10\)",
+            r"losses must be one for each of the 100 instances drawn, got the shape \(\)",
         ),
         (
             lambda losses, logits: {"loss": losses.mean(), "losses": losses, "logits": logits[:50]},
-            r"`logits` \(100, C\), got \(100,\) and \(50, 10\)",
+            r"logits must have one row for each of the 100 instances drawn, got \(50, 10\)",
         ),
     ],
 )
@@ -249,31 +251,56 @@ def test_outputs_without_what_is_needed(make_data: MakeData, make_trainer: MakeT
     raises(message, module, make_data(), make_trainer(callbacks=[AdaptiveSamplingCallback()]))
 
 
-class OwnData(LightningDataModule):
-    """A DataModule of a user's own."""
+def test_logits_alone_are_enough(make_data: MakeData, make_trainer: MakeTrainer):
+    strategy, module = Recording(), Linear()
+    module.outputs = lambda losses, logits: {"loss": losses.mean(), "logits": logits}
+    make_trainer(callbacks=[AdaptiveSamplingCallback(strategy)], limit_train_batches=3).fit(
+        module, datamodule=make_data()
+    )
+    for (_, losses, _), (expected, _) in zip(strategy.told, module.seen, strict=True):
+        torch.testing.assert_close(losses, expected.double())
 
-    def __init__(self, loader: Callable[["OwnData"], Any], labels: Tensor | None = None) -> None:
-        super().__init__()
+
+def test_a_batch_that_the_step_skips_is_no_update(make_data: MakeData, make_trainer: MakeTrainer):
+    class Skipping(Linear):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return super().training_step(batch, batch_idx) if batch_idx % 2 else None
+
+    strategy, module, data = Recording(), Skipping(), make_data()
+    make_trainer(callbacks=[AdaptiveSamplingCallback(strategy)], limit_train_batches=6).fit(module, datamodule=data)
+    assert len(strategy.told) == len(module.seen) == 3
+    for (_, losses, _), (expected, _) in zip(strategy.told, module.seen, strict=True):
+        assert torch.equal(losses, expected.double())
+
+
+class Own(Dataset[Any]):
+    """A data set of a user's own."""
+
+    def __init__(self, labels: Tensor | None = None) -> None:
         generator = torch.Generator().manual_seed(0)
-        images = torch.rand(40, 1, 28, 28, generator=generator)
-        self.labels = torch.arange(40) % 4 if labels is None else labels
-        self.items = list(zip(images, torch.arange(40) % 4, strict=True))
-        self.loader = loader
-        self.sampler = AdaptiveBatchSampler(Bins.from_labels(self.labels), batch_size=8)
+        self.images = torch.rand(40, 1, 28, 28, generator=generator)
+        self.targets = torch.arange(40) % 4 if labels is None else labels
 
     def __len__(self) -> int:
         return 40
 
-    def __getitem__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        images, labels = zip(*(self.items[i] for i in indices), strict=True)
-        return torch.stack(images), torch.stack(labels)
+    def __getitem__(self, index: int) -> Any:
+        return self.images[index], index % 4
+
+
+class OwnData(LightningDataModule):
+    """A DataModule of a user's own."""
+
+    def __init__(self, loader: Callable[[], Any]) -> None:
+        super().__init__()
+        self.loader = loader
 
     def train_dataloader(self) -> Any:
-        return self.loader(self)
+        return self.loader()
 
 
-def ours(data: OwnData) -> DataLoader[Any]:
-    return DataLoader(data, sampler=data.sampler, batch_size=None)  # pyright: ignore[reportArgumentType]
+def ours(dataset: Dataset[Any] | None = None) -> AdaptiveDataLoader:
+    return AdaptiveDataLoader(Own() if dataset is None else dataset, batch_size=8)
 
 
 def test_a_users_own_datamodule_works(make_trainer: MakeTrainer):
@@ -290,61 +317,61 @@ class Endless(IterableDataset[Any]):
 @pytest.mark.parametrize(
     ("loader", "message"),
     [
-        (lambda data: DataLoader(data, batch_size=8), "draws from a SequentialSampler, not the DataModule's sampler"),
-        (lambda data: {"a": ours(data), "b": ours(data)}, "needs one train DataLoader, but .* gave a dict"),
-        (lambda data: [ours(data), ours(data)], "needs one train DataLoader, but .* gave a list"),
-        (lambda data: DataLoader(Endless(), batch_size=None), "IterableDataset has no indices"),
+        (
+            lambda: DataLoader(Own(), batch_size=8),
+            "is a DataLoader that draws from a SequentialSampler, .* return `Ada",
+        ),
+        (lambda: {"a": ours(), "b": ours()}, "needs one train DataLoader, but .* gave a dict"),
+        (lambda: [ours(), ours()], "needs one train DataLoader, but .* gave a list"),
+        (lambda: DataLoader(Endless(), batch_size=None), "IterableDataset has no indices"),
     ],
 )
 def test_another_loader_than_ours(make_trainer: MakeTrainer, loader: Any, message: str):
     raises(message, Linear(), OwnData(loader), make_trainer(callbacks=[AdaptiveSamplingCallback()]))
 
 
+def untrained(message: str, dataset: Dataset[Any], module: Linear, trainer: Trainer) -> None:
+    """It fails before the first step."""
+    weights = module.linear.weight.detach().clone()
+    raises(message, module, OwnData(lambda: ours(dataset)), trainer)
+    assert module.seen == []
+    assert torch.equal(module.linear.weight, weights)
+
+
 def test_labels_that_are_not_those_of_the_bins(make_trainer: MakeTrainer):
-    data = OwnData(ours, labels=(torch.arange(40) + 1) % 4)
-    raises(
-        "targets of the batch are not the bins", Linear(), data, make_trainer(callbacks=[AdaptiveSamplingCallback()])
-    )
+    dataset = Own(labels=(torch.arange(40) + 1) % 4)
+    trainer = make_trainer(callbacks=[AdaptiveSamplingCallback()])
+    message = "The target of an instance is ., but it was drawn from the bin of the label ."
+    untrained(message, dataset, Linear(), trainer)
 
 
 def test_batches_of_another_size_than_drawn(make_trainer: MakeTrainer):
-    class Halves(OwnData):
-        def __getitem__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-            return super().__getitem__(indices[:4])
+    class Halves(Own):
+        def __getitems__(self, indices: list[int]) -> list[Any]:
+            return [self[index] for index in indices[:4]]
 
-    raises(
-        "A batch of 8 was drawn, but one of 4",
-        Linear(),
-        Halves(ours),
-        make_trainer(callbacks=[AdaptiveSamplingCallback()]),
-    )
+    trainer = make_trainer(callbacks=[AdaptiveSamplingCallback()])
+    untrained("A batch of 8 was drawn, but a list of 2 has 4 targets", Halves(), Linear(), trainer)
+
+
+class Triples(Own):
+    def __getitem__(self, index: int) -> Any:
+        return (*super().__getitem__(index), 0)
+
+
+class FirstTwo(Linear):
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return super().training_step(batch[:2], batch_idx)
 
 
 def test_batches_that_are_not_pairs(make_trainer: MakeTrainer):
-    class Triples(OwnData):
-        def __getitem__(self, indices: list[int]) -> Any:
-            return (*super().__getitem__(indices), 0)
-
-    class Step(Linear):
-        def training_step(self, batch: Any, batch_idx: int) -> Any:
-            return super().training_step(batch[:2], batch_idx)
-
-    raises(
-        r"must be a pair \(inputs, targets\)",
-        Step(),
-        Triples(ours),
-        make_trainer(callbacks=[AdaptiveSamplingCallback()]),
-    )
-
-
-def test_a_datamodule_without_a_sampler(make_trainer: MakeTrainer):
-    data = OwnData(ours)
-    del data.sampler
-    raises(
-        "OwnData has none: use MNISTDataModule", Linear(), data, make_trainer(callbacks=[AdaptiveSamplingCallback()])
-    )
-    with pytest.raises(MisconfigurationException, match="there is no DataModule"):
-        make_trainer(callbacks=[AdaptiveSamplingCallback()]).fit(Linear(), train_dataloaders=ours(OwnData(ours)))
+    trainer = make_trainer(callbacks=[AdaptiveSamplingCallback()])
+    message = r"Which part of the batch, a list of 3, has the targets\?.*target_key=…"
+    untrained(message, Triples(), FirstTwo(), trainer)
+    strategy = Recording()
+    trainer = make_trainer(callbacks=[AdaptiveSamplingCallback(strategy, target_key=1)])
+    trainer.fit(FirstTwo(), ours(Triples()))
+    assert len(strategy.told) == 5
 
 
 def test_overfit_batches(make_data: MakeData, make_trainer: MakeTrainer):
@@ -354,13 +381,32 @@ def test_overfit_batches(make_data: MakeData, make_trainer: MakeTrainer):
     raises("`overfit_batches=2` replaces the sampler", Linear(), make_data(), make_trainer(overfit_batches=2))
 
 
-def test_several_processes(make_data: MakeData, make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch):
-    trainer = make_trainer(callbacks=[AdaptiveSamplingCallback()])
-    monkeypatch.setattr(Trainer, "world_size", 2)
-    raises("works in one process so far, but the Trainer has 2", Linear(), make_data(), trainer)
-
-
 def test_a_strategy_class_instead_of_an_object():
     with pytest.raises(TypeError, match=r"`strategy` must be an object such as AdaptiveSampling\(\)"):
         AdaptiveSamplingCallback(AdaptiveSampling)  # pyright: ignore[reportArgumentType]
     assert isinstance(AdaptiveSamplingCallback().strategy, Strategy)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"gradient_bound": "exact"}, TypeError, "`gradient_bound` must be a function or 'autograd', got 'exact'"),
+        ({"gradient_bound": "autograd"}, ValueError, "observes the gradient at a submodule: name it, `logits_from`"),
+        ({"weights": "biased"}, ValueError, "`weights` must be one of none, unbiased, clipped, power; got 'biased'"),
+        ({"weight_limit": 0.0}, ValueError, "`weight_limit` must be positive .* got 0.0"),
+        ({"weight_power": 1.5}, ValueError, r"`weight_power` in \[0, 1\], got 10.0 and 1.5"),
+    ],
+)
+def test_arguments_out_of_range(arguments: dict[str, Any], error: type[Exception], message: str):
+    with pytest.raises(error, match=message):
+        AdaptiveSamplingCallback(**arguments)
+
+
+def test_weights_that_cannot_reach_the_loss(make_trainer: MakeTrainer):
+    trainer = make_trainer(callbacks=[AdaptiveSamplingCallback(weights="unbiased")])
+    raises("`weights='unbiased'` cannot reach the loss: name .* one of linear;", Linear(), OwnData(ours), trainer)
+
+
+def test_a_submodule_that_is_not_there(make_trainer: MakeTrainer):
+    trainer = make_trainer(callbacks=[AdaptiveSamplingCallback(logits_from="head")])
+    raises("`logits_from='head'` is no submodule of Linear. It has: linear", Linear(), OwnData(ours), trainer)

@@ -39,7 +39,8 @@ def test_fit_prints_the_table_and_the_other_commands_take_its_checkpoint(run: An
     assert 0 < float(table[0].split()[2]) < 10
     assert len(table[2].split(":")) == 11
     (checkpoint,) = tmp_path.rglob("*.ckpt")
-    assert torch.load(checkpoint)["MNISTDataModule"]["sampler"]["strategy"] == "AdaptiveSampling"
+    callbacks = torch.load(checkpoint)["callbacks"]
+    assert callbacks["AdaptiveSamplingCallback"]["sampler"]["strategy"] == "AdaptiveSampling"
     fast = [*QUICK[-3:], f"--ckpt_path={checkpoint}"]
     for command in ("validate", "test", "predict"):
         run(command, *fast)

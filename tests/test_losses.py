@@ -92,6 +92,8 @@ def test_cross_entropy_is_its_formula(spatial, make, smoothing, weights):
 def test_cross_entropy_takes_class_indices_of_any_integer_type(dtype):
     logits, targets = normal(B, C), classes(B)
     assert torch.equal(CrossEntropy()(logits, targets.to(dtype)), CrossEntropy()(logits, targets))
+    norms = squared_gradient_norms(CrossEntropy(), logits, targets.to(dtype))
+    assert torch.equal(norms, squared_gradient_norms(CrossEntropy(), logits, targets))
 
 
 def test_cross_entropy_takes_one_hot_integers_as_probabilities():
@@ -228,6 +230,13 @@ def test_can_be_configured_by_class_path(name, init_args, expected):
     assert repr(loss) == repr(expected)
 
 
+def test_keeps_weights_of_its_own():
+    weights = [1.0, 2.0]
+    losses = CrossEntropy(class_weights=weights), BinaryCrossEntropy(weights)
+    weights[0] = 9.0
+    assert losses[0].class_weights == losses[1].pos_weight == [1.0, 2.0]
+
+
 @pytest.mark.parametrize("smoothing", [-0.1, 1.0, math.nan])
 def test_refuses_a_label_smoothing_out_of_range(smoothing):
     with pytest.raises(ValueError, match=r"`label_smoothing` must be in \[0, 1\), got"):
@@ -251,6 +260,7 @@ def test_refuses_weights_out_of_range(weight):
         (CrossEntropy(), (6, 4), (5,), r"`targets` .* \(6,\) or .* \(6, 4\), got the shape \(5,\)"),
         (CrossEntropy(), (6, 4), (6, 1), r"`targets` .* \(6,\) or .* \(6, 4\), got the shape \(6, 1\)"),
         (CrossEntropy(), (6, 4, 3, 2), (6, 2, 3), r"`targets` .* \(6, 3, 2\) or .*, got the shape \(6, 2, 3\)"),
+        (CrossEntropy(class_weights=[]), (6, 4), (6,), r"`class_weights` has 0 .* `logits` of \(6, 4\) need 4"),
         (CrossEntropy(class_weights=[1.0]), (6, 4), (6,), r"`class_weights` has 1 .* `logits` of \(6, 4\) need 4"),
         (BinaryCrossEntropy(), (), (), r"`logits` must have the shape \(B,\) or \(B, L, ...\), got \(\)"),
         (BinaryCrossEntropy(), (6, 4), (6,), r"`targets` .* `logits`, \(6, 4\), got \(6,\)"),
@@ -270,11 +280,15 @@ def test_refuses_weights_out_of_range(weight):
 def test_refuses_shapes_that_do_not_fit(loss, shape, target_shape, message):
     with pytest.raises(ValueError, match=message):
         loss(torch.zeros(shape), torch.zeros(target_shape, dtype=torch.int64))
+    with pytest.raises(ValueError, match=message):
+        squared_gradient_norms(loss, torch.zeros(shape), torch.zeros(target_shape, dtype=torch.int64))
 
 
 def test_refuses_class_indices_that_are_no_integers():
     with pytest.raises(TypeError, match=r"`targets` of the shape \(6,\) must be integers, got torch.float32"):
         CrossEntropy()(normal(6, 4), torch.zeros(6))
+    with pytest.raises(TypeError, match=r"`targets` of the shape \(6,\) must be integers, got torch.float32"):
+        squared_gradient_norms(CrossEntropy(), normal(6, 4), torch.zeros(6))
 
 
 # --- The norms ---
@@ -332,6 +346,12 @@ def test_a_subclass_of_cross_entropy_is_asked_for_its_own_losses():
     logits, targets = normal(B, C), classes(B)
     norms = squared_gradient_norms(Twice(), logits, targets)
     torch.testing.assert_close(norms, 4 * gradient_bound(logits, targets), rtol=1e-12, atol=0)
+
+
+def test_the_targets_of_a_loss_of_ones_own_can_be_anything():
+    logits, targets = normal(B, C), classes(B)
+    norms = squared_gradient_norms(lambda z, y: CrossEntropy()(z, y["labels"]), logits, {"labels": targets})
+    torch.testing.assert_close(norms, gradient_bound(logits, targets), rtol=1e-12, atol=0)
 
 
 @each_case

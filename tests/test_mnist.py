@@ -1,16 +1,17 @@
 import gzip
 import hashlib
-import pickle
 import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from torch import Tensor
 
-from lightning_as import Bins, MNISTDataModule
+from lightning_as import ConvNetClassifier, MNISTDataModule
 from lightning_as.mnist import load_mnist
 
 MakeData = Callable[..., MNISTDataModule]
@@ -98,82 +99,83 @@ def test_a_missing_file_at_setup(small_folder: Path):
         MNISTDataModule(data_dir=small_folder).setup("fit")
 
 
-def test_evaluation_goes_through_the_natural_distribution_in_order(make_data: MakeData, mnist: dict):
-    data = make_data()
-    for loader, part in (
-        (data.train_evaluation_dataloader(), "train"),
-        (data.val_dataloader(), "test"),
-        (data.test_dataloader(), "test"),
-    ):
-        images, labels = (torch.cat(column) for column in zip(*loader, strict=True))
-        assert torch.equal(images, mnist[part].images)
-        assert torch.equal(labels, mnist[part].labels)
-    assert torch.equal(torch.cat(list(data.predict_dataloader())), mnist["test"].images)
-
-
-def test_setup_is_idempotent_and_loaders_have_no_side_effects(make_data: MakeData):
-    data = make_data()
+def test_an_imbalanced_training_set_keeps_shares_in_order_whatever_the_seed(make_data: MakeData, mnist: dict):
+    whole = mnist["train"].labels.bincount()
+    data = make_data(imbalance=[0.01] * 5 + [0.5] * 4 + [1.0], seed=0)
     data.setup("fit")
-    sampler = data.sampler
-    assert sampler is not None
-    state = sampler.state_dict()
-    data.setup("validate")
-    data.setup("fit")
-    assert data.sampler is sampler
-    str(data)
-    assert torch.equal(sampler.state_dict()["generator"], state["generator"])
-    data.batch_size = 50
-    assert len(data.train_dataloader()) == 40
-
-
-def test_bins(make_data: MakeData, mnist: dict):
-    for bins, sizes in (
-        ("label", mnist["train"].labels.bincount().tolist()),
-        ("single", [2000]),
-        (Bins(torch.arange(2000) % 3), [667, 667, 666]),
-    ):
-        data = make_data(bins=bins)
-        data.setup("fit")
-        assert data.sampler is not None
-        assert data.sampler.bins.sizes == sizes
-        assert data.sampler.bins.are_labels == (bins == "label")
-    with pytest.raises(ValueError, match="`bins` are of 10 instances, but the training set has 2000"):
-        make_data(bins=Bins.single(10)).setup("fit")
-
-
-def test_the_seed_is_that_of_seed_everything_unless_given(make_data: MakeData):
-    def first(seed: int | None) -> list[int]:
-        data = make_data(seed=seed)
-        data.setup("fit")
-        assert data.sampler is not None
-        return next(iter(data.sampler))
-
-    torch.manual_seed(7)
-    state = torch.get_rng_state()
-    assert first(None) == first(7) != first(8)
-    assert torch.equal(torch.get_rng_state(), state)
-
-
-def test_it_can_be_pickled(make_data: MakeData):
-    data = make_data()
-    data.setup("fit")
+    images, labels = data.dataset("train")[list(range(len(data.dataset("train"))))]
+    kept = labels.bincount()
+    assert kept.tolist() == [round(0.01 * int(n)) for n in whole[:5]] + [round(n / 2) for n in whole[5:9].tolist()] + [
+        int(whole[9])
+    ]
     assert data.sampler is not None
-    copy = pickle.loads(pickle.dumps(data))
-    assert list(copy.sampler) == list(data.sampler)
+    assert data.sampler.bins.sizes == kept.tolist()
+    # They are images of the whole set with their labels, each once, in its order.
+    rows = {image.numpy().tobytes(): at for at, image in enumerate(mnist["train"].images)}
+    positions = torch.tensor([rows[image.numpy().tobytes()] for image in images])
+    assert bool((positions.diff() > 0).all())
+    assert torch.equal(labels, mnist["train"].labels[positions])
+    torch.manual_seed(1)
+    assert torch.equal(make_data(imbalance=data.imbalance, seed=1).dataset("train").images, images)
+    assert data.dataset("test") is mnist["test"]
+
+
+def test_a_digit_keeps_at_least_one_image_and_the_choice_is_its_own(make_data: MakeData, mnist: dict):
+    def images(**shares: Any) -> set[bytes]:
+        train = make_data(**shares).dataset("train")
+        return {image.numpy().tobytes() for image, label in zip(train.images, train.labels, strict=True) if label == 3}
+
+    tiny, some = images(imbalance={3: 1e-9}), images(imbalance={3: 0.5})
+    assert len(tiny) == 1
+    assert tiny < some
+    assert images(imbalance={3: 0.5, 0: 0.1, 9: 0.2}) == some
+    others = make_data(imbalance={3: 0.5}).dataset("train").labels.bincount()
+    assert [n for digit, n in enumerate(others.tolist()) if digit != 3] == [
+        n for digit, n in enumerate(mnist["train"].labels.bincount().tolist()) if digit != 3
+    ]
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("imbalance", "message"),
     [
-        ({"batch_size": 0}, "`batch_size` must be at least 1, got 0"),
-        ({"num_workers": -1}, "`num_workers` must not be negative, got -1"),
-        ({"bins": "labels"}, "`bins` must be 'label', 'single' or a `Bins`, got 'labels'"),
-        ({"batches_per_epoch": 0}, "`batches_per_epoch` must be at least 1, got 0"),
+        ([0.1] * 9, r"`imbalance` must have 10 shares, one for each digit, got \[.*\]: give 1.0 for"),
+        (0.1, "`imbalance` must have 10 shares, one for each digit, got 0.1: give"),
+        ([0.0] + [1.0] * 9, r"`imbalance` is 0.0 for the digit 0, but a share must be in \(0, 1\]: use 1.0"),
+        ([1.0] * 9 + [1.5], "`imbalance` is 1.5 for the digit 9"),
+        ({4: float("nan")}, "`imbalance` is nan for the digit 4"),
+        ({4: -1}, "`imbalance` is -1 for the digit 4"),
+        ({10: 0.5}, "`imbalance` has a share for 10: use digits, 0 … 9, as keys"),
+        ({"1": 0.5}, "`imbalance` has a share for '1': use digits"),
     ],
 )
-def test_bad_arguments(options: dict, message: str):
+def test_a_bad_imbalance(imbalance: Any, message: str):
     with pytest.raises(ValueError, match=message):
-        MNISTDataModule(**options)
+        MNISTDataModule(imbalance=imbalance)
+
+
+@pytest.mark.parametrize(
+    "text", ["[0.01,0.01,0.01,0.01,0.01,1,1,1,1,1]", "{0: 0.01, 1: 0.01, 2: 0.01, 3: 0.01, 4: 0.01}"]
+)
+def test_imbalance_from_yaml_and_the_command_line(data_from_arguments: Any, text: str, tmp_path: Path):
+    (tmp_path / "config.yaml").write_text(
+        f"data: {{class_path: lightning_as.MNISTDataModule, init_args: {{imbalance: {text}}}}}"
+    )
+    for arguments in (
+        ["--data=lightning_as.MNISTDataModule", f"--data.imbalance={text}"],
+        [f"--config={tmp_path / 'config.yaml'}"],
+    ):
+        assert data_from_arguments(*arguments).imbalance == [0.01] * 5 + [1.0] * 5
+
+
+def test_a_checkpoint_brings_the_module_back(make_data: MakeData, make_trainer: Callable[..., Trainer], tmp_path: Path):
+    data = make_data(data_dir=tmp_path, imbalance={3: 0.5})
+    trainer = make_trainer(limit_train_batches=1)
+    data.prepare_data = lambda: None
+    trainer.fit(ConvNetClassifier(), data)
+    trainer.save_checkpoint(tmp_path / "it.ckpt")
+    back = MNISTDataModule.load_from_checkpoint(tmp_path / "it.ckpt")
+    assert (back.batch_size, back.data_dir, back.seed) == (100, str(tmp_path), 0)
+    assert back.imbalance == data.imbalance
 
 
 def test_the_bundled_copy_needs_no_folder_and_a_copy_elsewhere_is_the_same(tmp_path: Path):

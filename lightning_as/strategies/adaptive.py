@@ -160,7 +160,7 @@ class AdaptiveSampling(Strategy):
         self._inside.update(indices, bins, losses if self.score == "loss" else bounds.sqrt())
 
     def metrics(self) -> dict[str, float]:
-        """Entropy of P in nats, its smallest and largest entry, the share of instances seen, P's age in batches."""
+        """Of P: entropy (nats), smallest and largest entry, age (batches); share of instances seen; losses left out."""
         p = self.bin_probabilities
         return {
             "entropy_p": float(torch.special.entr(p).sum()),
@@ -168,6 +168,7 @@ class AdaptiveSampling(Strategy):
             "p_max": float(p.max()),
             "seen": self._inside.share_seen,
             "age_p": float(self._over_bins.age),
+            "skipped": float(self.skipped),
         }
 
     def state_dict(self) -> dict[str, Any]:

@@ -321,6 +321,7 @@ def test_metrics_describe_p_and_the_share_seen():
         "p_max": float(p.max()),
         "seen": pytest.approx(6 / len(TAGS)),
         "age_p": 2,
+        "skipped": 0,
     }
 
 
