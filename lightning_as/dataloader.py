@@ -53,7 +53,7 @@ class AdaptiveDataLoader(DataLoader[Any]):
         self,
         dataset: Dataset[Any],
         batch_size: int | None = None,
-        bins: BinsLike = "labels",
+        bins: BinsLike = "label",
         batches_per_epoch: int | None = None,
         seed: int | None = None,
         sampler: AdaptiveBatchSampler | None = None,
@@ -94,29 +94,37 @@ class AdaptiveDataLoader(DataLoader[Any]):
     def like(
         cls,
         loader: DataLoader[Any],
-        bins: BinsLike = "labels",
+        batch_size: int | None = None,
+        bins: BinsLike = "label",
         batches_per_epoch: int | None = None,
         seed: int | None = None,
+        num_workers: int | None = None,
     ) -> AdaptiveDataLoader:
         """A loader with the data set and the settings of an ordinary one, whose own sampler is left out.
 
         Raises:
-            MisconfigurationException: If it has no batch size, as with a batch sampler of its own.
+            MisconfigurationException: If it has no batch size, as with a batch sampler of its own, and none is given.
         """
-        if loader.batch_size is None:
+        dataset, collate_fn = loader.dataset, loader.collate_fn
+        own_size = loader.batch_size
+        if isinstance(loader, AdaptiveDataLoader) and isinstance(loader.sampler, AdaptiveBatchSampler):
+            assert isinstance(dataset, Batches)
+            dataset, collate_fn, own_size = dataset.dataset, dataset.collate_fn, loader.sampler.batch_size
+        batch_size = own_size if batch_size is None else batch_size
+        if batch_size is None:
             sampler = loader.batch_sampler or loader.sampler
             raise MisconfigurationException(
                 f"The train DataLoader has no `batch_size`, but a {type(sampler).__name__} of its own: give it "
                 "`batch_size=…` and leave its sampler out."
             )
         return cls(
-            loader.dataset,
-            loader.batch_size,
+            dataset,
+            batch_size,
             bins,
             batches_per_epoch,
             seed,
-            num_workers=loader.num_workers,
-            collate_fn=loader.collate_fn,
+            num_workers=loader.num_workers if num_workers is None else num_workers,
+            collate_fn=collate_fn,
             pin_memory=loader.pin_memory,
             timeout=loader.timeout,
             worker_init_fn=loader.worker_init_fn,  # pyright: ignore[reportArgumentType]
@@ -160,26 +168,26 @@ def make_bins(dataset: Dataset[Any], bins: BinsLike) -> Bins:
 
     Args:
         dataset: The data set.
-        bins: A `Bins`; the bin of each instance, (N,) integers; a function from the data set to either; ``"labels"``,
-            one bin per class, of the labels that the data set keeps; the name of an attribute or a column with integers
-            to partition by; or None, one bin.
+        bins: A `Bins`; the bin of each instance, (N,) integers; a function from the data set to either; ``"label"``,
+            one bin per class, of the labels that the data set keeps; the name of another attribute or column with
+            integers to partition by; ``"single"`` or None: one bin.
 
     Raises:
         ValueError: If they are not to be found, or of another number of instances.
     """
     size = size_of(dataset)
-    if bins is None:
+    if bins is None or (isinstance(bins, str) and bins == "single"):
         return Bins.single(size)
     if isinstance(bins, str):
-        labels = find_labels(dataset, None if bins == "labels" else bins)
+        labels = find_labels(dataset, None if bins == "label" else bins)
         if labels is None:
-            looked_for = " or ".join(f"`{name}`" for name in NAMES) if bins == "labels" else f"`{bins}`"
+            looked_for = " or ".join(f"`{name}`" for name in NAMES) if bins == "label" else f"`{bins}`"
             raise ValueError(
                 f"`bins={bins!r}` found no integer per instance in the {type(dataset).__name__}: it has no attribute "
                 f"or column {looked_for} of {size} integers. Give the bin of each instance, `bins=tensor`, a function "
                 "`bins=lambda dataset: …`, or `bins=None` for none."
             )
-        made = Bins.from_labels(labels) if bins == "labels" else Bins(labels.unique(return_inverse=True)[1])
+        made = Bins.from_labels(labels) if bins == "label" else Bins(labels.unique(return_inverse=True)[1])
     else:
         given = bins(dataset) if callable(bins) else bins
         made = given if isinstance(given, Bins) else Bins(given)

@@ -21,39 +21,33 @@ class AdaptiveDataModule(LightningDataModule):
     Args:
         data: A DataModule whose `train_dataloader` gives one ordinary DataLoader; or a map-style training data set, if
             that is all that you have.
-        batch_size: Instances per batch and process. Only with a data set; a DataModule has its own.
+        batch_size: Instances per batch and process. Default: that of your DataModule's train loader.
         bins: The partition that is drawn from, see :func:`make_bins`. Default: one bin per class, of the labels that
             the training data set keeps.
         batches_per_epoch: Length of an epoch. Default: the data set's size over the (global) batch size, floored.
         seed: Seed of the draws. Default: what `seed_everything` or `torch.manual_seed` was last given.
-        num_workers: Loader processes. Only with a data set. Default: 0.
+        num_workers: Loader processes for training. Default: that of your DataModule's train loader, or 0.
 
     Raises:
         TypeError: If `data` is neither a DataModule nor a data set.
-        ValueError: If `batch_size` or `num_workers` is given with a DataModule, or `batch_size` is missing with a data
-            set.
+        ValueError: If `batch_size` is missing with a data set.
     """
 
     def __init__(
         self,
         data: LightningDataModule | Dataset[Any],
         batch_size: int | None = None,
-        bins: BinsLike = "labels",
+        bins: BinsLike = "label",
         batches_per_epoch: int | None = None,
         seed: int | None = None,
-        num_workers: int = 0,
+        num_workers: int | None = None,
     ) -> None:
         super().__init__()
-        if isinstance(data, LightningDataModule):
-            if batch_size is not None or num_workers:
-                raise ValueError(
-                    f"`batch_size={batch_size}` and `num_workers={num_workers}` are for a data set: set those of your "
-                    f"{type(data).__name__}."
-                )
-        elif not hasattr(data, "__getitem__"):
-            raise TypeError(f"`data` must be a DataModule or a data set with `__getitem__`, got {data!r}.")
-        elif batch_size is None:
-            raise ValueError("`batch_size` is missing: give the number of instances per batch.")
+        if not isinstance(data, LightningDataModule):
+            if not hasattr(data, "__getitem__"):
+                raise TypeError(f"`data` must be a DataModule or a data set with `__getitem__`, got {data!r}.")
+            if batch_size is None:
+                raise ValueError("`batch_size` is missing: give the number of instances per batch.")
         self.data = data
         self._batch_size = batch_size
         self.bins: BinsLike = bins
@@ -63,15 +57,14 @@ class AdaptiveDataModule(LightningDataModule):
 
     @property
     def batch_size(self) -> int:
-        """Instances per batch and process: yours, and settable, as batch-size finders do."""
-        return self.data.batch_size if self._batch_size is None else self._batch_size  # pyright: ignore
+        """Instances per batch and process; settable, as batch-size finders do."""
+        if self._batch_size is None:
+            return self.data.batch_size  # pyright: ignore[reportAttributeAccessIssue]
+        return self._batch_size
 
     @batch_size.setter
     def batch_size(self, value: int) -> None:
-        if self._batch_size is None:
-            self.data.batch_size = value  # pyright: ignore
-        else:
-            self._batch_size = value
+        self._batch_size = value
 
     def __getattr__(self, name: str) -> Any:
         # Only asked for what is not found. While unpickling there is no `data` yet.
@@ -88,7 +81,7 @@ class AdaptiveDataModule(LightningDataModule):
                 self.bins,
                 self.batches_per_epoch,
                 self._seed(),
-                num_workers=self.num_workers,
+                num_workers=self.num_workers or 0,
             )
         loader = self.data.train_dataloader()
         if not isinstance(loader, DataLoader):
@@ -96,7 +89,9 @@ class AdaptiveDataModule(LightningDataModule):
                 f"`train_dataloader` of {type(self.data).__name__} gave a {type(loader).__name__}: AdaptiveDataModule "
                 "needs a single torch DataLoader."
             )
-        return AdaptiveDataLoader.like(loader, self.bins, self.batches_per_epoch, self._seed())
+        return AdaptiveDataLoader.like(
+            loader, self._batch_size, self.bins, self.batches_per_epoch, self._seed(), self.num_workers
+        )
 
     def prepare_data(self) -> None:
         """Yours."""

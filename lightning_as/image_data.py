@@ -18,7 +18,7 @@ from lightning_as.dataloader import AdaptiveDataLoader, make_bins
 
 Part = Literal["train", "test"]
 
-_BINS = {"label": "labels", "single": None}  # as `make_bins` calls them
+_BINS = ("label", "single")
 _EVALUATION_BATCH = 1000
 
 
@@ -173,7 +173,7 @@ class ImageDataModule(LightningDataModule, ABC):
         )
 
     def _make_sampler(self) -> AdaptiveBatchSampler:
-        bins = make_bins(self.dataset("train"), self.bins if isinstance(self.bins, Bins) else _BINS[self.bins])
+        bins = make_bins(self.dataset("train"), self.bins)
         seed = torch.initial_seed() if self.seed is None else self.seed
         if self.trainer is not None:
             seed = self.trainer.strategy.broadcast(seed)  # all processes must draw the same

@@ -356,11 +356,23 @@ def test_the_targets_of_a_loss_of_ones_own_can_be_anything():
 
 @each_case
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-def test_narrow_logits_are_taken_into_float64_for_the_norms(loss, logits, targets, dtype):
+def test_narrow_logits_are_taken_into_float64_for_the_norms_of_the_ready_losses(loss, logits, targets, dtype):
     narrow = logits.to(dtype)
     norms = squared_gradient_norms(loss, narrow, targets)
     assert norms.dtype == torch.float64
-    assert torch.equal(norms, squared_gradient_norms(loss, narrow.double(), targets))
+    expected = squared_gradient_norms(loss, narrow.double(), targets)
+    if isinstance(loss, (CrossEntropy, BinaryCrossEntropy, MeanSquaredError)):
+        assert torch.equal(norms, expected)
+    else:
+        torch.testing.assert_close(norms, expected, rtol=1e-5, atol=0)
+
+
+def test_a_loss_of_ones_own_may_hold_float32_tensors():
+    logits, targets = normal(B, C).float(), classes(B)
+    weighted = torch.nn.CrossEntropyLoss(weight=torch.full((C,), 2.0), reduction="none")
+    norms = squared_gradient_norms(weighted, logits.bfloat16(), targets)
+    expected = 4 * gradient_bound(logits.bfloat16(), targets)
+    torch.testing.assert_close(norms, expected, rtol=1e-4, atol=0)
 
 
 @each_case
