@@ -173,8 +173,14 @@ class AdaptiveBatchSampler(DistributedSampler[list[int]]):
     def set_epoch(self, epoch: int) -> None:
         """Nothing: the generator's own state decides, since Lightning calls this after the first draws."""
 
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that the next draws depend on, as plain tensors, ints and strings."""
+    def state_dict(self, strategy: Strategy | None = None) -> dict[str, Any]:
+        """Everything that the next draws depend on, as plain tensors, ints and strings.
+
+        Args:
+            strategy: One that has been at work here and is to be saved, though it is not attached now. Default: the one
+                that is attached.
+        """
+        strategy = self.strategy if strategy is None else strategy
         pending = list(self._pending)
         return {
             "tags": self.bins.tags.clone(),
@@ -185,8 +191,8 @@ class AdaptiveBatchSampler(DistributedSampler[list[int]]):
                 field: torch.stack([getattr(draw, field) for draw in pending]) if pending else torch.empty(0)
                 for field in Draw._fields
             },
-            "strategy": type(self.strategy).__name__,
-            "strategy_state": self.strategy.state_dict(),
+            "strategy": type(strategy).__name__,
+            "strategy_state": strategy.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

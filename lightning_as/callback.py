@@ -128,6 +128,8 @@ class AdaptiveSamplingCallback(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Attach the strategy to the loader's sampler, and bring back its state if a fit is resumed."""
         self._checked = False
+        # A fit that goes on at the border of an epoch may make its loader anew, for which it calls no hook: now, then.
+        trainer.fit_loop.setup_data()
         self._attach(trainer)
         assert self._sampler is not None
         check_processes_agree(trainer, trainer.train_dataloader, self._sampler)  # pyright: ignore[reportArgumentType]
@@ -164,8 +166,10 @@ class AdaptiveSamplingCallback(Callback):
     ) -> None:
         """Match the batch with its draw, and update the strategy."""
         sampler, observer = self._at_work()
-        if outputs:  # nothing if `training_step` returned None, to skip the batch
-            rows = observer.observe(outputs, batch, sampler.batch_size)
+        # In automatic optimization a `training_step` that returns None skips the batch; otherwise it means nothing.
+        skipped = not outputs and pl_module.automatic_optimization
+        rows = None if skipped else observer.observe(outputs, batch, sampler.batch_size)
+        if rows is not None:
             labels = None if sampler.bins.labels is None else observer.labels(batch, sampler.batch_size)
             losses, bounds, *drawn = gather_batch(trainer, rows if labels is None else [*rows, labels])
             draw = sampler.commit()
@@ -201,7 +205,7 @@ class AdaptiveSamplingCallback(Callback):
         """The sampler's state, and with it the strategy's."""
         if self._restored is not None:
             return {"sampler": self._restored}
-        return {} if self._sampler is None else {"sampler": self._sampler.state_dict()}
+        return {} if self._sampler is None else {"sampler": self._sampler.state_dict(self.strategy)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep a state until training starts, and with it the loader that it belongs to is there."""
@@ -212,7 +216,7 @@ class AdaptiveSamplingCallback(Callback):
         if sampler is previous and sampler.strategy is self.strategy and state is None:
             return
         if state is None and previous not in (None, sampler) and torch.equal(previous.bins.tags, sampler.bins.tags):
-            state = previous.state_dict()
+            state = previous.state_dict(self.strategy)
         sampler.attach(self.strategy)
         if state is not None:
             sampler.load_state_dict(state)
@@ -224,6 +228,8 @@ class AdaptiveSamplingCallback(Callback):
         return importance_weights(draw.probabilities, size, self.weights, self.weight_limit, self.weight_power)
 
     def _log(self, module: LightningModule, draw: Draw) -> None:
+        if module.trainer.barebones:
+            return
         module.log("adaptive/ess", float(effective_sample_size(draw.probabilities)), prog_bar=True)
         figures = self.strategy.metrics()
         if self.weights != "none":

@@ -41,7 +41,7 @@ class Observer:
         self._target_key = target_key
         self._per_sample_loss = per_sample_loss
         self._gradient_bound = gradient_bound
-        self._loss_scale = 1.0
+        self._loss_scale: float | None = None
         autograd = gradient_bound == "autograd"
         self.hook = None if logits_from is None else LogitsHook(module, logits_from, keep_gradient=autograd)
 
@@ -52,8 +52,11 @@ class Observer:
             divisor = trainer.accumulate_grad_batches if self._module.automatic_optimization else 1
             self._loss_scale = (1.0 if scaler is None else scaler.get_scale()) / divisor
 
-    def observe(self, outputs: Any, batch: Any, size: int) -> list[Tensor]:
+    def observe(self, outputs: Any, batch: Any, size: int) -> list[Tensor] | None:
         """Losses and squared gradient bounds of a batch of `size`, (B,) each, without a gradient.
+
+        None if they should come from a backward pass, but there was none, as where weight averaging makes a last round
+        for the sake of batch norm.
 
         Args:
             outputs: What `training_step` returned, as Lightning passes it on.
@@ -75,7 +78,8 @@ class Observer:
                 f"The losses must be one for each of the {size} instances drawn, got the shape {tuple(losses.shape)}: "
                 "use `reduction='none'`, and the mean over anything that is not the batch."
             )
-        return [losses, self._bounds(logits, batch)]
+        bounds = self._bounds(logits, batch)
+        return None if bounds is None else [losses, bounds]
 
     def labels(self, batch: Any, size: int) -> Tensor | None:
         """The targets of a batch of `size` if they are class indices, (B,) int64, or None.
@@ -115,7 +119,7 @@ class Observer:
             "AdaptiveSamplingCallback(recompute=True)."
         )
 
-    def _bounds(self, logits: Tensor, batch: Any) -> Tensor:
+    def _bounds(self, logits: Tensor, batch: Any) -> Tensor | None:
         if self._gradient_bound is None:
             return squared_gradient_norms(self._per_sample_loss, logits, targets_of(batch, self._target_key))
         if callable(self._gradient_bound):
@@ -127,13 +131,16 @@ class Observer:
                 )
             return bounds
         assert self.hook is not None
+        scale, self._loss_scale = self._loss_scale, None
+        if self.hook.gradient is None and scale is None:
+            return None
         if self.hook.gradient is None:
             raise MisconfigurationException(
                 f"No gradient came back to the output of {self.hook.name!r}, which `gradient_bound='autograd'` needs: "
                 "name a submodule whose output the loss depends on."
             )
         # The loss is the mean over the batch: that, too, has scaled what came back.
-        rows = self.hook.gradient.flatten(1).to(torch.float64) * (len(logits) / self._loss_scale)
+        rows = self.hook.gradient.flatten(1).to(torch.float64) * (len(logits) / (scale or 1.0))
         return rows.square().sum(1)
 
 

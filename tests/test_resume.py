@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -12,13 +14,23 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, OnExceptionCheckpoint
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lightning_as import AdaptiveDataLoader, AdaptiveDataModule, AdaptiveSamplingCallback, Strategy, Uniform
-from tests.test_trainer_features import BATCH, EPOCH, Recording, Tiny, TinyData, differences, tiny_dataset, tiny_trainer
+from lightning_as import AdaptiveDataLoader, AdaptiveDataModule, AdaptiveSamplingCallback, Strategy, Uniform, cli
+from tests.test_trainer_features import (
+    BATCH,
+    EPOCH,
+    Recording,
+    Tiny,
+    TinyData,
+    differences,
+    make_data,
+    tiny_dataset,
+    tiny_trainer,
+)
 
 
 class Scheduled(Tiny):
@@ -43,16 +55,12 @@ class WithLoaders(Tiny):
 
 
 class Setting(NamedTuple):
-    """What is trained, and until when. Both ends are in the third epoch."""
+    """What is trained, on which data, and with which options of the Trainer."""
 
     num_workers: int = 0
     module: type[Tiny] = Tiny
-    end: str = "max_epochs"
-    reload: bool = False
-
-    def options(self) -> dict[str, Any]:
-        ends = {"max_epochs": {"max_epochs": 3}, "max_steps": {"max_epochs": -1, "max_steps": 2 * EPOCH + 4}}
-        return {**ends[self.end], "reload_dataloaders_every_n_epochs": int(self.reload)}
+    data: str = "wrapped"
+    options: tuple[tuple[str, Any], ...] = (("max_epochs", 3),)
 
 
 class Outcome(NamedTuple):
@@ -67,7 +75,7 @@ def fit(setting: Setting, folder: Path, callbacks: list[Callback], seed: int, ck
     """A fit of its own: only the checkpoint can make it equal to one with another seed."""
     seed_everything(seed, verbose=False)
     strategy, module = Recording(), setting.module()
-    data = AdaptiveDataModule(TinyData(num_workers=setting.num_workers))
+    data = make_data(setting.data, setting.num_workers)
     if isinstance(module, WithLoaders):
         module.num_workers, data = setting.num_workers, None
     trainer = tiny_trainer(
@@ -76,7 +84,7 @@ def fit(setting: Setting, folder: Path, callbacks: list[Callback], seed: int, ck
         enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
         val_check_interval=3,
         limit_val_batches=1,
-        **setting.options(),
+        **dict(setting.options),
     )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -132,10 +140,10 @@ def fail() -> None:
     raise ValueError("something broke")
 
 
-def interrupted(setting: Setting, folder: Path, hook: str) -> Path:
-    """The checkpoint of a fit that broke off when 8 batches had been trained on."""
+def interrupted(setting: Setting, folder: Path, hook: str, steps: int = 8) -> Path:
+    """The checkpoint of a fit that broke off when so many batches had been trained on."""
     with pytest.raises(ValueError, match="something broke"):
-        fit(setting, folder, [At(8, fail, hook), OnExceptionCheckpoint(folder)], seed=0)
+        fit(setting, folder, [At(steps, fail, hook), OnExceptionCheckpoint(folder)], seed=0)
     return folder / "on_exception.ckpt"
 
 
@@ -157,28 +165,201 @@ def resume(moment: str, setting: Setting, folder: Path, uninterrupted: Whole) ->
     check(fit(setting, folder, [], seed=1, ckpt_path=path), whole, done)
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
+WORKERS = pytest.mark.parametrize("num_workers", [0, 2])
+# Both in the third epoch.
+ENDS: dict[str, dict[str, Any]] = {
+    "max_epochs": {"max_epochs": 3},
+    "max_steps": {"max_epochs": -1, "max_steps": 2 * EPOCH + 4},
+}
+
+
+@WORKERS
 @pytest.mark.parametrize("module", [Tiny, Scheduled])
-@pytest.mark.parametrize("end", ["max_epochs", "max_steps"])
+@pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_resumed_fit_is_the_uninterrupted_one(
     num_workers: int, module: type[Tiny], end: str, moment: str, tmp_path: Path, uninterrupted: Whole
 ):
-    resume(moment, Setting(num_workers, module, end), tmp_path, uninterrupted)
+    resume(moment, Setting(num_workers, module, options=tuple(ENDS[end].items())), tmp_path, uninterrupted)
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
-@pytest.mark.parametrize("reload", [False, True])
+RELOAD = (("max_epochs", 3), ("reload_dataloaders_every_n_epochs", 1))
+
+
+@WORKERS
+@pytest.mark.parametrize(
+    "setting",
+    [
+        Setting(module=WithLoaders),
+        Setting(module=WithLoaders, options=RELOAD),
+        Setting(options=RELOAD),
+        Setting(data="ready"),
+        Setting(data="ready", options=RELOAD),
+    ],
+    ids=["loader of the module", "loader of the module, reloaded", "reloaded", "ready", "ready, reloaded"],
+)
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_a_module_with_a_loader_of_its_own_is_resumed_exactly(
-    num_workers: int, reload: bool, moment: str, tmp_path: Path, uninterrupted: Whole
+def test_wherever_the_loader_is_made_a_resumed_fit_is_the_uninterrupted_one(
+    num_workers: int, setting: Setting, moment: str, tmp_path: Path, uninterrupted: Whole
 ):
-    resume(moment, Setting(num_workers, WithLoaders, reload=reload), tmp_path, uninterrupted)
+    resume(moment, setting._replace(num_workers=num_workers), tmp_path, uninterrupted)
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
-@pytest.mark.parametrize("moment", MOMENTS)
-def test_a_loader_made_anew_each_epoch_is_resumed_exactly(
-    num_workers: int, moment: str, tmp_path: Path, uninterrupted: Whole
+@WORKERS
+@pytest.mark.parametrize(
+    ("option", "name", "done"),
+    [
+        (("limit_train_batches", 4), "batch-step=6.ckpt", 6),
+        (("limit_train_batches", 4), "batch-step=8.ckpt", 8),
+        (("limit_train_batches", 4), "epoch-step=8.ckpt", 8),
+        (("accumulate_grad_batches", 2), "batch-step=4.ckpt", 8),
+        (("accumulate_grad_batches", 2), "batch-step=6.ckpt", 12),
+    ],
+)
+def test_epochs_cut_short_and_accumulated_gradients_are_resumed_exactly(
+    num_workers: int, option: tuple[str, int], name: str, done: int, tmp_path: Path, uninterrupted: Whole
 ):
-    resume(moment, Setting(num_workers, reload=True), tmp_path, uninterrupted)
+    setting = Setting(num_workers, options=(("max_epochs", 3), option))
+    whole, saved = uninterrupted(setting)
+    check(fit(setting, tmp_path, [], seed=1, ckpt_path=saved / name), whole, done)
+
+
+@WORKERS
+@pytest.mark.parametrize(
+    ("steps", "hook"),
+    [
+        (0, "on_train_batch_start"),
+        (8, "on_train_batch_start"),
+        (8, "on_after_backward"),
+        (8, "on_train_batch_end"),
+        (9, "on_validation_start"),
+        (12, "on_train_batch_end"),
+        (12, "on_validation_end"),
+        (12, "on_train_epoch_end"),
+    ],
+)
+def test_an_exception_anywhere_in_the_loop_is_resumed_exactly(
+    num_workers: int, steps: int, hook: str, tmp_path: Path, uninterrupted: Whole
+):
+    setting = Setting(num_workers)
+    path = interrupted(setting, tmp_path, hook, steps)
+    check(fit(setting, tmp_path, [], seed=1, ckpt_path=path), uninterrupted(setting)[0], steps)
+
+
+@WORKERS
+def test_a_fit_that_is_resumed_twice_in_one_epoch_is_the_uninterrupted_one(
+    num_workers: int, tmp_path: Path, uninterrupted: Whole
+):
+    setting = Setting(num_workers)
+    whole, saved = uninterrupted(setting)
+    stop = [At(10, fail, "on_before_backward"), OnExceptionCheckpoint(tmp_path)]
+    with pytest.raises(ValueError, match="something broke"):
+        fit(setting, tmp_path, stop, seed=1, ckpt_path=saved / "batch-step=8.ckpt")
+    check(fit(setting, tmp_path, [], seed=2, ckpt_path=tmp_path / "on_exception.ckpt"), whole, 10)
+
+
+@WORKERS
+def test_a_checkpoint_is_plain_data_and_has_the_batches_in_flight(num_workers: int, uninterrupted: Whole):
+    whole, saved = uninterrupted(Setting(num_workers))
+    checkpoint = torch.load(saved / "batch-step=7.ckpt", weights_only=True)
+    state = checkpoint["callbacks"]["AdaptiveSamplingCallback"]["sampler"]
+    in_flight = whole.strategy.indices()[7 : 7 + 2 * num_workers]
+    assert state["pending"]["indices"].tolist() == in_flight
+    assert torch.load(saved / "epoch-step=12.ckpt", weights_only=True).keys() == checkpoint.keys()
+
+
+def in_a_process(target: Callable[[], object]) -> int:
+    """Run a function in a process of its own.
+
+    Returns:
+        Its exit code; negative is the signal that ended it.
+    """
+    process = multiprocessing.get_context("fork").Process(target=target)  # pyright: ignore[reportAttributeAccessIssue]
+    process.start()
+    end = time.monotonic() + 60
+    # `join` would wait for the workers that the process leaves behind if it is killed.
+    while process.exitcode is None:
+        if time.monotonic() > end:
+            process.kill()
+            pytest.fail("The process hangs.")
+        time.sleep(0.01)
+    return process.exitcode
+
+
+SIGNALLED = pytest.mark.parametrize("module", [Tiny, Scheduled])
+
+
+@WORKERS
+@SIGNALLED
+def test_after_sigterm_a_resumed_fit_is_the_uninterrupted_one(
+    num_workers: int, module: type[Tiny], tmp_path: Path, uninterrupted: Whole
+):
+    setting = Setting(num_workers, module)
+    terminate = At(7, lambda: os.kill(os.getpid(), signal.SIGTERM), "on_before_backward")
+    saving = OnExceptionCheckpoint(tmp_path)
+    assert in_a_process(lambda: fit(setting, tmp_path, [terminate, saving], seed=0)) != -signal.SIGTERM
+    rest = fit(setting, tmp_path, [], seed=1, ckpt_path=saving.ckpt_path)
+    check(rest, uninterrupted(setting)[0], 8)  # Lightning finishes the batch
+
+
+@WORKERS
+@SIGNALLED
+def test_after_kill_9_a_fit_that_is_resumed_from_the_last_checkpoint_is_the_uninterrupted_one(
+    num_workers: int, module: type[Tiny], tmp_path: Path, uninterrupted: Whole
+):
+    setting = Setting(num_workers, module)
+    kill = At(9, lambda: os.kill(os.getpid(), signal.SIGKILL), "on_before_backward")
+    saving = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=4, save_top_k=-1)
+    assert in_a_process(lambda: fit(setting, tmp_path, [kill, saving], seed=0)) == -signal.SIGKILL
+    assert {path.name for path in tmp_path.glob("*.ckpt")} == {"step=4.ckpt", "step=8.ckpt"}
+    check(fit(setting, tmp_path, [], seed=1, ckpt_path=tmp_path / "step=8.ckpt"), uninterrupted(setting)[0], 8)
+
+
+def another_order(dataset: Any) -> Tensor:
+    return dataset.tensors[1].flip(0)
+
+
+@pytest.mark.parametrize(
+    ("data", "strategy", "message"),
+    [
+        (lambda: AdaptiveDataModule(TinyData(size=80)), Recording, "96 instances in 4 bins, here 80 in 4"),
+        (lambda: AdaptiveDataModule(TinyData(), bins=None), Recording, "96 instances in 4 bins, here 96 in 1"),
+        (lambda: AdaptiveDataModule(TinyData(), bins=another_order), Recording, "in another order"),
+        (lambda: make_data("wrapped"), Uniform, "strategy Recording, but here it is Uniform"),
+        (lambda: AdaptiveDataModule(TinyData(batch_size=8)), Recording, "`batch_size` 16, but here it is 8"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:::lightning")
+def test_a_checkpoint_of_something_else_is_refused_with_both_values(
+    data: Callable[[], Any], strategy: type[Strategy], message: str, tmp_path: Path, uninterrupted: Whole
+):
+    _, saved = uninterrupted(Setting())
+    trainer = tiny_trainer(tmp_path, callbacks=[AdaptiveSamplingCallback(strategy(), logits_from="net")], max_epochs=3)
+    with pytest.raises(ValueError, match=message):
+        trainer.fit(Tiny(), datamodule=data(), ckpt_path=saved / "batch-step=8.ckpt")
+
+
+# Without dropout: it draws from a random state that Lightning does not save.
+COMMAND = """fit --model.dropout=0 --data.batch_size=64
+    --trainer.max_epochs=2 --trainer.limit_train_batches=4 --trainer.limit_val_batches=2 --trainer.accelerator=cpu
+    --trainer.logger=false --trainer.enable_progress_bar=false --trainer.enable_model_summary=false
+    --trainer.callbacks+=ModelCheckpoint --trainer.callbacks.every_n_train_steps=2 --trainer.callbacks.save_top_k=-1
+    --trainer.callbacks.filename={step}"""
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_fit_of_the_command_line_is_resumed_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mnist: Any):
+    monkeypatch.setattr("lightning_as.mnist.load_mnist", lambda part, data_dir=None: mnist[part])
+    monkeypatch.chdir(tmp_path)
+
+    def last_checkpoint(folder: Path, *arguments: str) -> tuple[Any, Any]:
+        flags = [*COMMAND.split(), f"--trainer.callbacks.dirpath={folder}", *arguments]
+        monkeypatch.setattr(sys, "argv", ["lightning-as", *flags])
+        cli.main()
+        saved = torch.load(folder / "step=8.ckpt", weights_only=True)
+        return saved["callbacks"]["AdaptiveSamplingCallback"], saved["state_dict"]
+
+    state, weights = last_checkpoint(tmp_path / "whole")
+    resumed = last_checkpoint(tmp_path / "rest", "--seed_everything=1", "--ckpt_path=whole/step=6.ckpt")
+    assert differences(resumed[0], state) == []
+    assert differences(resumed[1], weights) == []

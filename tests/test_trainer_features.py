@@ -27,6 +27,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_as import AdaptiveDataLoader, AdaptiveDataModule, AdaptiveSampling, AdaptiveSamplingCallback, Draw
+from lightning_as.image_data import ImageDataModule, ImageDataset
 
 BATCH, EPOCH = 16, 6  # instances in a batch, batches in an epoch
 
@@ -53,6 +54,22 @@ class TinyData(LightningDataModule):
     def val_dataloader(self) -> DataLoader[Any]:
         # Batches of the very size that is trained on, so that only the mode tells the two apart.
         return DataLoader(self.dataset, BATCH)
+
+
+class ReadyData(ImageDataModule):
+    """The same data in a DataModule like those of the package, which keep one sampler for all fits."""
+
+    num_classes, dims = 4, (1, 1, 8)
+
+    def load(self, part: Any) -> ImageDataset:
+        return ImageDataset(*tiny_dataset().tensors)
+
+
+def make_data(kind: str, num_workers: int = 0) -> AdaptiveDataModule | ReadyData:
+    """The data, "wrapped" or "ready"."""
+    if kind == "ready":
+        return ReadyData(BATCH, num_workers)
+    return AdaptiveDataModule(TinyData(num_workers=num_workers))
 
 
 class Tiny(LightningModule):
@@ -154,17 +171,17 @@ def fit(tmp_path: Path) -> Callable[..., tuple[Recording, Watch, Trainer]]:
         strategy: Recording | None = None,
         callbacks: tuple[Callback, ...] = (),
         compile: bool = False,
+        gradient_bound: Any = None,
         **options: Any,
     ) -> tuple[Recording, Watch, Trainer]:
         seed_everything(0, verbose=False)
         module = make()
         strategy, watch = Recording() if strategy is None else strategy, Watch()
-        ours = AdaptiveSamplingCallback(strategy, logits_from="net")
+        ours = AdaptiveSamplingCallback(strategy, logits_from="net", gradient_bound=gradient_bound)
         trainer = tiny_trainer(tmp_path, callbacks=[ours, watch, *callbacks], **{"limit_val_batches": 0, **options})
         data = AdaptiveDataModule(TinyData()) if data is None else data
-        if compile:
-            module = torch.compile(module, backend="aot_eager")  # pyright: ignore[reportAssignmentType]
-        trainer.fit(module, datamodule=data)
+        trained: Any = torch.compile(module, backend="aot_eager") if compile else module
+        trainer.fit(trained, datamodule=data)
         return strategy, watch, trainer
 
     return fit
@@ -238,8 +255,9 @@ class ByLBFGS(Tiny):
 
 
 def test_an_optimizer_that_repeats_its_closure_gives_one_update_per_batch(fit: Fit):
-    strategy, watch, trainer = fit(ByLBFGS)
-    assert trainer.lightning_module.calls >= 3 * EPOCH
+    module = ByLBFGS()
+    strategy, watch, _ = fit(lambda: module)
+    assert module.calls >= 3 * EPOCH
     tell(EPOCH, strategy, watch)
 
 
@@ -265,12 +283,17 @@ def test_the_extra_epoch_of_swa_for_batch_norm_stays_in_step(fit: Fit):
     tell(4 * EPOCH, strategy, watch)
 
 
+def test_gradients_of_the_backward_pass_are_not_missed_where_swa_makes_none(fit: Fit):
+    averaging = StochasticWeightAveraging(swa_lrs=0.05, swa_epoch_start=1)
+    strategy, _, _ = fit(WithBatchNorm, max_epochs=3, callbacks=(averaging,), gradient_bound="autograd")
+    assert len(strategy.told) >= 3 * EPOCH
+
+
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_limit_train_batches_leaves_no_batch_behind(fit: Fit, num_workers: int):
+def test_limit_train_batches_stays_in_step(fit: Fit, num_workers: int):
     data = AdaptiveDataModule(TinyData(num_workers=num_workers))
     strategy, watch, _ = fit(data=data, limit_train_batches=4, max_epochs=3)
     tell(3 * 4, strategy, watch)
-    assert len({tuple(batch) for batch in strategy.indices()}) == 3 * 4
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -296,6 +319,12 @@ def test_a_loader_made_anew_each_epoch_is_followed(fit: Fit, num_workers: int, o
     assert torch.equal(strategy.probabilities(), kept.probabilities())
 
 
+def again(trainer: Trainer, folder: Path, *more: Callback, **options: Any) -> Trainer:
+    """Another Trainer with the same callbacks, and more."""
+    callbacks: list[Callback] = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
+    return tiny_trainer(folder, callbacks=[*callbacks, *more], **{"limit_val_batches": 0, **options})
+
+
 def state_of(trainer: Trainer) -> dict[str, Any]:
     """The state that the callback would save."""
     (callback,) = (one for one in trainer.callbacks if isinstance(one, AdaptiveSamplingCallback))  # pyright: ignore
@@ -319,23 +348,25 @@ def test_the_state_in_the_comparisons_here_has_what_they_are_about(fit: Fit):
     assert differences(state_of(short), state_of(short)) == []
 
 
+KINDS = pytest.mark.parametrize("kind", ["wrapped", "ready"])
+
+
+@KINDS
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_the_learning_rate_finder_leaves_no_trace(fit: Fit, tmp_path: Path, num_workers: int):
+def test_the_learning_rate_finder_leaves_no_trace(fit: Fit, tmp_path: Path, kind: str, num_workers: int):
     def fit_twice(find: bool) -> tuple[Recording, Watch]:
-        data = AdaptiveDataModule(TinyData(num_workers=num_workers))
+        data = make_data(kind, num_workers)
         strategy, watch, first = fit(data=data)
-        callbacks = first.callbacks  # pyright: ignore[reportAttributeAccessIssue]
         module = Tiny()
         if find:
             before, updates = state_of(first), len(strategy.told)
-            trainer = tiny_trainer(tmp_path, callbacks=list(callbacks), limit_val_batches=0)
+            trainer = again(first, tmp_path)
             Tuner(trainer).lr_find(module, datamodule=data, num_training=8, update_attr=False)
             assert differences(state_of(trainer), before) == []
             assert len(strategy.told) == updates
             assert not any(one != watch._see for one in module.net._forward_hooks.values())
         seed_everything(0, verbose=False)
-        last = tiny_trainer(tmp_path, callbacks=list(callbacks), limit_val_batches=0)
-        last.fit(Tiny(), datamodule=data)
+        again(first, tmp_path).fit(Tiny(), datamodule=data)
         return strategy, watch
 
     without, _ = fit_twice(False)
@@ -344,29 +375,29 @@ def test_the_learning_rate_finder_leaves_no_trace(fit: Fit, tmp_path: Path, num_
     assert strategy.indices() == without.indices()
 
 
+@KINDS
 @pytest.mark.parametrize("mode", ["power", "binsearch"])
-def test_the_batch_size_finder_leaves_no_trace_but_the_batch_size(fit: Fit, tmp_path: Path, mode: str):
-    data = AdaptiveDataModule(TinyData())
+def test_the_batch_size_finder_leaves_no_trace_but_the_batch_size(fit: Fit, tmp_path: Path, kind: str, mode: str):
+    data = make_data(kind)
     strategy, watch, first = fit(data=data)
     before, updates = state_of(first), len(strategy.told)
-    callbacks = first.callbacks  # pyright: ignore[reportAttributeAccessIssue]
-    trainer = tiny_trainer(tmp_path, callbacks=list(callbacks), limit_val_batches=0)
+    trainer = again(first, tmp_path)
     Tuner(trainer).scale_batch_size(Tiny(), datamodule=data, mode=mode, max_trials=3, init_val=3, steps_per_trial=2)
     assert differences(state_of(trainer), before) == []
     assert len(strategy.told) == updates
-    assert data.data.batch_size == data.batch_size != BATCH  # pyright: ignore[reportAttributeAccessIssue]
-    last = tiny_trainer(tmp_path, callbacks=list(callbacks), limit_val_batches=0)
-    last.fit(Tiny(), datamodule=data)
-    steps = len(data.dataset) // data.batch_size
+    assert data.batch_size != BATCH
+    again(first, tmp_path).fit(Tiny(), datamodule=data)
+    steps = BATCH * EPOCH // data.batch_size
     assert len(strategy.told) == updates + steps == len(watch.batches)
     assert {len(indices) for indices in strategy.indices()[updates:]} == {data.batch_size}
 
 
+@KINDS
 @pytest.mark.parametrize(
     "finder", [LearningRateFinder(num_training_steps=4), BatchSizeFinder(init_val=8, max_trials=2)]
 )
-def test_a_finder_that_is_a_callback_goes_before_the_fit(fit: Fit, finder: Callback):
-    strategy, watch, trainer = fit(callbacks=(finder,))
+def test_a_finder_that_is_a_callback_goes_before_the_fit(fit: Fit, kind: str, finder: Callback):
+    strategy, watch, trainer = fit(data=make_data(kind), callbacks=(finder,))
     assert len(strategy.told) == len(watch.batches) == trainer.global_step == trainer.num_training_batches
     features, _ = tiny_dataset().tensors
     for draw, (x, _) in zip(strategy.indices(), watch.batches, strict=True):
@@ -395,12 +426,13 @@ def save(trainer: Trainer, folder: Path) -> str:
     return str(folder / "saved.ckpt")
 
 
-def test_validation_between_two_fits_of_one_trainer_changes_nothing(fit: Fit):
+@KINDS
+def test_validation_between_two_fits_of_one_trainer_changes_nothing(fit: Fit, kind: str):
     class Going:
         """Two fits of one Trainer, one epoch each."""
 
         def __init__(self, validate: bool) -> None:
-            data = AdaptiveDataModule(TinyData())
+            data = make_data(kind)
             self.strategy, self.watch, trainer = fit(data=data)
             module = trainer.lightning_module
             if validate:
@@ -432,39 +464,42 @@ def test_a_checkpoint_is_tested_by_a_fresh_trainer_with_and_without_the_callback
     assert torch.equal(strategy.probabilities(), law)
 
 
+@KINDS
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_two_fits_of_one_datamodule_with_one_callback_are_as_one_long_fit(fit: Fit, tmp_path: Path, num_workers: int):
+def test_two_fits_of_one_datamodule_with_one_callback_are_as_one_long_fit(
+    fit: Fit, tmp_path: Path, kind: str, num_workers: int
+):
     class Plain(Tiny):
         """Without momentum, which a new optimizer would not have."""
 
         def configure_optimizers(self) -> Any:
             return torch.optim.SGD(self.parameters(), lr=0.1)
 
-    whole, _, _ = fit(Plain, AdaptiveDataModule(TinyData(num_workers=num_workers)), max_epochs=2)
-    data = AdaptiveDataModule(TinyData(num_workers=num_workers))
+    whole, _, _ = fit(Plain, make_data(kind, num_workers), max_epochs=2)
+    data = make_data(kind, num_workers)
     strategy, watch, first = fit(Plain, data)
-    callbacks = first.callbacks  # pyright: ignore[reportAttributeAccessIssue]
-    tiny_trainer(tmp_path, callbacks=list(callbacks), limit_val_batches=0).fit(first.lightning_module, datamodule=data)
+    again(first, tmp_path).fit(first.lightning_module, datamodule=data)
     tell(2 * EPOCH, strategy, watch)
     assert strategy.indices() == whole.indices()
     assert torch.equal(strategy.probabilities(), whole.probabilities())
 
 
+class Keeping(AdaptiveDataModule):
+    """Gives the same loader in every fit."""
+
+    kept: AdaptiveDataLoader | None = None
+
+    def train_dataloader(self) -> AdaptiveDataLoader:
+        self.kept = self.kept or super().train_dataloader()
+        return self.kept
+
+
 @pytest.mark.parametrize("num_workers", [0, 2])
-@pytest.mark.parametrize("own_loader", [False, True])
+@pytest.mark.parametrize("kind", ["wrapped", "ready", "kept"])
 def test_a_fit_after_one_that_ended_amid_an_epoch_begins_with_a_whole_epoch(
-    fit: Fit, tmp_path: Path, num_workers: int, own_loader: bool
+    fit: Fit, tmp_path: Path, kind: str, num_workers: int
 ):
-    class Kept(AdaptiveDataModule):
-        """Gives the same loader in every fit."""
-
-        kept: AdaptiveDataLoader | None = None
-
-        def train_dataloader(self) -> AdaptiveDataLoader:
-            self.kept = self.kept or super().train_dataloader()
-            return self.kept
-
-    data = (Kept if own_loader else AdaptiveDataModule)(TinyData(num_workers=num_workers))
+    data = Keeping(TinyData(num_workers=num_workers)) if kind == "kept" else make_data(kind, num_workers)
     strategy, watch, first = fit(data=data, max_steps=4, max_epochs=-1)
     assert len(strategy.told) == 4
     validated: list[int] = []
@@ -473,9 +508,8 @@ def test_a_fit_after_one_that_ended_amid_an_epoch_begins_with_a_whole_epoch(
         def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
             validated.append(trainer.global_step)
 
-    callbacks = first.callbacks  # pyright: ignore[reportAttributeAccessIssue]
-    options: dict[str, Any] = {"num_sanity_val_steps": 0, "max_epochs": 2}
-    tiny_trainer(tmp_path, callbacks=[*callbacks, Validated()], **options).fit(Tiny(), datamodule=data)
+    last = again(first, tmp_path, Validated(), num_sanity_val_steps=0, max_epochs=2, limit_val_batches=1)
+    last.fit(Tiny(), datamodule=data)
     tell(4 + 2 * EPOCH, strategy, watch)
     assert validated == [EPOCH, 2 * EPOCH]
 
