@@ -11,6 +11,23 @@ from torch.utils.data import DataLoader, Dataset
 
 from lightning_as.dataloader import AdaptiveDataLoader, BinsLike
 
+_HOOKS = (
+    "prepare_data",
+    "setup",
+    "teardown",
+    "val_dataloader",
+    "test_dataloader",
+    "predict_dataloader",
+    "on_before_batch_transfer",
+    "transfer_batch_to_device",
+    "on_after_batch_transfer",
+    "state_dict",
+    "load_state_dict",
+    "prepare_data_per_node",
+    "allow_zero_length_dataloader_with_multiple_devices",
+)
+"""What is your DataModule's, as it is."""
+
 
 class AdaptiveDataModule(LightningDataModule):
     """Your DataModule, or your training data set, with a train loader that :class:`AdaptiveSamplingCallback` can guide.
@@ -49,11 +66,26 @@ class AdaptiveDataModule(LightningDataModule):
             if batch_size is None:
                 raise ValueError("`batch_size` is missing: give the number of instances per batch.")
         self.data = data
+        if isinstance(data, LightningDataModule):
+            # Bound, not called from methods of our own, so that Lightning sees which of them are defined.
+            for hook in _HOOKS:
+                setattr(self, hook, getattr(data, hook))
         self._batch_size = batch_size
         self.bins: BinsLike = bins
         self.batches_per_epoch = batches_per_epoch
         self.seed = seed
         self.num_workers = num_workers
+
+    @property
+    def trainer(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The Trainer, which Lightning sets; your DataModule has the same."""
+        return self._trainer
+
+    @trainer.setter
+    def trainer(self, trainer: Any) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        self._trainer = trainer
+        if isinstance(self.__dict__.get("data"), LightningDataModule):
+            self.data.trainer = trainer  # pyright: ignore[reportAttributeAccessIssue]
 
     @property
     def batch_size(self) -> int:
@@ -93,68 +125,6 @@ class AdaptiveDataModule(LightningDataModule):
             loader, self._batch_size, self.bins, self.batches_per_epoch, self._seed(), self.num_workers
         )
 
-    def prepare_data(self) -> None:
-        """Yours."""
-        self._pass_on("prepare_data")
-
-    def setup(self, stage: str) -> None:
-        """Yours."""
-        if isinstance(self.data, LightningDataModule):
-            self.data.trainer = self.trainer
-        self._pass_on("setup", stage)
-
-    def teardown(self, stage: str) -> None:
-        """Yours."""
-        self._pass_on("teardown", stage)
-
-    def val_dataloader(self) -> Any:
-        """Yours, or none."""
-        return self._loaders("val_dataloader")
-
-    def test_dataloader(self) -> Any:
-        """Yours, or none."""
-        return self._loaders("test_dataloader")
-
-    def predict_dataloader(self) -> Any:
-        """Yours, or none."""
-        return self._loaders("predict_dataloader")
-
-    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Yours."""
-        return self._transfer("on_before_batch_transfer", batch, dataloader_idx)
-
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Yours."""
-        return self._transfer("on_after_batch_transfer", batch, dataloader_idx)
-
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Yours."""
-        if isinstance(self.data, LightningDataModule):
-            return self.data.transfer_batch_to_device(batch, device, dataloader_idx)
-        return super().transfer_batch_to_device(batch, device, dataloader_idx)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Yours."""
-        return self._pass_on("state_dict") or {}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Yours."""
-        self._pass_on("load_state_dict", state_dict)
-
     def _seed(self) -> int:
         seed = torch.initial_seed() if self.seed is None else self.seed
         return seed if self.trainer is None else self.trainer.strategy.broadcast(seed)
-
-    def _pass_on(self, hook: str, *arguments: Any) -> Any:
-        return getattr(self.data, hook)(*arguments) if isinstance(self.data, LightningDataModule) else None
-
-    def _loaders(self, hook: str) -> Any:
-        # Lightning goes without a loader that nobody defines, but here it is defined.
-        if getattr(type(self.data), hook, None) in (None, getattr(LightningDataModule, hook)):
-            return []
-        return self._pass_on(hook)
-
-    def _transfer(self, hook: str, batch: Any, dataloader_idx: int) -> Any:
-        if isinstance(self.data, LightningDataModule):
-            return getattr(self.data, hook)(batch, dataloader_idx)
-        return batch

@@ -98,6 +98,7 @@ def fit(
     seed: int = 0,
     callbacks: tuple[Callback, ...] = (),
     ckpt_path: Any = None,
+    max_epochs: int = 2,
     **options: Any,
 ) -> list[dict[str, Any]]:
     """A fit in so many processes, with batches of the same size in all.
@@ -113,12 +114,16 @@ def fit(
         data = AdaptiveDataModule(TinyData(batch_size=BATCH // processes, num_workers=num_workers))
         trainer = tiny_trainer(
             folder,
-            callbacks=[AdaptiveSamplingCallback(strategy, logits_from="net", **options), Report(folder, strategy), *callbacks],
+            callbacks=[
+                AdaptiveSamplingCallback(strategy, logits_from="net", **options),
+                Report(folder, strategy),
+                *callbacks,
+            ],
             devices=processes,
             strategy="ddp_fork" if processes > 1 else "auto",
             enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
             limit_val_batches=0,
-            max_epochs=2,
+            max_epochs=max_epochs,
         )
         trainer.fit(module, datamodule=data, ckpt_path=ckpt_path)
 
@@ -127,8 +132,15 @@ def fit(
 
 
 def frozen() -> Tiny:
-    """A module that never moves: its losses are a function of the instance alone."""
-    return Tiny(lr=0.0)
+    """A module whose losses are a function of the instance alone.
+
+    It never moves, and its weights are, like the features, multiples of 1/16: its sums are exact in any order.
+    """
+    module = Tiny(lr=0.0)
+    with torch.no_grad():
+        for weight in module.parameters():
+            weight.copy_(weight.mul(16).round() / 16)
+    return module
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -143,3 +155,135 @@ def test_two_processes_draw_and_learn_what_one_with_twice_the_batch_does(tmp_pat
             assert torch.equal(x, all_x[rank::2])
             assert torch.equal(y, all_y[rank::2])
         assert torch.equal(torch.stack(report["drawn"]), torch.stack(alone["drawn"]))
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("step", [7, 12])
+def test_a_fit_in_two_processes_is_resumed_exactly(tmp_path: Path, num_workers: int, step: int):
+    saving = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=step, save_top_k=-1)
+    whole = fit(tmp_path / "whole", 2, num_workers=num_workers, callbacks=(saving,), max_epochs=3)
+    rest = fit(
+        tmp_path / "rest", 2, num_workers=num_workers, seed=1, ckpt_path=tmp_path / f"step={step}.ckpt", max_epochs=3
+    )
+    assert torch.load(tmp_path / f"step={step}.ckpt", weights_only=True)["global_step"] == step
+    for report, expected in zip(rest, whole, strict=True):
+        assert len(report["batches"]) == 3 * EPOCH - step
+        for name in ("batches", "drawn", "states"):
+            assert differences(dict(enumerate(report[name])), dict(enumerate(expected[name][step:]))) == []
+        assert differences(report["weights"], expected["weights"]) == []
+    assert not torch.equal(rest[0]["batches"][0][0], rest[1]["batches"][0][0])
+
+
+def weighted_gradients(report: dict[str, Any]) -> list[list[Tensor]]:
+    """The gradient of the weighted mean loss of each global batch, by means of its own."""
+    seed_everything(0, verbose=False)
+    module, (features, labels) = frozen(), tiny_dataset().tensors
+    gradients = []
+    for indices, probabilities in zip(report["drawn"], report["probabilities"], strict=True):
+        losses = cross_entropy(module.net(features[indices]), labels[indices], reduction="none")
+        weighted = (losses / (probabilities * len(features))).mean()
+        gradients.append([part.float() for part in torch.autograd.grad(weighted, list(module.parameters()))])
+    return gradients
+
+
+def test_unbiased_weights_give_every_process_the_weighted_gradient_of_the_global_batch(tmp_path: Path):
+    (alone,) = fit(tmp_path / "one", 1, frozen, weights="unbiased")
+    both = fit(tmp_path / "two", 2, frozen, weights="unbiased")
+    weights = 1 / (torch.stack(alone["probabilities"]) * BATCH * EPOCH)
+    assert float(weights.std()) > 0.1
+    expected = weighted_gradients(alone)
+    for report in (alone, *both):
+        assert len(report["gradients"]) == 2 * EPOCH
+        torch.testing.assert_close(report["gradients"], expected)
+
+
+class Counting(Callback):
+    """Counts the collectives between two batches, and says how many."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.calls: Counter[str] = Counter()
+        self.per_batch: list[dict[str, int]] = []
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for name in ("all_gather", "reduce", "broadcast", "barrier"):
+            setattr(trainer.strategy, name, self._counted(name, getattr(trainer.strategy, name)))
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.per_batch.append(dict(self.calls))
+        self.calls.clear()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        torch.save(self.per_batch, self.folder / f"calls{trainer.global_rank}.pt")
+
+    def _counted(self, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*arguments: Any, **options: Any) -> Any:
+            self.calls[name] += 1
+            return method(*arguments, **options)
+
+        return counted
+
+
+def test_a_step_costs_one_collective_and_none_in_a_single_process(tmp_path: Path):
+    fit(tmp_path, 2, callbacks=(Counting(tmp_path),), weights="unbiased")
+    for rank in range(2):
+        assert torch.load(tmp_path / f"calls{rank}.pt") == [{"all_gather": 1}] * 2 * EPOCH
+    fit(tmp_path, 1, callbacks=(Counting(tmp_path),), weights="unbiased")
+    assert torch.load(tmp_path / "calls0.pt") == [{}] * 2 * EPOCH
+
+
+class Differing(Tiny):
+    """Its second process has other options of the loader."""
+
+    def __init__(self, **others: Any) -> None:
+        super().__init__()
+        self.others = others
+
+    def train_dataloader(self) -> AdaptiveDataLoader:
+        options: dict[str, Any] = {"size": BATCH * EPOCH, "batch_size": SHARE, "seed": 0}
+        options |= self.others if self.global_rank == 1 else {}
+        return AdaptiveDataLoader(tiny_dataset(options.pop("size")), **options)
+
+
+def failure_of(folder: Path, make: Callable[[], LightningModule], seconds: float = 30) -> str:
+    """The traceback that a fit of a module in two processes ends with, within so many seconds."""
+
+    def run() -> None:
+        seed_everything(0, verbose=False)
+        callback = AdaptiveSamplingCallback(logits_from="net")
+        tiny_trainer(folder, callbacks=[callback], devices=2, strategy="ddp_fork").fit(make())
+
+    return within(seconds, run)
+
+
+@pytest.mark.parametrize(
+    ("others", "message"),
+    [
+        ({"size": 80}, "number of instances: 96, 80"),
+        ({"bins": tiny_dataset().tensors[1].flip(0)}, "bins (a checksum): "),
+        ({"batch_size": 4}, "batch size: 8, 4"),
+        ({"batches_per_epoch": 5}, "batches per epoch: 6, 5"),
+        ({"seed": 1}, "seed (a checksum of the generator): "),
+        ({"num_workers": 1}, "`num_workers`: 0, 1"),
+        ({"num_workers": 2, "prefetch_factor": 1}, "`num_workers`: 0, 2"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_processes_that_disagree_are_told_what_about(tmp_path: Path, others: dict[str, Any], message: str):
+    failure = failure_of(tmp_path, lambda: Differing(**others))
+    assert f"The processes do not agree on the {message}" in failure
+
+
+class FailingInOneProcess(Differing):
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        if self.global_rank == 1 and batch_idx == 3:
+            raise ValueError("a user's bug")
+        return super().training_step(batch, batch_idx)
+
+
+def test_a_process_that_fails_ends_the_run_with_its_error(tmp_path: Path):
+    assert "a user's bug" in failure_of(tmp_path, FailingInOneProcess)
+
+
+def test_agreeing_processes_need_no_failure(tmp_path: Path):
+    assert failure_of(tmp_path, Differing) == ""

@@ -315,16 +315,11 @@ def test_recomputing_puts_the_flags_back_even_if_it_fails():
     assert [name for name, part in module.named_modules() if not part.training] == ["frozen"]
 
 
-def test_recomputing_gives_random_modules_a_state_that_training_does_not_notice():
+def test_randomness_in_evaluation_mode_is_not_noticed_by_training():
     class Noisy(Net):
         def forward(self, x: Tensor) -> Tensor:
             return self.head(self.body(x)) + torch.rand(C)
 
-    torch.manual_seed(3)
-    state = torch.get_rng_state()
-    recompute_logits(Noisy(), BATCH)  # whose constructor seeds
-    torch.manual_seed(3)
-    assert torch.equal(torch.get_rng_state(), state)
     module = Noisy()
     before = torch.get_rng_state()
     first, second = recompute_logits(module, BATCH), recompute_logits(module, BATCH)

@@ -33,9 +33,9 @@ BATCH, EPOCH = 16, 6  # instances in a batch, batches in an epoch
 
 
 def tiny_dataset(size: int = BATCH * EPOCH) -> TensorDataset:
-    """Instances of 8 features in 4 classes of unequal sizes."""
+    """Instances of 8 features in 4 classes of unequal sizes. The features are multiples of 1/16."""
     generator = torch.Generator().manual_seed(0)
-    features = torch.randn(size, 8, generator=generator)
+    features = torch.randn(size, 8, generator=generator).mul(16).round() / 16
     return TensorDataset(features, (features @ torch.randn(8, 4, generator=generator)).argmax(1))
 
 
