@@ -110,10 +110,12 @@ class AdaptiveSamplingCallback(Callback):
         self._checked = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Put the hook on the module, before anything compiles it."""
-        if stage != "fit":
-            return
-        refuse_overfit_batches(trainer)
+        """Refuse what cannot work before the data is loaded."""
+        if stage == "fit":
+            refuse_overfit_batches(trainer)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put the hook on the module, which by now has all its layers, but has not been compiled yet."""
         self._let_go(pl_module)
         self._observer = Observer(
             pl_module, self.logits_from, self.recompute, self.target_key, self.per_sample_loss, self.gradient_bound
@@ -239,7 +241,7 @@ class AdaptiveSamplingCallback(Callback):
 
     def _at_work(self) -> tuple[AdaptiveBatchSampler, Observer]:
         assert self._sampler is not None, "on_train_start comes first"
-        assert self._observer is not None, "setup('fit') comes first"
+        assert self._observer is not None, "on_fit_start comes first"
         return self._sampler, self._observer
 
     def _let_go(self, module: LightningModule) -> None:

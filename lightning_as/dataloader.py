@@ -117,20 +117,22 @@ class AdaptiveDataLoader(DataLoader[Any]):
                 f"The train DataLoader has no `batch_size`, but a {type(sampler).__name__} of its own: give it "
                 "`batch_size=…` and leave its sampler out."
             )
+        num_workers = loader.num_workers if num_workers is None else num_workers
         return cls(
             dataset,
             batch_size,
             bins,
             batches_per_epoch,
             seed,
-            num_workers=loader.num_workers if num_workers is None else num_workers,
+            num_workers=num_workers,
             collate_fn=collate_fn,
             pin_memory=loader.pin_memory,
-            timeout=loader.timeout,
+            # Without workers torch refuses what is about them.
+            timeout=loader.timeout if num_workers else 0,
             worker_init_fn=loader.worker_init_fn,  # pyright: ignore[reportArgumentType]
-            multiprocessing_context=loader.multiprocessing_context,
-            prefetch_factor=loader.prefetch_factor,
-            persistent_workers=loader.persistent_workers,
+            multiprocessing_context=loader.multiprocessing_context if num_workers else None,
+            prefetch_factor=loader.prefetch_factor if num_workers else None,
+            persistent_workers=loader.persistent_workers and num_workers > 0,
         )
 
     def __iter__(self) -> Iterator[Any]:  # pyright: ignore[reportIncompatibleMethodOverride]

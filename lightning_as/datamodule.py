@@ -23,6 +23,7 @@ _HOOKS = (
     "on_after_batch_transfer",
     "state_dict",
     "load_state_dict",
+    "on_exception",
     "prepare_data_per_node",
     "allow_zero_length_dataloader_with_multiple_devices",
 )
@@ -69,7 +70,8 @@ class AdaptiveDataModule(LightningDataModule):
         if isinstance(data, LightningDataModule):
             # Bound, not called from methods of our own, so that Lightning sees which of them are defined.
             for hook in _HOOKS:
-                setattr(self, hook, getattr(data, hook))
+                if hasattr(data, hook):  # Lightning 2.4 has no `on_exception`
+                    setattr(self, hook, getattr(data, hook))
         self._batch_size = batch_size
         self.bins: BinsLike = bins
         self.batches_per_epoch = batches_per_epoch

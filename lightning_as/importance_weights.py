@@ -48,7 +48,7 @@ class ScaleGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, weights: Tensor) -> Tensor:
         ctx.save_for_backward(weights)
-        return logits.view_as(logits)
+        return logits.clone()  # not a view, which may not be changed in place afterwards
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:

@@ -35,7 +35,9 @@ def find_labels(dataset: Dataset[Any], name: str | None = None) -> Tensor | None
     size = len(dataset)  # pyright: ignore[reportArgumentType]
     for candidate in NAMES if name is None else (name,):
         if candidate in (getattr(dataset, "column_names", None) or ()):
-            values = dataset[candidate]
+            # A transform may want all columns, or make others of them.
+            plain = dataset.with_format(None) if hasattr(dataset, "with_format") else dataset  # pyright: ignore
+            values = plain[candidate]
         else:
             values = getattr(dataset, candidate, None)
         labels = _as_labels(values, size)
@@ -49,7 +51,7 @@ def _as_labels(values: Any, size: int) -> Tensor | None:
     if values is None or callable(values):
         return None
     try:
-        labels = torch.as_tensor(values if isinstance(values, Tensor) else list(values))
+        labels = torch.as_tensor(values if hasattr(values, "__array__") else list(values))
     except (TypeError, ValueError, RuntimeError):
         return None
     if labels.shape == (size, 1):

@@ -41,12 +41,20 @@ class LogitsHook:
             raise MisconfigurationException(
                 f"`logits_from={name!r}` is no submodule of {type(module).__name__}. It has: {submodules(module)}."
             ) from None
+        # Compiled code would go on without the hook, or with that of an earlier fit.
+        if any(hasattr(part, "_orig_mod") or part._compiled_call_impl is not None for part in module.modules()):
+            torch.compiler.reset()
         self._handle = submodule.register_forward_hook(self._see)
 
     def arm(self, size: int, weights: Tensor | None) -> None:
         """Watch from now on, for outputs of `size` rows; scale their gradients by `weights`, (size,), if given."""
         self.logits = self.gradient = None
         self._size, self._weights = size, weights
+
+    @property
+    def weighing(self) -> bool:
+        """Whether gradients are to be scaled."""
+        return self._weights is not None
 
     def disarm(self) -> None:
         """Watch no longer: what comes now is validation, or somebody else's forward pass."""
@@ -60,7 +68,7 @@ class LogitsHook:
         if self._size is None or not torch.is_grad_enabled():
             return None
         logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
-        if not isinstance(logits, Tensor) or len(logits) != self._size:
+        if not isinstance(logits, Tensor) or logits.dim() == 0 or len(logits) != self._size:
             return None
         if self._weights is not None:
             if logits is not output:

@@ -100,14 +100,15 @@ class Observer:
     def _logits_and_losses(self, outputs: Any, batch: Any) -> tuple[Tensor, Tensor | None]:
         found = outputs if isinstance(outputs, Mapping) else {}
         losses = found["losses"].detach() if "losses" in found else None
+        # Whoever returns the logits needs no hook, except for weights.
+        if self.hook is not None and self.hook.logits is None and ("logits" not in found or self.hook.weighing):
+            raise MisconfigurationException(
+                f"`logits_from={self.hook.name!r}` gave no output with a row per instance in the training step: "
+                f"name a submodule that is called on the whole batch, one of {submodules(self._module)}."
+            )
         if "logits" in found:
             return found["logits"].detach(), losses
-        if self.hook is not None:
-            if self.hook.logits is None:
-                raise MisconfigurationException(
-                    f"`logits_from={self.hook.name!r}` gave no output with a row per instance in the training step: "
-                    f"name a submodule that is called on the whole batch, one of {submodules(self._module)}."
-                )
+        if self.hook is not None and self.hook.logits is not None:
             return self.hook.logits, losses
         if self._recompute:
             return recompute_logits(self._module, batch), losses

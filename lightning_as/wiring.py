@@ -72,6 +72,7 @@ def check_processes_agree(trainer: Trainer, loader: AdaptiveDataLoader, sampler:
         "batches per epoch": len(sampler),
         "seed (a checksum of the generator)": _checksum(state["generator"]),
         "`num_workers`": loader.num_workers,
+        "`prefetch_factor`": loader.prefetch_factor or 0,
     }
     mine = torch.tensor(list(facts.values()), dtype=torch.int64, device=trainer.strategy.root_device)
     everyones = trainer.strategy.all_gather(mine)

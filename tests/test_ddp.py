@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
 import socket
 import subprocess
 import sys
-import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,18 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from lightning_as import AdaptiveBatchSampler, AdaptiveDataLoader, AdaptiveDataModule, AdaptiveSamplingCallback
-from tests.test_trainer_features import BATCH, EPOCH, Recording, Tiny, TinyData, differences, tiny_dataset, tiny_trainer
+from tests.test_trainer_features import (
+    BATCH,
+    EPOCH,
+    Recording,
+    Tiny,
+    TinyData,
+    Watch,
+    differences,
+    tell,
+    tiny_dataset,
+    tiny_trainer,
+)
 
 SHARE = BATCH // 2  # of a process
 
@@ -38,6 +49,8 @@ def within(seconds: float, function: Callable[[], object]) -> str:
 
     def run(writer: Any) -> None:
         os.setsid()
+        # A fit of an earlier test in this process has looked for CUDA, which none of these use; forking is no harm then.
+        torch.cuda._is_in_bad_fork = lambda: False
         warnings.simplefilter("ignore")
         try:
             function()
@@ -54,10 +67,9 @@ def within(seconds: float, function: Callable[[], object]) -> str:
             pytest.fail(f"It hangs: {seconds} s have passed.")
         return reader.recv()
     finally:
-        try:
+        assert process.pid is not None
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         process.join()
 
 
@@ -149,7 +161,7 @@ def test_two_processes_draw_and_learn_what_one_with_twice_the_batch_does(tmp_pat
     both = fit(tmp_path / "two", 2, frozen, num_workers)
     assert len(alone["batches"]) == 2 * EPOCH
     for rank, report in enumerate(both):
-        assert differences(dict(enumerate(report["states"])), dict(enumerate(alone["states"]))) == []
+        assert differences(report["states"], alone["states"]) == []
         assert len(report["batches"]) == 2 * EPOCH
         for (x, y), (all_x, all_y) in zip(report["batches"], alone["batches"], strict=True):
             assert torch.equal(x, all_x[rank::2])
@@ -169,9 +181,18 @@ def test_a_fit_in_two_processes_is_resumed_exactly(tmp_path: Path, num_workers: 
     for report, expected in zip(rest, whole, strict=True):
         assert len(report["batches"]) == 3 * EPOCH - step
         for name in ("batches", "drawn", "states"):
-            assert differences(dict(enumerate(report[name])), dict(enumerate(expected[name][step:]))) == []
+            assert differences(report[name], expected[name][step:]) == []
         assert differences(report["weights"], expected["weights"]) == []
     assert not torch.equal(rest[0]["batches"][0][0], rest[1]["batches"][0][0])
+
+
+def test_a_checkpoint_of_two_processes_goes_on_in_one_with_twice_the_batch(tmp_path: Path):
+    saving = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=7)
+    both = fit(tmp_path / "two", 2, frozen, callbacks=(saving,))
+    (alone,) = fit(tmp_path / "one", 1, frozen, seed=1, ckpt_path=tmp_path / "step=7.ckpt")
+    assert len(alone["drawn"]) == 2 * EPOCH - 7
+    assert differences(alone["drawn"], both[0]["drawn"][7:]) == []
+    assert differences(alone["states"], both[0]["states"][7:]) == []
 
 
 def weighted_gradients(report: dict[str, Any]) -> list[list[Tensor]]:
@@ -235,13 +256,14 @@ def test_a_step_costs_one_collective_and_none_in_a_single_process(tmp_path: Path
 class Differing(Tiny):
     """Its second process has other options of the loader."""
 
-    def __init__(self, **others: Any) -> None:
+    def __init__(self, all_have: dict[str, Any] | None = None, **second_has: Any) -> None:
         super().__init__()
-        self.others = others
+        self.all_have = all_have or {}
+        self.second_has = second_has
 
     def train_dataloader(self) -> AdaptiveDataLoader:
-        options: dict[str, Any] = {"size": BATCH * EPOCH, "batch_size": SHARE, "seed": 0}
-        options |= self.others if self.global_rank == 1 else {}
+        options: dict[str, Any] = {"size": BATCH * EPOCH, "batch_size": SHARE, "seed": 0, **self.all_have}
+        options |= self.second_has if self.global_rank == 1 else {}
         return AdaptiveDataLoader(tiny_dataset(options.pop("size")), **options)
 
 
@@ -257,7 +279,7 @@ def failure_of(folder: Path, make: Callable[[], LightningModule], seconds: float
 
 
 @pytest.mark.parametrize(
-    ("others", "message"),
+    ("options", "message"),
     [
         ({"size": 80}, "number of instances: 96, 80"),
         ({"bins": tiny_dataset().tensors[1].flip(0)}, "bins (a checksum): "),
@@ -265,12 +287,12 @@ def failure_of(folder: Path, make: Callable[[], LightningModule], seconds: float
         ({"batches_per_epoch": 5}, "batches per epoch: 6, 5"),
         ({"seed": 1}, "seed (a checksum of the generator): "),
         ({"num_workers": 1}, "`num_workers`: 0, 1"),
-        ({"num_workers": 2, "prefetch_factor": 1}, "`num_workers`: 0, 2"),
+        ({"all_have": {"num_workers": 2}, "prefetch_factor": 1}, "`prefetch_factor`: 2, 1"),
     ],
     ids=lambda value: str(value)[:30],
 )
-def test_processes_that_disagree_are_told_what_about(tmp_path: Path, others: dict[str, Any], message: str):
-    failure = failure_of(tmp_path, lambda: Differing(**others))
+def test_processes_that_disagree_are_told_what_about(tmp_path: Path, options: dict[str, Any], message: str):
+    failure = failure_of(tmp_path, lambda: Differing(**options))
     assert f"The processes do not agree on the {message}" in failure
 
 
@@ -285,5 +307,96 @@ def test_a_process_that_fails_ends_the_run_with_its_error(tmp_path: Path):
     assert "a user's bug" in failure_of(tmp_path, FailingInOneProcess)
 
 
-def test_agreeing_processes_need_no_failure(tmp_path: Path):
+def test_processes_that_agree_do_not_fail(tmp_path: Path):
     assert failure_of(tmp_path, Differing) == ""
+
+
+@pytest.fixture
+def no_group_left() -> Iterator[None]:
+    """Ends the process group that Lightning leaves behind."""
+    before = dict(os.environ)
+    yield
+    torch.distributed.destroy_process_group()
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.mark.filterwarnings("ignore:::lightning")
+def test_ddp_with_one_device_leaves_the_sampler_in_place(tmp_path: Path, no_group_left: None):
+    samplers: list[AdaptiveBatchSampler] = []
+
+    class Made(AdaptiveDataModule):
+        def train_dataloader(self) -> AdaptiveDataLoader:
+            loader = super().train_dataloader()
+            assert isinstance(loader.sampler, AdaptiveBatchSampler)
+            samplers.append(loader.sampler)
+            return loader
+
+    strategy, watch, module = Recording(), Watch(), Tiny()
+    callbacks = [AdaptiveSamplingCallback(strategy, logits_from="net"), watch]
+    trainer = tiny_trainer(tmp_path, callbacks=callbacks, strategy="ddp", devices=1, max_epochs=2)
+    trainer.fit(module, datamodule=Made(TinyData()))
+    assert torch.distributed.is_initialized()
+    assert trainer.train_dataloader.sampler is samplers[0]  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
+    assert samplers[0].strategy is strategy
+    assert len(samplers) == 1
+    tell(2 * EPOCH, strategy, watch)
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+
+from lightning.pytorch import seed_everything
+
+from lightning_as import AdaptiveDataModule, AdaptiveSamplingCallback
+from tests.test_ddp import Report
+from tests.test_trainer_features import Recording, Tiny, TinyData, tiny_trainer
+
+if __name__ == "__main__":
+    seed_everything(0)
+    folder, strategy = Path(sys.argv[1]), Recording()
+    callbacks = [AdaptiveSamplingCallback(strategy, logits_from="net"), Report(folder, strategy)]
+    trainer = tiny_trainer(folder, callbacks=callbacks, num_nodes=2, devices=1, strategy="ddp", limit_val_batches=0)
+    trainer.fit(Tiny(), datamodule=AdaptiveDataModule(TinyData(batch_size=8)))
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def test_two_nodes_started_by_torchrun_share_the_batches(tmp_path: Path):
+    script = tmp_path / "train.py"
+    script.write_text(SCRIPT)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1"]
+    launcher += ["--master_addr=127.0.0.1", f"--master_port={free_port()}"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    nodes = [
+        subprocess.Popen(
+            [*launcher, f"--node_rank={rank}", str(script), str(tmp_path)],
+            env=environment,
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        for node in nodes:
+            output, _ = node.communicate(timeout=120)
+            assert node.returncode == 0, output
+    finally:
+        for node in nodes:
+            node.kill()
+    features, _ = tiny_dataset().tensors
+    reports = [torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2)]
+    for rank, report in enumerate(reports):
+        assert len(report["batches"]) == EPOCH
+        assert differences(report["states"], reports[0]["states"]) == []
+        for drawn, (x, _) in zip(reports[0]["drawn"], report["batches"], strict=True):
+            assert torch.equal(x, features[drawn[rank::2]])

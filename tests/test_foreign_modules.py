@@ -373,7 +373,7 @@ CASES = {
         mse_loss,
         {"logits_from": "layers", "per_sample_loss": MeanSquaredError()},
         wrap=lambda dataset: AdaptiveDataModule(
-            dataset, BATCH, bins=lambda data: Bins.from_quantiles(data.tensors[1][:, 0], 4), seed=0
+            dataset, BATCH, bins=lambda data: Bins.from_quantiles([float(y) for _, y in data], 4), seed=0
         ),
     ),
 }
@@ -442,9 +442,7 @@ def test_an_unedited_module_is_trained_and_every_batch_is_one_update_of_its_own_
     module, dataset, strategy = case.module(), case.dataset(), Recording()
     witness = Witness(case.callback["logits_from"])
     before = mean_loss(case, module, dataset)
-    trainer = make_trainer(
-        callbacks=[AdaptiveSamplingCallback(strategy, **case.callback), witness], max_epochs=EPOCHS
-    )
+    trainer = make_trainer(callbacks=[AdaptiveSamplingCallback(strategy, **case.callback), witness], max_epochs=EPOCHS)
     trainer.fit(module, case.wrap(dataset))
     assert len(strategy.told) == len(witness.logits) == len(witness.batches) == EPOCHS * (N // BATCH)
     for (draw, losses, bounds), logits, batch in zip(strategy.told, witness.logits, witness.batches, strict=True):

@@ -1,6 +1,7 @@
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import pytest
@@ -104,16 +105,13 @@ TAGS = [0, 2, 1, 0, 2, 2, 1, 0, 2, 2, 0, 2]
 OPTIONS: list[dict[str, Any]] = [
     {},
     {"q_update": "all", "beta": 2},
-    {"q_update": "all", "beta": 1, "unseen": "mean", "delta_p": 0.3},
-    {"q_update": "drawn", "beta": 1, "delta_p": 0.0, "delta_q": 0.5},
+    {"q_update": "all", "beta": 5, "unseen": "mean", "delta_p": 0.3},
+    {"q_update": "drawn", "beta": 5, "delta_p": 0.3, "delta_q": 0.5},
     {"q_update": "drawn", "beta": 3, "floor": 0.2, "score": "gradient", "bin_statistic": "sum_over_q"},
     {"q_update": "all", "beta": 2, "floor": 0.01, "smoothing": "original", "bin_statistic": "mean"},
     {"beta": 2, "bin_statistic": "second_moment"},
 ]
-STRATEGIES: list[Callable[[], Strategy]] = [
-    Uniform,
-    *(lambda options=options: AdaptiveSampling(**options) for options in OPTIONS),
-]
+STRATEGIES: list[Callable[[], Strategy]] = [Uniform, *(partial(AdaptiveSampling, **options) for options in OPTIONS)]
 
 
 def after_some_updates(make: Callable[[], Strategy]) -> Strategy:
@@ -163,7 +161,7 @@ def test_a_draw_carries_the_probabilities_of_the_law_it_was_made_from(make: Call
     strategy = after_some_updates(make)
     law = strategy.probabilities()
     draw = strategy.draw(200, seeded(2))
-    assert len(draw.indices.unique()) == len(TAGS)
+    assert len(draw.indices.unique()) > len(TAGS) / 2
     torch.testing.assert_close(draw.probabilities, law[draw.indices], rtol=1e-12, atol=0)
 
 
@@ -247,6 +245,7 @@ def assert_steps_are_weighted(module: Unaware, strategy: Fixed, **options: Any) 
         expected = expected_gradients(parameters, draw, importance_weights(LAW[draw.indices], N, **options))
         for gradient, wanted in zip(gradients, expected, strict=True):
             torch.testing.assert_close(gradient, wanted, rtol=0, atol=1e-6)
+    (parameters, gradients), (draw, _) = module.steps[-1], strategy.told[-1]
     plain = expected_gradients(parameters, draw, torch.ones(B))
     assert max(float((a - b).abs().max()) for a, b in zip(gradients, plain, strict=True)) > 1e-3
 
@@ -314,25 +313,26 @@ def compiler(backend: str) -> Iterator[None]:
     torch._dynamo.reset()
 
 
-BACKENDS = [
-    "aot_eager",
-    pytest.param("inductor", marks=pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")),
+PLACES = [
+    ("the module", "net"),
+    ("the module", "net.head"),
+    ("the submodule", "net"),
+    ("the submodule", "net._orig_mod.head"),
+    ("the submodule in place", "net"),
+    ("the submodule in place", "net.head"),
+    ("the head in place", "net.head"),
 ]
+QUICK = [("aot_eager", *place, before) for place in PLACES for before in (False, True)]
+SLOW = [("inductor", *place, False) for place in (PLACES[0], PLACES[5])]
+NO_COMPILER = pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(
-    ("compiled", "logits_from"),
-    [
-        ("the module", "net"),
-        ("the submodule", "net"),
-        ("the submodule in place", "net"),
-        ("the submodule in place", "net.head"),
-        ("the head in place", "net.head"),
-    ],
+    ("backend", "compiled", "logits_from", "compiled_before"),
+    [*QUICK, *(pytest.param(*setting, marks=NO_COMPILER) for setting in SLOW)],
 )
 def test_the_steps_of_a_compiled_module_are_those_of_the_weighted_loss(
-    make_trainer: MakeTrainer, backend: str, compiled: str, logits_from: str
+    make_trainer: MakeTrainer, backend: str, compiled: str, logits_from: str, compiled_before: bool
 ):
     module = Unaware()
     with compiler(backend):
@@ -343,10 +343,11 @@ def test_the_steps_of_a_compiled_module_are_those_of_the_weighted_loss(
             module.net.compile(backend=backend)
         elif compiled == "the head in place":
             module.net.head.compile(backend=backend)
-        strategy = fit(make_trainer, target, logits_from=logits_from)
-        assert_steps_are_weighted(module, strategy)
-        module.steps.clear()
-        assert_steps_are_weighted(module, fit(make_trainer, target, logits_from=logits_from))  # compiled by now
+        if compiled_before:
+            make_trainer(limit_train_batches=2).fit(target, AdaptiveDataLoader(DATA, B))
+        for _ in range(2):
+            module.steps.clear()
+            assert_steps_are_weighted(module, fit(make_trainer, target, logits_from=logits_from))
 
 
 def test_weights_that_a_compiled_module_swallows_are_an_error_and_not_a_training_without_them(

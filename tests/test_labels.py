@@ -29,7 +29,8 @@ class Table(Unloadable):
     """In the style of Hugging Face's `datasets.Dataset`: positions give rows, strings give columns."""
 
     def __init__(self, **columns: Any) -> None:
-        super().__init__(columns=columns, column_names=list(columns))
+        super().__init__(column_names=list(columns))
+        self.columns = columns
 
     def __getitem__(self, index: int | str) -> Any:
         return self.columns[index] if isinstance(index, str) else super().__getitem__(index)
@@ -163,25 +164,23 @@ def test_a_name_is_looked_for_instead_of_the_usual_ones():
     assert find_labels(labelled, "difficulty") is None
 
 
-@pytest.mark.parametrize(
-    "values",
-    [
-        [float(label) for label in LABELS],
-        torch.tensor(LABELS).double(),
-        torch.tensor(LABELS).cfloat(),
-        LABELS[:-1],
-        torch.zeros(N, 2, dtype=torch.int64),
-        torch.tensor(3),
-        [f"mask_{label}.png" for label in LABELS],
-        [[label] * label for label in LABELS],
-        [{"boxes": label} for label in LABELS],
-        None,
-        12,
-        lambda: LABELS,
-    ],
-    ids=["floats", "doubles", "complex", "short", "two-dimensional", "a scalar", "names"]
-    + ["ragged", "mappings", "None", "a number", "a method"],
-)
+NOT_LABELS: dict[str, Any] = {
+    "floats": [float(label) for label in LABELS],
+    "doubles": torch.tensor(LABELS).double(),
+    "complex": torch.tensor(LABELS).to(torch.complex64),
+    "too few": LABELS[:-1],
+    "two-dimensional": torch.zeros(N, 2, dtype=torch.int64),
+    "a scalar": torch.tensor(3),
+    "names": [f"mask_{label}.png" for label in LABELS],
+    "ragged": [[label] * label for label in LABELS],
+    "mappings": [{"boxes": label} for label in LABELS],
+    "nothing": None,
+    "a number": 12,
+    "a method": lambda: LABELS,
+}
+
+
+@pytest.mark.parametrize("values", NOT_LABELS.values(), ids=NOT_LABELS.keys())
 def test_what_is_not_one_integer_per_instance_is_passed_over(values: Any):
     assert find_labels(Unloadable(targets=values)) is None
     assert found(Unloadable(targets=values, labels=LABELS)) == LABELS

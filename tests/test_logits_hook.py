@@ -56,7 +56,7 @@ def seen(hook: LogitsHook) -> Tensor:
 def test_the_output_of_the_named_submodule_is_seen_without_its_graph(name: str, width: int):
     module = Module()
     part = module.get_submodule(name)
-    expected: list[Tensor] = []
+    expected: list[Any] = []
     part.register_forward_hook(lambda module, inputs, output: expected.append(output))
     hook = LogitsHook(module, name, keep_gradient=False)
     hook.arm(B, None)

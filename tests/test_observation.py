@@ -81,6 +81,13 @@ def losses_and_bounds(logits: Tensor) -> tuple[Tensor, Tensor]:
     return losses.detach(), gradient.square().sum(1)
 
 
+def observed(observing: Observer, outputs: Any, batch: Any = BATCH) -> list[Tensor]:
+    rows = observing.observe(outputs, batch, B)
+    assert rows is not None
+    assert len(rows) == 2
+    return rows
+
+
 def assert_observed(rows: list[Tensor], losses: Tensor, logits: Tensor) -> None:
     assert not any(row.requires_grad for row in rows)
     torch.testing.assert_close(rows[0].double(), losses.double())
@@ -92,9 +99,9 @@ def assert_observed(rows: list[Tensor], losses: Tensor, logits: Tensor) -> None:
 def test_what_the_step_returns_comes_first(logits_from: str | None, recompute: bool):
     observing = passed(Net(), logits_from=logits_from, recompute=recompute)
     own = normal(B, C, seed=5).requires_grad_()
-    rows = observing.observe({"loss": 0, "losses": 2 * own[:, 0].square(), "logits": own}, BATCH, B)
+    rows = observed(observing, {"loss": 0, "losses": 2 * own[:, 0].square(), "logits": own})
     assert_observed(rows, 2 * own[:, 0].detach().square(), own)
-    rows = observing.observe({"loss": 0, "logits": own}, BATCH, B)
+    rows = observed(observing, {"loss": 0, "logits": own})
     assert_observed(rows, losses_and_bounds(own)[0], own)
 
 
@@ -104,9 +111,9 @@ def test_what_the_hook_saw_comes_second(recompute: bool):
     assert observing.hook is not None
     assert observing.hook.logits is not None
     logits = observing.hook.logits
-    assert_observed(observing.observe({"loss": 0}, BATCH, B), losses_and_bounds(logits)[0], logits)
+    assert_observed(observed(observing, {"loss": 0}), losses_and_bounds(logits)[0], logits)
     own = torch.rand(B).requires_grad_()
-    assert_observed(observing.observe({"loss": 0, "losses": own}, BATCH, B), own.detach(), logits)
+    assert_observed(observed(observing, {"loss": 0, "losses": own}), own.detach(), logits)
 
 
 def test_a_forward_pass_of_our_own_comes_last():
@@ -114,17 +121,17 @@ def test_a_forward_pass_of_our_own_comes_last():
     observing = passed(module, recompute=True)
     logits = module.eval()(INPUTS).detach()
     module.train()
-    assert_observed(observing.observe({"loss": 0}, BATCH, B), losses_and_bounds(logits)[0], logits)
+    assert_observed(observed(observing, {"loss": 0}), losses_and_bounds(logits)[0], logits)
     own = torch.rand(B).requires_grad_()
-    assert_observed(observing.observe({"loss": 0, "losses": own}, BATCH, B), own.detach(), logits)
-    assert_observed(observing.observe(torch.tensor(1.0), BATCH, B), losses_and_bounds(logits)[0], logits)
+    assert_observed(observed(observing, {"loss": 0, "losses": own}), own.detach(), logits)
+    assert_observed(observed(observing, torch.tensor(1.0)), losses_and_bounds(logits)[0], logits)
 
 
 def test_losses_and_bounds_are_those_of_the_loss_that_is_given():
     logits, targets = normal(B, 1), (TARGETS % 2).float()
     own: Callable[[Tensor, Tensor], Tensor] = lambda z, y: (z[:, 0] - y).pow(4)  # noqa: E731
     for loss in (BinaryCrossEntropy(pos_weight=3.0), own):
-        losses, bounds = observer(per_sample_loss=loss).observe({"logits": logits}, (INPUTS, targets), B)
+        losses, bounds = observed(observer(per_sample_loss=loss), {"logits": logits}, (INPUTS, targets))
         wide = logits.double().requires_grad_()
         expected = loss(wide, targets)
         torch.testing.assert_close(losses.double(), expected.detach(), rtol=1e-5, atol=1e-6)
@@ -140,7 +147,7 @@ def test_a_bound_of_ones_own_gets_logits_and_targets():
         return logits.sum(1) + targets
 
     own = normal(B, C).requires_grad_()
-    _, bounds = observer(gradient_bound=bound).observe({"logits": own}, BATCH, B)
+    _, bounds = observed(observer(gradient_bound=bound), {"logits": own})
     assert torch.equal(bounds, own.detach().sum(1) + TARGETS)
     assert not bounds.requires_grad
     assert given[0][1] is TARGETS
@@ -200,10 +207,9 @@ def test_a_hook_that_saw_no_row_per_instance(size: int):
         observing.observe({"loss": 0}, BATCH, size)
 
 
-def test_autograd_without_a_gradient():
+def test_autograd_without_a_backward_pass_observes_nothing():
     observing = passed(Net(), logits_from="head", gradient_bound="autograd")
-    with raises("No gradient came back to the output of 'head', which `gradient_bound='autograd'` needs: name a sub"):
-        observing.observe({"loss": 0}, BATCH, B)
+    assert observing.observe({"loss": 0}, BATCH, B) is None
 
 
 def test_a_submodule_that_is_not_there():
@@ -262,7 +268,7 @@ def test_a_key_that_is_not_in_the_batch(batch: Any, key: str | int):
 def test_the_key_is_heard_by_losses_bounds_and_labels():
     batch = {"labels": (TARGETS + 1) % C, "fine": TARGETS}
     observing, logits = observer(target_key="fine"), normal(B, C)
-    assert_observed(observing.observe({"logits": logits}, batch, B), losses_and_bounds(logits)[0], logits)
+    assert_observed(observed(observing, {"logits": logits}, batch), losses_and_bounds(logits)[0], logits)
     labels = observing.labels(batch, B)
     assert labels is not None
     assert torch.equal(labels, TARGETS)
@@ -414,6 +420,20 @@ def test_recomputed_losses_are_those_after_the_step(make_trainer: MakeTrainer):
     torch.testing.assert_close(bounds, squared_gradient_norms(CrossEntropy(), logits, targets[draw.indices]))
 
 
+class Apart(Net):
+    """Its loss does not depend on all that it computes."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        self.head(torch.zeros(len(batch[0]), 8))
+        return self.body(batch[0]).square().mean()
+
+
+def test_a_gradient_that_does_not_come_by(make_trainer: MakeTrainer):
+    callback = AdaptiveSamplingCallback(logits_from="head", gradient_bound="autograd")
+    with raises("No gradient came back to the output of 'head', which `gradient_bound='autograd'` needs: name a sub"):
+        make_trainer(callbacks=[callback]).fit(Apart(), AdaptiveDataLoader(DATA, B, seed=0))
+
+
 class Manual(Net):
     def __init__(self) -> None:
         super().__init__()
@@ -461,6 +481,8 @@ def test_observed_gradients_are_those_of_each_sample_s_own_loss(
         targets = DATA.tensors[1][draw.indices]
         expected = squared_gradient_norms(CrossEntropy(), seen, targets)
         torch.testing.assert_close(bounds, expected, rtol=tolerance, atol=tolerance / 100)
-        torch.testing.assert_close(losses, cross_entropy(seen.double(), targets, reduction="none"), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(
+            losses, cross_entropy(seen.double(), targets, reduction="none"), rtol=1e-5, atol=1e-6
+        )
         assert float(bounds.min()) < 0.8 * float(bounds.max())
     assert len(module.head._forward_hooks) == 0
