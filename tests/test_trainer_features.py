@@ -542,9 +542,12 @@ class Leaving(Tiny):
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_an_epoch_that_the_module_leaves_early_does_not_shift_the_next(fit: Fit, num_workers: int):
+@pytest.mark.parametrize("options", [{}, {"reload_dataloaders_every_n_epochs": 1}], ids=str)
+def test_an_epoch_that_the_module_leaves_early_does_not_shift_the_next(
+    fit: Fit, num_workers: int, options: dict[str, Any]
+):
     data = AdaptiveDataModule(TinyData(num_workers=num_workers))
-    strategy, watch, _ = fit(Leaving, data, max_epochs=3, limit_val_batches=1.0)
+    strategy, watch, _ = fit(Leaving, data, max_epochs=3, limit_val_batches=1.0, **options)
     tell(3 * 3, strategy, watch)
 
 
