@@ -41,8 +41,7 @@ class LogitsHook:
             raise MisconfigurationException(
                 f"`logits_from={name!r}` is no submodule of {type(module).__name__}. It has: {submodules(module)}."
             ) from None
-        # Compiled code would go on without the hook, or with that of an earlier fit.
-        if any(hasattr(part, "_orig_mod") or part._compiled_call_impl is not None for part in module.modules()):
+        if _is_compiled(module):  # then its code would go on without the hook, or with that of an earlier fit
             torch.compiler.reset()
         self._handle = submodule.register_forward_hook(self._see)
 
@@ -84,6 +83,14 @@ class LogitsHook:
 
     def _keep(self, gradient: Tensor) -> None:
         self.gradient = gradient.detach()
+
+
+def _is_compiled(module: LightningModule) -> bool:
+    """Whether a module, or a part of it, was given to `torch.compile`; nothing public tells."""
+    parts = any(hasattr(part, "_orig_mod") or part._compiled_call_impl is not None for part in module.modules())
+    return (
+        parts or getattr(module, "_compiler_ctx", None) is not None
+    )  # where Lightning puts a compiled LightningModule
 
 
 def submodules(module: nn.Module) -> str:

@@ -263,7 +263,7 @@ def test_in_a_fit_every_hook_of_the_datamodule_is_called_and_knows_the_trainer(m
     inner = Own()
     module = Evaluated()
     strategy = fit(make_trainer, AdaptiveDataModule(inner, seed=0), module)
-    assert strategy.metrics()["seen"] > 0.5
+    assert strategy.metrics()["seen"] > 0.25
     assert module.sizes == {"train": [B] * (N // B), "val": [6] * 4, "test": [], "predict": []}
     assert inner.calls == [
         ("prepare_data", True),
@@ -329,7 +329,7 @@ def test_a_datamodule_that_is_made_from_data_sets_keeps_its_validation_data(make
     module = Evaluated()
     strategy = fit(make_trainer, AdaptiveDataModule(inner, seed=0), module)
     assert module.sizes == {"train": [8] * 3, "val": [8] * 3, "test": [], "predict": []}
-    assert strategy.metrics()["seen"] > 0.5
+    assert strategy.metrics()["seen"] > 0.25
 
 
 def test_a_data_set_alone_has_no_state(make_trainer: MakeTrainer):

@@ -49,7 +49,7 @@ def within(seconds: float, function: Callable[[], object]) -> str:
 
     def run(writer: Any) -> None:
         os.setsid()
-        # A fit of an earlier test in this process has looked for CUDA, which none of these use; forking is no harm then.
+        # An earlier fit in this process has looked for CUDA, which none of these use: forking does no harm then.
         torch.cuda._is_in_bad_fork = lambda: False
         warnings.simplefilter("ignore")
         try:

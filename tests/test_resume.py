@@ -269,13 +269,21 @@ def test_a_checkpoint_is_plain_data_and_has_the_batches_in_flight(num_workers: i
     assert torch.load(saved / "epoch-step=12.ckpt", weights_only=True).keys() == checkpoint.keys()
 
 
-def in_a_process(target: Callable[[], object]) -> int:
-    """Run a function in a process of its own.
+def fit_until(step: int, number: int, setting: Setting, folder: Path, saving: Callback) -> None:
+    """A fit that gets a signal amid a step."""
+    fit(setting, folder, [At(step, lambda: os.kill(os.getpid(), number), "on_before_backward"), saving], seed=0)
+
+
+def in_a_process(step: int, number: int, setting: Setting, folder: Path, saving: Callback) -> int:
+    """The same in a process of its own. It is not forked from this one, whose threads it would wait for in vain.
 
     Returns:
         Its exit code; negative is the signal that ended it.
     """
-    process = multiprocessing.get_context("fork").Process(target=target)  # pyright: ignore[reportAttributeAccessIssue]
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.test_resume"])
+    arguments = (step, number, setting, folder, saving)
+    process = context.Process(target=fit_until, args=arguments)  # pyright: ignore[reportAttributeAccessIssue]
     process.start()
     end = time.monotonic() + 60
     # `join` would wait for the workers that the process leaves behind if it is killed.
@@ -296,9 +304,8 @@ def test_after_sigterm_a_resumed_fit_is_the_uninterrupted_one(
     num_workers: int, module: type[Tiny], tmp_path: Path, uninterrupted: Whole
 ):
     setting = Setting(num_workers, module)
-    terminate = At(7, lambda: os.kill(os.getpid(), signal.SIGTERM), "on_before_backward")
     saving = OnExceptionCheckpoint(tmp_path)
-    assert in_a_process(lambda: fit(setting, tmp_path, [terminate, saving], seed=0)) != -signal.SIGTERM
+    assert in_a_process(7, signal.SIGTERM, setting, tmp_path, saving) != -signal.SIGTERM
     rest = fit(setting, tmp_path, [], seed=1, ckpt_path=saving.ckpt_path)
     check(rest, uninterrupted(setting)[0], 8)  # Lightning finishes the batch
 
@@ -309,9 +316,8 @@ def test_after_kill_9_a_fit_that_is_resumed_from_the_last_checkpoint_is_the_unin
     num_workers: int, module: type[Tiny], tmp_path: Path, uninterrupted: Whole
 ):
     setting = Setting(num_workers, module)
-    kill = At(9, lambda: os.kill(os.getpid(), signal.SIGKILL), "on_before_backward")
     saving = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=4, save_top_k=-1)
-    assert in_a_process(lambda: fit(setting, tmp_path, [kill, saving], seed=0)) == -signal.SIGKILL
+    assert in_a_process(9, signal.SIGKILL, setting, tmp_path, saving) == -signal.SIGKILL
     assert {path.name for path in tmp_path.glob("*.ckpt")} == {"step=4.ckpt", "step=8.ckpt"}
     check(fit(setting, tmp_path, [], seed=1, ckpt_path=tmp_path / "step=8.ckpt"), uninterrupted(setting)[0], 8)
 
