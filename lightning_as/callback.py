@@ -42,7 +42,8 @@ class AdaptiveSamplingCallback(Callback):
 
     Args:
         strategy: The method. Default: :class:`AdaptiveSampling`.
-        logits_from: Name of the submodule that gives the logits, such as ``"net"``. Default: none.
+        logits_from: Name of the submodule that gives the logits, such as ``"net"``. With `weights` nothing after it may
+            have parameters to train. Default: none.
         recompute: Compute logits anew if they are nowhere to be seen. Default: False.
         target_key: What holds the targets in a batch. Default: the second of a pair, or what a mapping has
             under ``targets``, ``target``, ``labels``, ``label`` or ``y``.
@@ -53,9 +54,9 @@ class AdaptiveSamplingCallback(Callback):
             mean over the batch (needs `logits_from`). Default: that of `per_sample_loss`.
         weights: Importance weights on the loss, see :func:`importance_weights`: ``"none"``, ``"unbiased"``,
             ``"clipped"`` or ``"power"``. They reach the loss through the gradient of the output of `logits_from`; or,
-            if the module has an attribute ``importance_weights``, that is set to the batch's weights (B,) before each
-            step, and using them is up to the module. Default: ``"none"``, as in the thesis: the loss is re-weighted
-            towards what is drawn often.
+            if the module has an attribute ``importance_weights``, that is the batch's weights (B,) during each training
+            step and None otherwise, and using them is up to the module. Default: ``"none"``, as in the thesis: the loss
+            is re-weighted towards what is drawn often.
         weight_limit: The largest weight of ``"clipped"``. Default: 10.
         weight_power: The exponent of ``"power"``. Default: 0.5.
 
@@ -106,11 +107,13 @@ class AdaptiveSamplingCallback(Callback):
         self.weight_power = weight_power
         self._sampler: AdaptiveBatchSampler | None = None
         self._restored: dict[str, Any] | None = None  # a state that waits for the sampler that it belongs to
+        self._waiting: dict[str, Any] | None = None  # what was restored before another stage than a fit
         self._observer: Observer | None = None
         self._checked = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse what cannot work before the data is loaded."""
+        self._waiting = self._restored
         if stage == "fit":
             refuse_overfit_batches(trainer)
 
@@ -182,6 +185,7 @@ class AdaptiveSamplingCallback(Callback):
             draw = sampler.commit()
         if observer.hook is not None:
             observer.hook.disarm()
+        self._take_back_weights(pl_module)
         if trainer.is_last_batch:  # of the epoch: a checkpoint that is saved now is one of its end
             sampler.end_epoch()
         # Lightning would keep what is logged in between to itself, and a log call costs as much as a draw. The first
@@ -198,6 +202,8 @@ class AdaptiveSamplingCallback(Callback):
         """Leave the module as it was."""
         if stage == "fit":
             self._let_go(pl_module)
+        else:  # which may have loaded a checkpoint, but not to go on training from it
+            self._restored = self._waiting
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leave the module as it was."""
@@ -249,6 +255,10 @@ class AdaptiveSamplingCallback(Callback):
         if self._observer is not None and self._observer.hook is not None:
             self._observer.hook.remove()
         self._observer = None
+        self._take_back_weights(module)
+
+    def _take_back_weights(self, module: LightningModule) -> None:
+        """They are of one training batch: validation must not find them."""
         if self.weights != "none" and hasattr(module, _WEIGHTS):
             setattr(module, _WEIGHTS, None)
 

@@ -8,7 +8,17 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+    SubsetRandomSampler,
+    default_collate,
+)
 
 from lightning_as.batch_sampler import AdaptiveBatchSampler
 from lightning_as.bins import Bins
@@ -32,7 +42,8 @@ class AdaptiveDataLoader(DataLoader[Any]):
         bins: The partition that is drawn from, see :func:`make_bins`. Default: one bin per class, of the labels that
             the data set keeps.
         batches_per_epoch: Length of an epoch. Default: the data set's size over the (global) batch size, floored.
-        seed: Seed of the draws. Default: what `seed_everything` or `torch.manual_seed` was last given.
+        seed: Seed of the draws. Default: what `seed_everything` or `torch.manual_seed` was last given. A loader that is
+            made anew for each epoch, and without the callback, needs another one each time.
         sampler: A sampler of your own over this data set, instead of `batch_size`, `bins`, `batches_per_epoch` and
             `seed`. Default: a new one.
         num_workers: As in torch, and so are all that follow.
@@ -73,6 +84,11 @@ class AdaptiveDataLoader(DataLoader[Any]):
                 raise ValueError("`batch_size` is missing: give the number of instances per batch, or a `sampler`.")
             seed = torch.initial_seed() if seed is None else seed
             sampler = AdaptiveBatchSampler(make_bins(dataset, bins), batch_size, batches_per_epoch, seed)
+        elif not isinstance(sampler, AdaptiveBatchSampler):  # as Lightning makes the loader anew with `overfit_batches`
+            raise MisconfigurationException(
+                f"An AdaptiveDataLoader draws from an AdaptiveBatchSampler, not from a {type(sampler).__name__}: leave "
+                "out `overfit_batches`, and use `batches_per_epoch` for short epochs."
+            )
         elif len(sampler.bins) != size:
             raise ValueError(f"`sampler` has bins of {len(sampler.bins)} instances, but the data set has {size}.")
         super().__init__(
@@ -100,17 +116,22 @@ class AdaptiveDataLoader(DataLoader[Any]):
         seed: int | None = None,
         num_workers: int | None = None,
     ) -> AdaptiveDataLoader:
-        """A loader with the data set and the settings of an ordinary one, whose own sampler is left out.
+        """A loader with the data set and the settings of an ordinary one.
+
+        Its own order is left out, and with it `generator` and `drop_last`; of a `SubsetRandomSampler` the subset stays.
 
         Raises:
-            MisconfigurationException: If it has no batch size, as with a batch sampler of its own, and none is given.
+            MisconfigurationException: If it has another sampler of its own, or no batch size and none is given.
         """
-        dataset, collate_fn = loader.dataset, loader.collate_fn
-        own_size = loader.batch_size
-        if isinstance(loader, AdaptiveDataLoader) and isinstance(loader.sampler, AdaptiveBatchSampler):
-            assert isinstance(dataset, Batches)
-            dataset, collate_fn, own_size = dataset.dataset, dataset.collate_fn, loader.sampler.batch_size
-        batch_size = own_size if batch_size is None else batch_size
+        dataset, sampler = loader.dataset, loader.sampler
+        if isinstance(sampler, SubsetRandomSampler):
+            dataset = Subset(dataset, list(sampler.indices))
+        elif not isinstance(sampler, (RandomSampler, SequentialSampler, DistributedSampler)):
+            raise MisconfigurationException(
+                f"The train DataLoader has a {type(sampler).__name__}, in whose place adaptive sampling would step: "
+                "leave it out. What it knows of the data can be given as `bins`."
+            )
+        batch_size = loader.batch_size if batch_size is None else batch_size
         if batch_size is None:
             sampler = loader.batch_sampler or loader.sampler
             raise MisconfigurationException(
@@ -125,7 +146,7 @@ class AdaptiveDataLoader(DataLoader[Any]):
             batches_per_epoch,
             seed,
             num_workers=num_workers,
-            collate_fn=collate_fn,
+            collate_fn=loader.collate_fn,
             pin_memory=loader.pin_memory,
             # Without workers torch refuses what is about them.
             timeout=loader.timeout if num_workers else 0,
@@ -149,7 +170,7 @@ class AdaptiveDataLoader(DataLoader[Any]):
 
 
 class Batches(Dataset[Any]):
-    """A data set of batches: a list of positions gives the collated batch of its samples."""
+    """A data set of batches: a list of positions gives the collated batch of its samples, a position the sample."""
 
     def __init__(self, dataset: Dataset[Any], collate_fn: Callable[[Any], Any]) -> None:
         self.dataset = dataset
@@ -159,7 +180,9 @@ class Batches(Dataset[Any]):
         """Number of instances, not of batches."""
         return size_of(self.dataset)
 
-    def __getitem__(self, indices: list[int]) -> Any:
+    def __getitem__(self, indices: list[int] | int) -> Any:
+        if isinstance(indices, int):
+            return self.dataset[indices]
         if hasattr(self.dataset, "__getitems__"):
             return self.collate_fn(self.dataset.__getitems__(indices))  # pyright: ignore[reportAttributeAccessIssue]
         return self.collate_fn([self.dataset[index] for index in indices])

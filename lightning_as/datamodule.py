@@ -33,8 +33,8 @@ _HOOKS = (
 class AdaptiveDataModule(LightningDataModule):
     """Your DataModule, or your training data set, with a train loader that :class:`AdaptiveSamplingCallback` can guide.
 
-    Everything but the train loader's sampler stays what it is: its data set, transforms, `collate_fn`, workers, and the
-    loaders for validation, test and prediction. Attributes that are not found here are looked up in your DataModule.
+    Everything but the order of the train loader stays what it is: its data set, transforms, `collate_fn`, workers, and
+    the loaders for validation, test and prediction. Attributes that are not found here are looked up in yours.
 
     Args:
         data: A DataModule whose `train_dataloader` gives one ordinary DataLoader; or a map-style training data set, if
@@ -77,6 +77,7 @@ class AdaptiveDataModule(LightningDataModule):
         self.batches_per_epoch = batches_per_epoch
         self.seed = seed
         self.num_workers = num_workers
+        self._first_seed: int | None = None
 
     @property
     def trainer(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -123,10 +124,20 @@ class AdaptiveDataModule(LightningDataModule):
                 f"`train_dataloader` of {type(self.data).__name__} gave a {type(loader).__name__}: AdaptiveDataModule "
                 "needs a single torch DataLoader."
             )
+        if isinstance(loader, AdaptiveDataLoader):
+            raise MisconfigurationException(
+                f"{type(self.data).__name__} gives an AdaptiveDataLoader already: use it as it is, without "
+                "AdaptiveDataModule."
+            )
         return AdaptiveDataLoader.like(
             loader, self._batch_size, self.bins, self.batches_per_epoch, self._seed(), self.num_workers
         )
 
     def _seed(self) -> int:
-        seed = torch.initial_seed() if self.seed is None else self.seed
-        return seed if self.trainer is None else self.trainer.strategy.broadcast(seed)
+        """Another one in each epoch, for loaders that are made anew; equal in all processes."""
+        seed = self._first_seed
+        if seed is None:
+            seed = torch.initial_seed() if self.seed is None else self.seed
+            # Asked for once: later calls may come from one process alone.
+            seed = self._first_seed = seed if self.trainer is None else int(self.trainer.strategy.broadcast(seed))
+        return seed + (0 if self.trainer is None else self.trainer.current_epoch)

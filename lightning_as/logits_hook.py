@@ -75,6 +75,11 @@ class LogitsHook:
                     f"`weights` scale the gradient of a tensor, but {self.name!r} gives a {type(output).__name__}: "
                     "name the submodule in it that gives the logits themselves as `logits_from`."
                 )
+            if not logits.requires_grad:
+                raise MisconfigurationException(
+                    f"`weights` scale the gradient of the output of {self.name!r}, but no gradient comes back there: "
+                    "name the last submodule with parameters to train as `logits_from`."
+                )
             output = logits = ScaleGradient.apply(logits, self._weights)
         self.logits = logits.detach()
         if self.keep_gradient and logits.requires_grad:

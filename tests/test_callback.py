@@ -126,35 +126,6 @@ def test_two_runs_with_one_seed_are_equal_and_another_seed_is_not(make_data: Mak
         assert torch.equal(value, same[name]), name
 
 
-class NoDropout(ConvNetClassifier):
-    def __init__(self) -> None:
-        super().__init__(dropout=0.0)
-
-
-@pytest.mark.parametrize("num_workers", [0, 2])
-@pytest.mark.parametrize("step", [7, 15, 20, 29])
-def test_resume_in_the_middle_and_at_the_end_of_an_epoch_is_exact(
-    make_data: MakeData, make_trainer: MakeTrainer, tmp_path: Path, num_workers: int, step: int
-):
-    def fit(ckpt_path: str | None, **options: Any) -> tuple[Recording, dict[str, Tensor]]:
-        seed_everything(0, verbose=False)
-        strategy, module = Recording(), NoDropout()
-        trainer = make_trainer(max_epochs=2, **options)
-        trainer.callbacks.insert(0, AdaptiveSamplingCallback(strategy))  # pyright: ignore[reportAttributeAccessIssue]
-        trainer.fit(module, datamodule=make_data(num_workers=num_workers), ckpt_path=ckpt_path)
-        return strategy, module.state_dict()
-
-    saving = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=step, save_top_k=-1)
-    # Step 15 is the last of an epoch that is cut short.
-    limit = {"limit_train_batches": 15} if step == 15 else {}
-    whole, weights = fit(None, callbacks=[saving], enable_checkpointing=True, **limit)
-    rest, same = fit(str(tmp_path / f"step={step}.ckpt"), **limit)
-    assert rest.indices() == whole.indices()[step:]
-    assert torch.equal(rest.probabilities(), whole.probabilities())
-    for name, value in weights.items():
-        assert torch.equal(value, same[name]), name
-
-
 def test_a_second_fit_goes_on_with_the_same_sampler_and_strategy(make_data: MakeData, make_trainer: MakeTrainer):
     data, callback = make_data(), AdaptiveSamplingCallback(Recording())
     make_trainer(callbacks=[callback]).fit(Linear(), datamodule=data)
@@ -194,6 +165,24 @@ def test_a_checkpoint_can_be_tested_by_a_fresh_datamodule(
         ConvNetClassifier(), datamodule=make_data(), ckpt_path=str(tmp_path / "last.ckpt"), verbose=False
     )
     assert 0 <= result[0]["test/accuracy"] <= 1
+
+
+def test_testing_a_checkpoint_between_two_fits_leaves_the_state_alone(
+    make_data: MakeData, make_trainer: MakeTrainer, tmp_path: Path
+):
+    strategy, data = Recording(), make_data()
+    callback, model = AdaptiveSamplingCallback(strategy), ConvNetClassifier()
+    trainer = make_trainer(callbacks=[callback], limit_train_batches=3)
+    saving = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=2)  # amid the epoch
+    trainer.callbacks.append(saving)  # pyright: ignore[reportAttributeAccessIssue]
+    trainer.fit(model, datamodule=data)
+    law = strategy.probabilities()
+    tester = make_trainer(callbacks=[callback])
+    tester.test(model, datamodule=data, ckpt_path=str(tmp_path / "step=2.ckpt"), verbose=False)
+    make_trainer(callbacks=[callback], limit_train_batches=3).fit(model, datamodule=data)
+    assert len(strategy.told) == 6
+    before_second = strategy.told[3][0]
+    torch.testing.assert_close(before_second.probabilities, law[before_second.indices], rtol=1e-12, atol=0)
 
 
 def test_it_logs_its_figures(make_data: MakeData, make_trainer: MakeTrainer, tmp_path: Path):

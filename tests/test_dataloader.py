@@ -13,7 +13,9 @@ from torch.utils.data import (
     IterableDataset,
     RandomSampler,
     Subset,
+    SubsetRandomSampler,
     TensorDataset,
+    WeightedRandomSampler,
     get_worker_info,
 )
 
@@ -478,12 +480,28 @@ def test_like_another_loader_but_without_its_workers(settings: dict[str, Any]):
     assert sorted(flat(numbers(loader))) == list(range(N))
 
 
-def test_like_one_of_ours_it_has_its_data_set_and_batch_size():
-    ours = AdaptiveDataLoader(Numbers(), 6, collate_fn=plus_thousand)
-    loader = AdaptiveDataLoader.like(ours, seed=0)
-    assert sampler_of(loader) is not sampler_of(ours)
-    assert sorted(torch.cat(list(loader)).tolist()) == list(range(1000, 1000 + N))
-    assert len(loader) == 4
+def test_like_a_loader_over_a_subset_it_has_the_subset_alone():
+    subset = [3, 4, 10, 11, 20]
+    loader = AdaptiveDataLoader.like(DataLoader(Numbers(), 5, sampler=SubsetRandomSampler(subset)))
+    assert len(sampler_of(loader).bins) == 5
+    assert sorted(flat(numbers(loader))) == subset
+
+
+@pytest.mark.parametrize("sampler", [WeightedRandomSampler([1.0] * N, N), [1, 2, 3]])
+def test_like_a_loader_with_a_sampler_of_its_own(sampler: Any):
+    name = type(sampler).__name__
+    with pytest.raises(MisconfigurationException, match=f"has a {name}, in whose place adaptive sampling would step"):
+        AdaptiveDataLoader.like(DataLoader(Numbers(), B, sampler=sampler))
+
+
+def test_a_sampler_that_is_none_of_ours():
+    with pytest.raises(MisconfigurationException, match="not from a RandomSampler: leave out `overfit_batches`"):
+        AdaptiveDataLoader(Numbers(), sampler=RandomSampler(range(N)))  # pyright: ignore[reportArgumentType]
+
+
+def test_a_single_sample_can_be_looked_at():
+    loader = AdaptiveDataLoader(Numbers(), B)
+    assert loader.dataset[7] == (7, int(LABELS[7]))
 
 
 @pytest.mark.parametrize(

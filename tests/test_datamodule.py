@@ -1,4 +1,5 @@
 import copy
+import itertools
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -6,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -208,11 +209,32 @@ def test_the_seed_is_by_default_the_one_that_torch_was_given():
         torch.random.set_rng_state(before)
 
 
-def test_loaders_made_anew_by_the_same_datamodule_start_with_the_same_order():
-    data = AdaptiveDataModule(Minimal(), seed=0)
-    first, second = data.train_dataloader(), data.train_dataloader()
-    assert first is not second
-    assert torch.equal(next(iter(first))[0], next(iter(second))[0])
+def test_loaders_made_anew_have_another_order_in_each_epoch_and_the_same_in_all_runs(make_trainer: MakeTrainer):
+    def orders() -> list[Tensor]:
+        seen: list[Tensor] = []
+
+        class Seen(Callback):
+            def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+                if batch_idx == 0:
+                    seen.append(batch[0])
+
+        trainer = make_trainer(callbacks=[Seen()], max_epochs=3, reload_dataloaders_every_n_epochs=1)
+        trainer.fit(Linear(), datamodule=AdaptiveDataModule(Minimal(), seed=0))
+        return seen
+
+    first, again = orders(), orders()
+    assert len(first) == 3
+    assert not any(torch.equal(one, other) for one, other in itertools.combinations(first, 2))
+    assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))
+
+
+def test_a_datamodule_that_is_adaptive_already():
+    class Ours(Minimal):
+        def train_dataloader(self) -> Any:
+            return AdaptiveDataLoader(self.train, B)
+
+    with pytest.raises(MisconfigurationException, match="Ours gives an AdaptiveDataLoader already: use it as it is"):
+        AdaptiveDataModule(Ours()).train_dataloader()
 
 
 # --- Errors ---

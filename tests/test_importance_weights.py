@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_as import (
     AdaptiveDataLoader,
@@ -389,6 +389,36 @@ class Aware(Unaware):
         losses = cross_entropy(logits, batch[1], reduction="none")
         loss = (self.importance_weights * losses).mean()
         return {"loss": loss, "losses": losses.detach(), "logits": logits.detach()}
+
+
+def test_validation_amid_an_epoch_finds_no_weights(make_trainer: MakeTrainer):
+    class Validated(Aware):
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            found.append(self.importance_weights)
+
+    found: list[Tensor | None] = []
+    module = Validated()
+    trainer = make_trainer(
+        callbacks=[AdaptiveSamplingCallback(weights="unbiased")], limit_val_batches=1, val_check_interval=2
+    )
+    trainer.fit(module, AdaptiveDataLoader(DATA, B), DataLoader(DATA, B))
+    assert len(found) > 1
+    assert found == [None] * len(found)
+
+
+def test_weights_where_no_gradient_comes_back(make_trainer: MakeTrainer):
+    class Frozen(Unaware):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net.requires_grad_(False)
+            self.last = nn.Linear(4, 4)
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return cross_entropy(self.last(self.net(batch[0])), batch[1])
+
+    message = "the output of 'net', but no gradient comes back there: name the last submodule with parameters to train"
+    with pytest.raises(MisconfigurationException, match=message):
+        fit(make_trainer, Frozen())
 
 
 @pytest.mark.parametrize("logits_from", [None, "net"])

@@ -152,8 +152,11 @@ class AdaptiveSampling(Strategy):
         if not (low >= 0 and high < _LARGEST_SCORE and float(bounds.sum()) < _LARGEST_SCORE):
             finite = losses.isfinite() & bounds.isfinite()
             losses, bounds = (part[finite].clamp_(max=_LARGEST_SCORE) for part in (losses, bounds))
-            if len(losses) and float(losses.min()) < 0:
-                raise ValueError(f"`losses` must not be negative to sample by them, got {float(losses.min())}.")
+            if self.score == "loss" and len(losses) and float(losses.min()) < 0:
+                raise ValueError(
+                    f"`losses` must not be negative to sample by them, got {float(losses.min())}: add a constant to "
+                    "them, or use `score='gradient'`."
+                )
             indices, bins, within = indices[finite], bins[finite], within[finite]
             self._note_skipped(int((~finite).sum()))
         self._over_bins.update(bins, bounds, within)
@@ -173,12 +176,18 @@ class AdaptiveSampling(Strategy):
 
     def state_dict(self) -> dict[str, Any]:
         return {
+            "q_update": self.q_update,
             "over_bins": self._over_bins.state_dict(),
             "inside": self._inside.state_dict(),
             "skipped": self.skipped,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        if state["q_update"] != self.q_update:
+            raise ValueError(
+                f"The state to load is of `q_update={state['q_update']!r}`, but here it is {self.q_update!r}: use the "
+                "one it was saved with."
+            )
         self._over_bins.load_state_dict(state["over_bins"])
         self._inside.load_state_dict(state["inside"])
         self.skipped = state["skipped"]

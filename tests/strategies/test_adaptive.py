@@ -382,3 +382,23 @@ def test_a_state_is_a_copy():
     again.load_state_dict(state)
     assert torch.equal(again.instance_probabilities(), q)
     assert torch.equal(again.bin_probabilities, p)
+
+
+def test_negative_losses_are_no_harm_where_the_bounds_are_the_scores():
+    strategy, oracle = started(beta=3, score="gradient"), AlgorithmOne(TAGS, 3, 0.9, 0.1, q_update="drawn")
+    generator = seeded(14)
+    for step in range(30):
+        draw, losses, bounds = random_batch(strategy, generator, step)
+        strategy.update(draw, -losses, bounds)
+        oracle.batch(draw.indices.tolist(), bounds.sqrt().tolist(), bounds.tolist())
+        agree(strategy, oracle)
+
+
+@pytest.mark.parametrize(("saved", "here"), [("all", "drawn"), ("drawn", "all")])
+def test_a_state_of_another_q_update_is_refused_and_changes_nothing(saved, here):
+    strategy = trained(9, seeded(15), beta=3, q_update=here)
+    before, p = strategy.probabilities(), strategy.bin_probabilities.clone()
+    with pytest.raises(ValueError, match=f"is of `q_update='{saved}'`, but here it is '{here}'"):
+        strategy.load_state_dict(trained(9, seeded(16), beta=3, q_update=saved).state_dict())
+    assert torch.equal(strategy.probabilities(), before)
+    assert torch.equal(strategy.bin_probabilities, p)
