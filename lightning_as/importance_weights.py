@@ -3,7 +3,7 @@
 An instance drawn with probability r_i instead of 1/N counts w_i = 1 / (N r_i) times; then the expected gradient is that
 of the mean loss over the data set. Thesis, eq. (65). The weights reach the loss of a module that knows nothing of
 them by scaling the rows of its logits' gradient: for a mean of per-sample losses that is the weighted mean's gradient.
-(Batch norm in training mode couples the samples before the logits; its statistics are of the sampled batch all the same.)
+Batch norm in training mode couples the samples before the logits: its statistics are of the sampled batch all the same.
 """
 
 from __future__ import annotations
