@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from array import array
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -40,7 +41,7 @@ class ImageDataset(Dataset[Any]):
     def __getitem__(self, index: int | list[int]) -> Tensor | tuple[Tensor, Tensor]:
         if isinstance(index, int):
             return self.images[index] if self.labels is None else (self.images[index], self.labels[index])
-        indices = torch.tensor(index)
+        indices = torch.frombuffer(array("q", index), dtype=torch.int64)  # several times faster than `torch.tensor`
         images = self.images.index_select(0, indices)
         return images if self.labels is None else (images, self.labels.index_select(0, indices))
 
