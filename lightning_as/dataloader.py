@@ -96,7 +96,7 @@ class AdaptiveDataLoader(DataLoader[Any]):
             # Lightning replaces other samplers, and batch samplers, in several processes, but not this subclass.
             sampler=sampler,
             batch_size=None,
-            collate_fn=_as_it_is,
+            collate_fn=as_it_is,
             num_workers=num_workers,
             pin_memory=pin_memory,
             timeout=timeout,
@@ -240,5 +240,6 @@ def size_of(dataset: Dataset[Any]) -> int:
         ) from error
 
 
-def _as_it_is(batch: Any) -> Any:
+def as_it_is(batch: Any) -> Any:
+    """Collates what is a batch already."""
     return batch

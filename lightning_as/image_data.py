@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from lightning_as.batch_sampler import AdaptiveBatchSampler
 from lightning_as.bins import Bins
-from lightning_as.dataloader import AdaptiveDataLoader, make_bins
+from lightning_as.dataloader import AdaptiveDataLoader, as_it_is, make_bins
 
 Part = Literal["train", "test"]
 
@@ -141,7 +141,7 @@ class ImageDataModule(LightningDataModule, ABC):
         return AdaptiveDataLoader(
             self.dataset("train"),
             sampler=self.sampler,
-            collate_fn=_as_it_is,
+            collate_fn=as_it_is,
             num_workers=self.num_workers,
             pin_memory=self.pin_memory,
             persistent_workers=self.num_workers > 0,
@@ -167,7 +167,7 @@ class ImageDataModule(LightningDataModule, ABC):
         return DataLoader(
             dataset,
             batch_size=_EVALUATION_BATCH,
-            collate_fn=_as_it_is,
+            collate_fn=as_it_is,
             num_workers=self.num_workers,
             pin_memory=self.pin_memory,
             persistent_workers=self.num_workers > 0,
@@ -194,7 +194,3 @@ def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
     """
     scaled = pixels.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
     return scaled.sub_(torch.tensor(mean).view(-1, 1, 1)).div_(torch.tensor(std).view(-1, 1, 1))
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch

@@ -92,10 +92,9 @@ class LogitsHook:
 
 def _is_compiled(module: LightningModule) -> bool:
     """Whether a module, or a part of it, was given to `torch.compile`; nothing public tells."""
-    parts = any(hasattr(part, "_orig_mod") or part._compiled_call_impl is not None for part in module.modules())
-    return (
-        parts or getattr(module, "_compiler_ctx", None) is not None
-    )  # where Lightning puts a compiled LightningModule
+    if getattr(module, "_compiler_ctx", None) is not None:  # where Lightning puts a compiled LightningModule
+        return True
+    return any(hasattr(part, "_orig_mod") or part._compiled_call_impl is not None for part in module.modules())
 
 
 def submodules(module: nn.Module) -> str:

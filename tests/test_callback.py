@@ -17,31 +17,15 @@ from lightning_as import (
     AdaptiveDataLoader,
     AdaptiveSampling,
     AdaptiveSamplingCallback,
-    Bins,
     ConvNetClassifier,
-    Draw,
     MNISTDataModule,
     Strategy,
     gradient_bound,
 )
+from tests.recording import Recording
 
 MakeData = Callable[..., MNISTDataModule]
 MakeTrainer = Callable[..., Trainer]
-
-
-class Recording(AdaptiveSampling):
-    """Keeps what it was told."""
-
-    def start(self, bins: Bins) -> None:
-        super().start(bins)
-        self.told: list[tuple[Draw, Tensor, Tensor]] = []
-
-    def update(self, draw: Draw, losses: Tensor, bounds: Tensor) -> None:
-        self.told.append((draw, losses.clone(), bounds.clone()))
-        super().update(draw, losses, bounds)
-
-    def indices(self) -> list[list[int]]:
-        return [draw.indices.tolist() for draw, _, _ in self.told]
 
 
 class Linear(LightningModule):

@@ -12,8 +12,9 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy,
 from torch.utils.data import DataLoader, Dataset, TensorDataset, default_collate
 from torchvision.models import resnet18
 
-from lightning_as import AdaptiveDataLoader, AdaptiveDataModule, AdaptiveSampling, AdaptiveSamplingCallback, Bins, Draw
+from lightning_as import AdaptiveDataLoader, AdaptiveDataModule, AdaptiveSamplingCallback, Bins
 from lightning_as.losses import BinaryCrossEntropy, CrossEntropy, MeanSquaredError
+from tests.recording import Recording
 
 MakeTrainer = Callable[..., Trainer]
 N, BATCH, EPOCHS = 48, 8, 4
@@ -377,18 +378,6 @@ CASES = {
         ),
     ),
 }
-
-
-class Recording(AdaptiveSampling):
-    """Keeps what it was told."""
-
-    def start(self, bins: Bins) -> None:
-        super().start(bins)
-        self.told: list[tuple[Draw, Tensor, Tensor]] = []
-
-    def update(self, draw: Draw, losses: Tensor, bounds: Tensor) -> None:
-        self.told.append((draw, losses.clone(), bounds.clone()))
-        super().update(draw, losses, bounds)
 
 
 class Witness(Callback):

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import TensorDataset
 
-from lightning_as import AdaptiveDataLoader, AdaptiveSampling, AdaptiveSamplingCallback, Bins, Draw, Uniform
+from lightning_as import AdaptiveDataLoader, AdaptiveSamplingCallback, Uniform
 from lightning_as.losses import BinaryCrossEntropy, CrossEntropy, squared_gradient_norms
 from lightning_as.observation import TARGET_NAMES, Observer, describe, recompute_logits, targets_of
+from tests.recording import Recording
 
 MakeTrainer = Callable[..., Trainer]
 B, C, N = 6, 4, 48
@@ -366,18 +367,6 @@ def test_recomputing_needs_a_forward_that_gives_logits():
 
 
 DATA = TensorDataset(normal(N, 3, seed=1), torch.arange(N) % C)
-
-
-class Recording(AdaptiveSampling):
-    """Keeps what it was told."""
-
-    def start(self, bins: Bins) -> None:
-        super().start(bins)
-        self.told: list[tuple[Draw, Tensor, Tensor]] = []
-
-    def update(self, draw: Draw, losses: Tensor, bounds: Tensor) -> None:
-        self.told.append((draw, losses.clone(), bounds.clone()))
-        super().update(draw, losses, bounds)
 
 
 class Witness(Callback):
