@@ -146,6 +146,10 @@ class AdaptiveBatchSampler(DistributedSampler[list[int]]):
             raise RuntimeError("No drawn batch is pending: the batch that is trained on did not come from here.")
         return self._pending[0]
 
+    def narrow(self, draw: Draw) -> None:
+        """Note that of the :attr:`current` batch only a part, `draw`, is trained on."""
+        self._pending[0] = draw
+
     def commit(self) -> Draw:
         """Note that the oldest pending batch was trained on.
 
@@ -159,6 +163,11 @@ class AdaptiveBatchSampler(DistributedSampler[list[int]]):
         self._pending.popleft()
         self._position += 1
         return draw
+
+    @property
+    def generator(self) -> torch.Generator:
+        """The private generator of all draws, in the same state in all processes."""
+        return self._generator
 
     def share(self, batch: Tensor) -> Tensor:
         """What this process gets of a global batch, or of any of its fields: (B,) of (B · processes,)."""
@@ -181,18 +190,15 @@ class AdaptiveBatchSampler(DistributedSampler[list[int]]):
                 that is attached.
         """
         strategy = self.strategy if strategy is None else strategy
-        pending = list(self._pending)
         return {
             "tags": self.bins.tags.clone(),
             "batch_size": self.batch_size * self.num_replicas,
             "generator": self._generator.get_state(),
             "position": self._position,
-            "pending": {
-                field: torch.stack([getattr(draw, field) for draw in pending]) if pending else torch.empty(0)
-                for field in Draw._fields
-            },
+            "pending": [draw._asdict() for draw in self._pending],
             "strategy": type(strategy).__name__,
             "strategy_state": strategy.state_dict(),
+            "skipped": strategy.skipped,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -204,11 +210,10 @@ class AdaptiveBatchSampler(DistributedSampler[list[int]]):
         """
         self._check(state)
         self.strategy.load_state_dict(state["strategy_state"])
+        self.strategy.skipped = state["skipped"]
         self._generator.set_state(state["generator"].cpu())
         self._position = state["position"] % len(self)
-        self._pending = deque(
-            Draw(*fields) for fields in zip(*(state["pending"][f] for f in Draw._fields), strict=True)
-        )
+        self._pending = deque(Draw(**fields) for fields in state["pending"])
         self._resuming = self._position > 0 or len(self._pending) > 0
 
     def _check(self, state: dict[str, Any]) -> None:

@@ -10,14 +10,22 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from lightning_as.batch_sampler import AdaptiveBatchSampler
-from lightning_as.bins import Bins
+from lightning_as.dataloader import AdaptiveDataLoader
 from lightning_as.draw import Draw, effective_sample_size
 from lightning_as.importance_weights import Weighting, importance_weights
 from lightning_as.logits_hook import submodules
 from lightning_as.losses import CrossEntropy
 from lightning_as.observation import Observer, PerSample
-from lightning_as.strategies import AdaptiveSampling, Strategy
-from lightning_as.wiring import check_processes_agree, find_sampler, gather_batch, refuse_overfit_batches
+from lightning_as.scoring import Scorer
+from lightning_as.strategies import AdaptiveSampling, BatchSelector, Strategy
+from lightning_as.wiring import (
+    check_labels,
+    check_processes_agree,
+    find_sampler,
+    gather_batch,
+    length_of_training,
+    refuse_overfit_batches,
+)
 
 _WEIGHTS = "importance_weights"  # the attribute of modules that use them themselves
 
@@ -37,8 +45,8 @@ class AdaptiveSamplingCallback(Callback):
     Logged every ``log_every_n_steps``: ``adaptive/ess``, the number of instances that the law is effectively spread
     over, as estimated from the batch (also in the progress bar); with weights ``adaptive/weight_mean`` and
     ``adaptive/weight_max``; and the strategy's own figures, for :class:`AdaptiveSampling` ``adaptive/entropy_p``
-    (nats), ``adaptive/p_min``, ``adaptive/p_max``, ``adaptive/seen`` (share of instances), ``adaptive/age_p`` (batches)
-    and ``adaptive/skipped`` (losses that were not finite).
+    (nats), ``adaptive/p_min``, ``adaptive/p_max``, ``adaptive/seen`` (share of instances) and ``adaptive/age_p``
+    (batches); and ``adaptive/skipped`` (losses that were not finite).
 
     Args:
         strategy: The method. Default: :class:`AdaptiveSampling`.
@@ -52,11 +60,12 @@ class AdaptiveSamplingCallback(Callback):
         gradient_bound: The squared norm of the gradient of each sample's loss with respect to the logits. A function of
             logits and targets; or ``"autograd"``: as observed in the module's own backward pass, for losses that are a
             mean over the batch (needs `logits_from`). Default: that of `per_sample_loss`.
-        weights: Importance weights on the loss, see :func:`importance_weights`: ``"none"``, ``"unbiased"``,
-            ``"clipped"`` or ``"power"``. They reach the loss through the gradient of the output of `logits_from`; or,
-            if the module has an attribute ``importance_weights``, that is the batch's weights (B,) during each training
-            step and None otherwise, and using them is up to the module. Default: ``"none"``, as in the thesis: the loss
-            is re-weighted towards what is drawn often.
+        weights: Weights on the loss. ``"source"``: those that the strategy's source asks for, if it does. ``"none"``,
+            ``"unbiased"``, ``"clipped"``, ``"power"``: see :func:`importance_weights`. They reach the loss through the
+            gradient of the output of `logits_from`; or, if the module has an attribute ``importance_weights``, that is
+            the batch's weights (B,) during each training step and None otherwise, and using them is up to the module.
+            Default: ``"source"``; for `AdaptiveSampling` that is none, as in the thesis: the loss is re-weighted
+            towards what is drawn often.
         weight_limit: The largest weight of ``"clipped"``. Default: 10.
         weight_power: The exponent of ``"power"``. Default: 0.5.
 
@@ -78,7 +87,7 @@ class AdaptiveSamplingCallback(Callback):
         target_key: str | int | None = None,
         per_sample_loss: PerSample | None = None,
         gradient_bound: PerSample | Literal["autograd"] | None = None,
-        weights: Weighting = "none",
+        weights: Weighting | Literal["source"] = "source",
         weight_limit: float = 10.0,
         weight_power: float = 0.5,
     ) -> None:
@@ -90,8 +99,8 @@ class AdaptiveSamplingCallback(Callback):
             raise ValueError(
                 "`gradient_bound='autograd'` observes the gradient at a submodule: name it, `logits_from`."
             )
-        if weights not in get_args(Weighting):
-            raise ValueError(f"`weights` must be one of {', '.join(get_args(Weighting))}; got {weights!r}.")
+        if weights not in ("source", *get_args(Weighting)):
+            raise ValueError(f"`weights` must be source or one of {', '.join(get_args(Weighting))}; got {weights!r}.")
         if weight_limit <= 0 or not 0 <= weight_power <= 1:
             raise ValueError(
                 f"`weight_limit` must be positive and `weight_power` in [0, 1], got {weight_limit} and {weight_power}."
@@ -102,13 +111,14 @@ class AdaptiveSamplingCallback(Callback):
         self.target_key = target_key
         self.per_sample_loss: PerSample = CrossEntropy() if per_sample_loss is None else per_sample_loss
         self.gradient_bound: PerSample | Literal["autograd"] | None = gradient_bound
-        self.weights: Weighting = weights
+        self.weights: Weighting | Literal["source"] = weights
         self.weight_limit = weight_limit
         self.weight_power = weight_power
         self._sampler: AdaptiveBatchSampler | None = None
         self._restored: dict[str, Any] | None = None  # a state that waits for the sampler that it belongs to
         self._waiting: dict[str, Any] | None = None  # what was restored before another stage than a fit
         self._observer: Observer | None = None
+        self._scorer: Scorer | None = None
         self._checked = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -121,13 +131,20 @@ class AdaptiveSamplingCallback(Callback):
         """Put the hook on the module, which by now has all its layers, but has not been compiled yet."""
         self._let_go(pl_module)
         self._observer = Observer(
-            pl_module, self.logits_from, self.recompute, self.target_key, self.per_sample_loss, self.gradient_bound
+            pl_module,
+            self.logits_from,
+            self.recompute,
+            self.target_key,
+            self.per_sample_loss,
+            self.gradient_bound,
+            bounds="bounds" in self.strategy.reads,
         )
-        if self.weights != "none" and self.logits_from is None and not hasattr(pl_module, _WEIGHTS):
+        if self._weighing and self.logits_from is None and not hasattr(pl_module, _WEIGHTS):
             raise MisconfigurationException(
-                f"`weights={self.weights!r}` cannot reach the loss: name the submodule that gives the logits, "
-                f"`logits_from=…`, one of {submodules(pl_module)}; or give {type(pl_module).__name__} an attribute "
-                "`importance_weights = None` and multiply its losses by that."
+                f"`weights={self.weights!r}` of {type(self.strategy).__name__} cannot reach the loss: "
+                f"name the submodule that gives the logits, `logits_from=…`, one of {submodules(pl_module)}; or give "
+                f"{type(pl_module).__name__} an attribute `importance_weights = None` and multiply its losses by that; "
+                "or leave them out, `weights='none'`."
             )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -135,31 +152,34 @@ class AdaptiveSamplingCallback(Callback):
         self._checked = False
         # A fit that goes on at the border of an epoch may make its loader anew, for which it calls no hook: now, then.
         trainer.fit_loop.setup_data()
-        self._attach(trainer)
+        self._attach(trainer, pl_module)
         assert self._sampler is not None
         check_processes_agree(trainer, trainer.train_dataloader, self._sampler)  # pyright: ignore[reportArgumentType]
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Follow a loader that was made anew for this epoch."""
-        self._attach(trainer)
+        """Follow a loader that was made anew for this epoch; score what the strategy wants scored before it."""
+        self._attach(trainer, pl_module)
+        assert self._scorer is not None
+        self._scorer.refresh()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Check the first batch before it is trained on; hand out the weights."""
         sampler, observer = self._at_work()
         draw = sampler.current
+        size = len(sampler.share(draw.indices))
         if not self._checked and sampler.bins.labels is not None:
-            labels = observer.labels(batch, sampler.batch_size)
+            labels = observer.labels(batch, size)
             if labels is not None:
-                _match(sampler.bins, sampler.share(draw.bins), labels)
+                check_labels(sampler.bins, sampler.share(draw.bins), labels)
         self._checked = True
-        weights = None
-        if self.weights != "none":
-            weights = sampler.share(self._weights_of(draw)).to(pl_module.device, torch.float32)
+        weights = self._weights_of(draw)
+        if weights is not None:
+            weights = sampler.share(weights).to(torch.float32).to(pl_module.device)
             if hasattr(pl_module, _WEIGHTS):
                 setattr(pl_module, _WEIGHTS, weights)
                 weights = None
         if observer.hook is not None:
-            observer.hook.arm(sampler.batch_size, weights)
+            observer.hook.arm(size, weights)
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         """Note by what the observed gradients will be scaled."""
@@ -171,21 +191,24 @@ class AdaptiveSamplingCallback(Callback):
     ) -> None:
         """Match the batch with its draw, and update the strategy."""
         sampler, observer = self._at_work()
+        size = len(sampler.share(sampler.current.indices))
         # In automatic optimization a `training_step` that returns None skips the batch; otherwise it means nothing.
         skipped = not outputs and pl_module.automatic_optimization
-        rows = None if skipped else observer.observe(outputs, batch, sampler.batch_size)
+        rows = None if skipped else observer.observe(outputs, batch, size)
         if rows is not None:
-            labels = None if sampler.bins.labels is None else observer.labels(batch, sampler.batch_size)
+            labels = None if sampler.bins.labels is None else observer.labels(batch, size)
             losses, bounds, *drawn = gather_batch(trainer, rows if labels is None else [*rows, labels])
             draw = sampler.commit()
             if drawn:
-                _match(sampler.bins, draw.bins, drawn[0])
+                check_labels(sampler.bins, draw.bins, drawn[0])
             self.strategy.update(draw, losses, bounds)
         else:
             draw = sampler.commit()
         if observer.hook is not None:
             observer.hook.disarm()
         self._take_back_weights(pl_module)
+        assert self._scorer is not None
+        self._scorer.refresh()
         if trainer.is_last_batch:  # of the epoch: a checkpoint that is saved now is one of its end
             sampler.end_epoch()
         # Lightning would keep what is logged in between to itself, and a log call costs as much as a draw. The first
@@ -219,18 +242,31 @@ class AdaptiveSamplingCallback(Callback):
         """Keep a state until training starts, and with it the loader that it belongs to is there."""
         self._restored = state_dict.get("sampler")
 
-    def _attach(self, trainer: Trainer) -> None:
+    def _attach(self, trainer: Trainer, module: LightningModule) -> None:
         sampler, previous, state = find_sampler(trainer), self._sampler, self._restored
+        loader = trainer.train_dataloader
+        assert isinstance(loader, AdaptiveDataLoader), "find_sampler sees to it"
+        assert self._observer is not None, "on_fit_start comes first"
+        self._scorer = Scorer(trainer, module, self._observer, loader, sampler)
+        loader.select = self._scorer.select if isinstance(self.strategy, BatchSelector) else None
         if sampler is previous and sampler.strategy is self.strategy and state is None:
             return
         if state is None and previous not in (None, sampler) and torch.equal(previous.bins.tags, sampler.bins.tags):
             state = previous.state_dict(self.strategy)
         sampler.attach(self.strategy)
+        self.strategy.plan(*length_of_training(trainer))
         if state is not None:
             sampler.load_state_dict(state)
         self._sampler, self._restored = sampler, None
 
-    def _weights_of(self, draw: Draw) -> Tensor:
+    @property
+    def _weighing(self) -> bool:
+        return self.strategy.weighted if self.weights == "source" else self.weights != "none"
+
+    def _weights_of(self, draw: Draw) -> Tensor | None:
+        """The weights of a batch, of all processes, (B,); None for none."""
+        if self.weights == "source" or not self._weighing:
+            return draw.weights if self._weighing else None
         assert self._sampler is not None
         size = len(self._sampler.bins)
         return importance_weights(draw.probabilities, size, self.weights, self.weight_limit, self.weight_power)
@@ -239,9 +275,9 @@ class AdaptiveSamplingCallback(Callback):
         if module.trainer.barebones:
             return
         module.log("adaptive/ess", float(effective_sample_size(draw.probabilities)), prog_bar=True)
-        figures = self.strategy.metrics()
-        if self.weights != "none":
-            weights = self._weights_of(draw)
+        figures = self.strategy.metrics() | {"skipped": float(self.strategy.skipped)}
+        weights = self._weights_of(draw)
+        if weights is not None:
             figures |= {"weight_mean": float(weights.mean()), "weight_max": float(weights.max())}
         module.log_dict({f"adaptive/{name}": value for name, value in figures.items()})
 
@@ -259,18 +295,5 @@ class AdaptiveSamplingCallback(Callback):
 
     def _take_back_weights(self, module: LightningModule) -> None:
         """They are of one training batch: validation must not find them."""
-        if self.weights != "none" and hasattr(module, _WEIGHTS):
+        if self._weighing and hasattr(module, _WEIGHTS):
             setattr(module, _WEIGHTS, None)
-
-
-def _match(bins: Bins, drawn: Tensor, labels: Tensor) -> None:
-    """Raise if the labels of a batch are not those of the bins that were drawn."""
-    assert bins.labels is not None
-    expected, labels = bins.labels.index_select(0, drawn), labels.to("cpu", torch.int64)
-    if not torch.equal(expected, labels):
-        at = int((expected != labels).nonzero()[0])
-        raise MisconfigurationException(
-            f"The target of an instance is {int(labels[at])}, but it was drawn from the bin of the label "
-            f"{int(expected[at])}: the losses would be filed under the wrong instances. Make the bins from the labels "
-            "of this very dataset, in its order; for bins that are not the targets use `Bins(tags)`."
-        )

@@ -42,6 +42,8 @@ class ConvNetClassifier(LightningModule):
             raise ValueError(f"`dropout` must be in [0, 1), got {dropout}.")
         self.save_hyperparameters()
         self.optimizer = optimizer
+        self.importance_weights: Tensor | None = None
+        """Of the batch that is trained on, (B,), where a callback samples with weights."""
         network = nn.Sequential(
             *_convolution(1, 32),
             *_convolution(32, 32),
@@ -65,7 +67,7 @@ class ConvNetClassifier(LightningModule):
         images, labels = batch
         logits = self(images)
         losses = cross_entropy(logits, labels, reduction="none")
-        loss = losses.mean()
+        loss = (losses if self.importance_weights is None else losses * self.importance_weights).mean()
         self.train_accuracy.update(logits, labels)
         # Both are of the sampled batches, which are harder than the data: judge by val/…
         self.log("train/loss", loss, prog_bar=True)

@@ -60,6 +60,10 @@ class AdaptiveDataLoader(DataLoader[Any]):
         ValueError: If a size is not positive, the batch is larger than the data set, or the bins are not of it.
     """
 
+    select: Callable[[Any], Any] | None = None
+    """What every batch goes through in the main process, as it is asked for: makes a batch of candidates a smaller one.
+    The callback sets it, for strategies that are batch selectors."""
+
     def __init__(
         self,
         dataset: Dataset[Any],
@@ -159,7 +163,8 @@ class AdaptiveDataLoader(DataLoader[Any]):
     def __iter__(self) -> Iterator[Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
         # Torch's workers ask for their first batches as soon as they are there, which in Lightning is before training
         # starts and the callback can attach its strategy. A generator starts them with the first `next`.
-        yield from super().__iter__()
+        for batch in super().__iter__():
+            yield batch if self.select is None else self.select(batch)
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing: the callback keeps the sampler's state. It is here to tell Lightning that the loader can resume."""

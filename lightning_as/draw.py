@@ -16,8 +16,15 @@ class Draw(NamedTuple):
     """The bin of each instance, (B,) int64."""
     probabilities: Tensor
     """Probability r_i of each instance under the whole law, (B,) float64."""
-    within: Tensor
-    """Probability of each instance given its bin, (B,) float64."""
+    within: Tensor | None = None
+    """Probability of each instance given its bin, (B,) float64; None where the law has no use for bins."""
+    weights: Tensor | None = None
+    """The factors on the losses that the method's source asks for, (B,) float64; None where it asks for none."""
+
+    def select(self, positions: Tensor) -> Draw:
+        """A part of the batch: the instances at the given positions, (b,) int64."""
+        parts = (None if field is None else field.index_select(0, positions) for field in self)
+        return Draw(*parts)  # pyright: ignore[reportArgumentType]
 
 
 def effective_sample_size(probabilities: Tensor) -> Tensor:

@@ -23,6 +23,9 @@ TARGET_NAMES = ("targets", "target", "labels", "label", "y")
 class Observer:
     """Finds losses and gradient bounds of the batches of one fit; the arguments are those of the callback.
 
+    Args:
+        bounds: Whether anybody wants the bounds; zeros stand for them otherwise.
+
     Raises:
         MisconfigurationException: If `logits_from` is no submodule of `module`.
     """
@@ -35,12 +38,14 @@ class Observer:
         target_key: str | int | None,
         per_sample_loss: PerSample,
         gradient_bound: PerSample | Literal["autograd"] | None,
+        bounds: bool = True,
     ) -> None:
         self._module = module
         self._recompute = recompute
         self._target_key = target_key
         self._per_sample_loss = per_sample_loss
         self._gradient_bound = gradient_bound
+        self._read_bounds = bounds
         self._loss_scale: float | None = None
         autograd = gradient_bound == "autograd"
         self.hook = None if logits_from is None else LogitsHook(module, logits_from, keep_gradient=autograd)
@@ -72,14 +77,43 @@ class Observer:
                 f"The logits must have one row for each of the {size} instances drawn, got {tuple(logits.shape)}."
             )
         if losses is None:
-            losses = self._per_sample_loss(logits, targets_of(batch, self._target_key)).detach()
+            losses = self.losses_of(logits, batch)
         if losses.shape != (size,):
             raise MisconfigurationException(
                 f"The losses must be one for each of the {size} instances drawn, got the shape {tuple(losses.shape)}: "
                 "use `reduction='none'`, and the mean over anything that is not the batch."
             )
-        bounds = self._bounds(logits, batch)
-        return None if bounds is None else [losses, bounds]
+        if not self._read_bounds:
+            return [losses, torch.zeros_like(losses)]
+        bounds = self._observed_bounds(len(logits)) if self._gradient_bound == "autograd" else None
+        if bounds is None and self._gradient_bound == "autograd":
+            return None
+        return [losses, self.bounds_of(logits, batch) if bounds is None else bounds]
+
+    def losses_of(self, logits: Tensor, batch: Any) -> Tensor:
+        """The loss of each sample of a batch with these logits, (B,), without a gradient."""
+        return self._per_sample_loss(logits, targets_of(batch, self._target_key)).detach()
+
+    def bounds_of(self, logits: Tensor, batch: Any) -> Tensor:
+        """The squared gradient bound of each sample of a batch with these logits, (B,), without a gradient.
+
+        Raises:
+            MisconfigurationException: If a function of the user's gives another shape.
+        """
+        targets = targets_of(batch, self._target_key)
+        if not callable(self._gradient_bound):
+            return squared_gradient_norms(self._per_sample_loss, logits, targets)
+        bounds = self._gradient_bound(logits, targets).detach()
+        if bounds.shape != (len(logits),):
+            raise MisconfigurationException(
+                f"`gradient_bound` must give one number for each of the {len(logits)} instances drawn, got the "
+                f"shape {tuple(bounds.shape)}."
+            )
+        return bounds
+
+    def recompute(self, batch: Any) -> Tensor:
+        """The logits of a batch by a forward pass of its own, see :func:`recompute_logits`."""
+        return recompute_logits(self._module, batch, None if self.hook is None else self.hook.name)
 
     def labels(self, batch: Any, size: int) -> Tensor | None:
         """The targets of a batch of `size` if they are class indices, (B,) int64, or None.
@@ -111,7 +145,7 @@ class Observer:
         if self.hook is not None and self.hook.logits is not None:
             return self.hook.logits, losses
         if self._recompute:
-            return recompute_logits(self._module, batch), losses
+            return self.recompute(batch), losses
         raise MisconfigurationException(
             f"`training_step` of {type(self._module).__name__} gave {sorted(found)}, and no logits. Either name the "
             "submodule that gives them, AdaptiveSamplingCallback(logits_from=…), one of "
@@ -120,17 +154,8 @@ class Observer:
             "AdaptiveSamplingCallback(recompute=True)."
         )
 
-    def _bounds(self, logits: Tensor, batch: Any) -> Tensor | None:
-        if self._gradient_bound is None:
-            return squared_gradient_norms(self._per_sample_loss, logits, targets_of(batch, self._target_key))
-        if callable(self._gradient_bound):
-            bounds = self._gradient_bound(logits, targets_of(batch, self._target_key)).detach()
-            if bounds.shape != (len(logits),):
-                raise MisconfigurationException(
-                    f"`gradient_bound` must give one number for each of the {len(logits)} instances drawn, got the "
-                    f"shape {tuple(bounds.shape)}."
-                )
-            return bounds
+    def _observed_bounds(self, size: int) -> Tensor | None:
+        """Bounds from the gradient that came back to the logits; None if there was no backward pass."""
         assert self.hook is not None
         scale, self._loss_scale = self._loss_scale, None
         if self.hook.gradient is None and scale is None:
@@ -141,7 +166,7 @@ class Observer:
                 "name a submodule whose output the loss depends on."
             )
         # The loss is the mean over the batch: that, too, has scaled what came back.
-        rows = self.hook.gradient.flatten(1).to(torch.float64) * (len(logits) / (scale or 1.0))
+        rows = self.hook.gradient.flatten(1).to(torch.float64) * (size / (scale or 1.0))
         return rows.square().sum(1)
 
 
@@ -177,37 +202,45 @@ def describe(batch: Any) -> str:
     return f"a {type(batch).__name__}"
 
 
-def recompute_logits(module: LightningModule, batch: Any) -> Tensor:
+def recompute_logits(module: LightningModule, batch: Any, name: str | None = None) -> Tensor:
     """The logits of a batch (inputs, targets) by a forward pass of its own, in evaluation mode.
 
     Training goes on as if it had not been: no gradient, no batch-norm statistics, and the global random state and the
     training flags are what they were.
 
+    Args:
+        module: The LightningModule; called on the inputs if it defines `forward`.
+        batch: A pair (inputs, targets).
+        name: The submodule that is called on the inputs otherwise.
+
     Raises:
-        MisconfigurationException: If the batch is not a pair, or `forward` does not give a tensor.
+        MisconfigurationException: If the batch is not a pair, there is nothing to call, or it does not give a tensor.
     """
     if not isinstance(batch, (tuple, list)) or len(batch) != 2:
         raise MisconfigurationException(
-            f"`recompute=True` calls the module on the inputs of a pair (inputs, targets), but the batch is "
-            f"{describe(batch)}: use `logits_from`."
+            f"A forward pass of its own calls the module on the inputs of a pair (inputs, targets), but the batch is "
+            f"{describe(batch)}: use `logits_from` instead of `recompute`, and a strategy that scores no instances."
         )
+    called, what = module, f"`forward` of {type(module).__name__}"
     if type(module).forward is LightningModule.forward:
-        raise MisconfigurationException(
-            f"`recompute=True` calls `forward` of the module, which {type(module).__name__} does not define: "
-            "use `logits_from`."
-        )
+        if name is None:
+            raise MisconfigurationException(
+                f"A forward pass of its own calls `forward` of the module, which {type(module).__name__} does not "
+                "define: name the submodule that takes the inputs and gives the logits, `logits_from`."
+            )
+        called, what = module.get_submodule(name), f"`{name}`"
     training = [part for part in module.modules() if part.training]
     devices = [module.device] if module.device.type == "cuda" else []
     module.eval()
     try:
         with torch.random.fork_rng(devices), torch.no_grad():
-            logits = module(batch[0])
+            logits = called(batch[0])
     finally:
         for part in training:
             part.training = True
     if not isinstance(logits, Tensor):
         raise MisconfigurationException(
-            f"`recompute=True` needs `forward` to give the logits, but {type(module).__name__}'s gave a "
-            f"{type(logits).__name__}: use `logits_from`."
+            f"A forward pass of its own needs {what} to give the logits, but it gave a {type(logits).__name__}: "
+            "use `logits_from` instead of `recompute`, and a strategy that scores no instances."
         )
     return logits

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_as.batch_sampler import AdaptiveBatchSampler
+from lightning_as.bins import Bins
 from lightning_as.dataloader import AdaptiveDataLoader
 
 _MEND = (
@@ -64,13 +66,12 @@ def check_processes_agree(trainer: Trainer, loader: AdaptiveDataLoader, sampler:
     """Raise, in every process, if the processes would not draw the same batches."""
     if trainer.world_size == 1:
         return
-    state = sampler.state_dict()
     facts = {
         "number of instances": len(sampler.bins),
         "bins (a checksum)": _checksum(sampler.bins.tags),
         "batch size": sampler.batch_size,
         "batches per epoch": len(sampler),
-        "seed (a checksum of the generator)": _checksum(state["generator"]),
+        "seed (a checksum of the generator)": _checksum(sampler.generator.get_state()),
         "`num_workers`": loader.num_workers,
         "`prefetch_factor`": loader.prefetch_factor or 0,
     }
@@ -82,6 +83,28 @@ def check_processes_agree(trainer: Trainer, loader: AdaptiveDataLoader, sampler:
                 f"The processes do not agree on the {name}: {', '.join(map(str, values))}. All must have the same "
                 "data, bins, batch size and `seed`: call `seed_everything` first, or give the loader a `seed`."
             )
+
+
+def check_labels(bins: Bins, drawn: Tensor, labels: Tensor) -> None:
+    """Raise if the labels of a batch are not those of the bins that were drawn."""
+    assert bins.labels is not None
+    expected, labels = bins.labels.index_select(0, drawn), labels.to("cpu", torch.int64)
+    if not torch.equal(expected, labels):
+        at = int((expected != labels).nonzero()[0])
+        raise MisconfigurationException(
+            f"The target of an instance is {int(labels[at])}, but it was drawn from the bin of the label "
+            f"{int(expected[at])}: the losses would be filed under the wrong instances. Make the bins from the labels "
+            "of this very dataset, in its order; for bins that are not the targets use `Bins(tags)`."
+        )
+
+
+def length_of_training(trainer: Trainer) -> tuple[int | None, int]:
+    """Number of epochs of a fit in all, None if there is no end in sight, and of batches in an epoch."""
+    batches = int(trainer.num_training_batches)
+    ends = [] if trainer.max_epochs in (None, -1) else [trainer.max_epochs]
+    if trainer.max_steps > 0:
+        ends.append(math.ceil(trainer.max_steps * trainer.accumulate_grad_batches / max(batches, 1)))
+    return (min(ends) if ends else None), batches
 
 
 def gather_batch(trainer: Trainer, rows: list[Tensor]) -> list[Tensor]:
@@ -103,6 +126,24 @@ def gather_batch(trainer: Trainer, rows: list[Tensor]) -> list[Tensor]:
     assert isinstance(shares, Tensor)
     # Entry i of process r is entry i · processes + r of the global batch.
     return list(shares.permute(1, 2, 0).flatten(1).cpu().unbind())
+
+
+def gather_rows(trainer: Trainer, parts: list[Tensor | None]) -> list[Tensor | None]:
+    """As :func:`gather_batch`, for rows of any shape, (B, …) each, one collective for each of them; None stays None.
+
+    Returns:
+        The same for the global batch, (B · processes, …) each, on the CPU.
+    """
+    if trainer.world_size > 1:
+        device = trainer.strategy.root_device
+        parts = [None if part is None else _interleave(trainer, part.to(device)) for part in parts]
+    return [None if part is None else part.cpu() for part in parts]
+
+
+def _interleave(trainer: Trainer, rows: Tensor) -> Tensor:
+    shares = trainer.strategy.all_gather(rows)  # (processes, B, …)
+    assert isinstance(shares, Tensor)
+    return shares.transpose(0, 1).flatten(0, 1)
 
 
 def _checksum(tensor: Tensor) -> int:

@@ -365,7 +365,11 @@ def test_a_strategy_class_instead_of_an_object():
     [
         ({"gradient_bound": "exact"}, TypeError, "`gradient_bound` must be a function or 'autograd', got 'exact'"),
         ({"gradient_bound": "autograd"}, ValueError, "observes the gradient at a submodule: name it, `logits_from`"),
-        ({"weights": "biased"}, ValueError, "`weights` must be one of none, unbiased, clipped, power; got 'biased'"),
+        (
+            {"weights": "biased"},
+            ValueError,
+            "`weights` must be source or one of none, unbiased, clipped, power; got 'biased'",
+        ),
         ({"weight_limit": 0.0}, ValueError, "`weight_limit` must be positive .* got 0.0"),
         ({"weight_power": 1.5}, ValueError, r"`weight_power` in \[0, 1\], got 10.0 and 1.5"),
     ],
@@ -377,7 +381,12 @@ def test_arguments_out_of_range(arguments: dict[str, Any], error: type[Exception
 
 def test_weights_that_cannot_reach_the_loss(make_trainer: MakeTrainer):
     trainer = make_trainer(callbacks=[AdaptiveSamplingCallback(weights="unbiased")])
-    raises("`weights='unbiased'` cannot reach the loss: name .* one of linear;", Linear(), OwnData(ours), trainer)
+    raises(
+        "`weights='unbiased'` of AdaptiveSampling cannot reach the loss: name .* one of linear;",
+        Linear(),
+        OwnData(ours),
+        trainer,
+    )
 
 
 def test_a_submodule_that_is_not_there(make_trainer: MakeTrainer):

@@ -61,7 +61,7 @@ class Clock(Strategy):
     """Draws only the instance that is the number of updates so far."""
 
     def start(self, bins: Bins) -> None:
-        self.bins = bins
+        super().start(bins)
         self.draws = self.updates = 0
 
     def draw(self, size: int, generator: torch.Generator) -> Draw:
@@ -69,7 +69,7 @@ class Clock(Strategy):
         indices = torch.full((size,), self.updates)
         return Draw(indices, torch.zeros_like(indices), torch.ones(size).double(), torch.ones(size).double())
 
-    def update(self, draw: Draw, losses: Tensor, bounds: Tensor) -> None:
+    def learn(self, draw: Draw, losses: Tensor, bounds: Tensor) -> None:
         self.updates += 1
 
     def probabilities(self) -> Tensor:

@@ -176,7 +176,7 @@ class Fixed(Strategy):
     """Draws from one law for ever."""
 
     def start(self, bins: Bins) -> None:
-        self.bins = bins
+        super().start(bins)
         self.told: list[tuple[Draw, Tensor]] = []
 
     def draw(self, size: int, generator: torch.Generator) -> Draw:
@@ -184,7 +184,7 @@ class Fixed(Strategy):
         indices = torch.multinomial(LAW, size, replacement=True, generator=generator)
         return Draw(indices, self.bins.of(indices), LAW[indices], LAW[indices])
 
-    def update(self, draw: Draw, losses: Tensor, bounds: Tensor) -> None:
+    def learn(self, draw: Draw, losses: Tensor, bounds: Tensor) -> None:
         self.told.append((draw, losses.clone()))
 
     def probabilities(self) -> Tensor:
@@ -463,7 +463,7 @@ def test_the_attribute_is_only_touched_if_weights_are_asked_for(make_trainer: Ma
 def test_weights_that_cannot_reach_the_loss_are_an_error_before_the_first_batch(make_trainer: MakeTrainer):
     module = Unaware()
     message = (
-        "`weights='unbiased'` cannot reach the loss: name the submodule that gives the logits, `logits_from=…`, one of "
+        "`weights='unbiased'` of [A-Za-z]+ cannot reach the loss: name the submodule that gives the logits, `logits_from=…`, one of "
         "net, net.body, net.head; or give Unaware an attribute `importance_weights = None`"
     )
     with pytest.raises(MisconfigurationException, match=message):

@@ -337,7 +337,7 @@ def test_randomness_in_evaluation_mode_is_not_noticed_by_training():
 @pytest.mark.parametrize("batch", [(INPUTS, TARGETS, TARGETS), {"x": INPUTS, "y": TARGETS}, INPUTS])
 def test_recomputing_needs_a_pair(batch: Any):
     message = (
-        r"`recompute=True` calls the module on the inputs of a pair \(inputs, targets\), but the batch is "
+        r"A forward pass of its own calls the module on the inputs of a pair \(inputs, targets\), but the batch is "
         f"{describe(batch)}: use `logits_from`"
     )
     with raises(message):
@@ -348,7 +348,7 @@ def test_recomputing_needs_forward():
     class Headless(LightningModule):
         pass
 
-    with raises("`recompute=True` calls `forward` of the module, which Headless does not define: use `logits_from`"):
+    with raises("which Headless does not define: name the submodule that takes the inputs and gives the logits"):
         recompute_logits(Headless(), BATCH)
 
 
@@ -358,7 +358,7 @@ def test_recomputing_needs_a_forward_that_gives_logits():
             return super().forward(x), None
 
     module = Two()
-    with raises("`recompute=True` needs `forward` to give the logits, but Two's gave a tuple: use `logits_from`"):
+    with raises("needs `forward` of Two to give the logits, but it gave a tuple: use `logits_from`"):
         recompute_logits(module, BATCH)
     assert all(part.training for part in module.modules())
 

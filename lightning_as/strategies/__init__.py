@@ -1,7 +1,7 @@
 """Selective-sampling methods: one paper, one file."""
 
 from lightning_as.strategies.adaptive import AdaptiveSampling
-from lightning_as.strategies.base import Strategy
+from lightning_as.strategies.base import BatchSelector, Scores, Selection, Strategy
 from lightning_as.strategies.uniform import Uniform
 
-__all__ = ["AdaptiveSampling", "Strategy", "Uniform"]
+__all__ = ["AdaptiveSampling", "BatchSelector", "Scores", "Selection", "Strategy", "Uniform"]

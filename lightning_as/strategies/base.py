@@ -1,9 +1,14 @@
-"""What the sampler and the callback ask of a selective-sampling method."""
+"""What the sampler and the callback ask of a selective-sampling method.
+
+There are two kinds. An *index sampler*, :class:`Strategy`, decides which instances are loaded. A *batch selector*,
+:class:`BatchSelector`, has a larger candidate batch loaded, has it scored by a forward pass, and trains on a part.
+"""
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,34 +16,114 @@ from torch import Tensor
 from lightning_as.bins import Bins
 from lightning_as.draw import Draw
 
+_logger = logging.getLogger(__name__)
+
+Reading = Literal["losses", "bounds", "logits", "features", "inputs"]
+# What is learned from stays below, so that no sum over a data set overflows.
+_LARGEST = 1e100
+
+
+class Scores(NamedTuple):
+    """What a forward pass in evaluation mode finds out of some instances; what was not asked for is None.
+
+    On the CPU, float64 but for the features and inputs, which stay as they are.
+    """
+
+    losses: Tensor | None = None
+    """The loss of each, (M,)."""
+    bounds: Tensor | None = None
+    """The squared norm of the gradient of each loss with respect to the logits, (M,)."""
+    logits: Tensor | None = None
+    """(M, C)."""
+    features: Tensor | None = None
+    """What goes into the last linear layer, (M, d)."""
+    inputs: Tensor | None = None
+    """The inputs themselves, flattened, (M, d)."""
+
 
 class Strategy(ABC):
-    """A law over the instances of a data set that training moves.
+    """An index sampler: a law over the instances of a data set that training moves.
 
     The constructor takes and checks the options; :meth:`start` makes the state. One object serves one
     sampler: started again, it begins anew.
     """
 
+    reads: ClassVar[frozenset[Reading]] = frozenset({"losses"})
+    """What it wants to know: of trained batches ``losses`` and ``bounds``, of the forward passes that it asks for by
+    :meth:`wanted` any of the :class:`Scores`."""
+    gradients: ClassVar[Literal["logits", "linear"]] = "logits"
+    """What the bounds of trained batches are the gradients of: the logits, or the parameters of all linear layers."""
+    weighted: ClassVar[bool] = False
+    """Whether its source weights the losses, so that its draws have weights."""
+
+    samples_by_loss: bool = False
+    """Whether it draws in proportion to losses, or a power of them, which must not be negative then."""
+
+    skipped: int = 0
+    """Losses and bounds that were not finite."""
     bins: Bins | None = None
     """The partition of the data set at work, None before :meth:`start`."""
 
     @abstractmethod
     def start(self, bins: Bins) -> None:
-        """Make the initial state for a data set that is partitioned into `bins`, and set :attr:`bins`."""
+        """Make the initial state for a data set that is partitioned into `bins`; extend this."""
+        self.bins = bins
+        self.skipped = 0
+
+    def plan(self, epochs: int | None, batches: int) -> None:  # noqa: B027 (most have nothing to do)
+        """Be told the length of the training, after :meth:`start` and before the first draw; again when it is resumed.
+
+        Args:
+            epochs: Number of epochs in all, counted from the very first; None if there is no end in sight.
+            batches: Number of batches in an epoch.
+        """
+
+    def start_epoch(self, generator: torch.Generator) -> None:  # noqa: B027 (most have nothing to do)
+        """Called before the first draw of each epoch."""
 
     @abstractmethod
     def draw(self, size: int, generator: torch.Generator) -> Draw:
         """Draw a batch of `size` instances from the present law."""
 
-    @abstractmethod
+    # Inference mode spares a fifth of the time that a few dozen small operations take.
+    @torch.inference_mode()
     def update(self, draw: Draw, losses: Tensor, bounds: Tensor) -> None:
-        """Learn from a batch that has been trained on.
+        """Learn from a batch that has been trained on. Losses and bounds that are not finite are left out, and counted.
 
         Args:
             draw: The batch, as it was drawn.
             losses: Its losses, (B,) float64, on the CPU.
-            bounds: Its squared gradient bounds, (B,) float64, on the CPU.
+            bounds: Its squared gradient bounds, (B,) float64, on the CPU; zeros if they are not among :attr:`reads`.
+
+        Raises:
+            ValueError: If a loss is negative, and the method needs them not to be.
         """
+        low, high = (float(end) for end in losses.aminmax())
+        if not (low >= 0 and high < _LARGEST and float(bounds.sum()) < _LARGEST):
+            finite = (losses.isfinite() & bounds.isfinite()).nonzero()[:, 0]
+            self._note_skipped(len(losses) - len(finite))
+            draw = draw.select(finite)
+            losses, bounds = (part[finite].clamp_(-_LARGEST, _LARGEST) for part in (losses, bounds))
+            if self.samples_by_loss and len(losses) and float(losses.min()) < 0:
+                raise ValueError(
+                    f"`losses` must not be negative to sample by them, got {float(losses.min())}: add a constant to "
+                    "them, or use a strategy that goes by ranks or gradients."
+                )
+        self.learn(draw, losses, bounds)
+
+    @abstractmethod
+    def learn(self, draw: Draw, losses: Tensor, bounds: Tensor) -> None:
+        """What :meth:`update` does with the part of a batch that is finite, which may be empty."""
+
+    def wanted(self) -> Tensor | None:
+        """Instances to be scored before the next draw, by a forward pass in evaluation mode, (M,) int64; None for none.
+
+        Asked before each epoch and after each batch. The answer comes to :meth:`refresh`.
+        """
+        return None
+
+    def refresh(self, indices: Tensor, scores: Scores) -> None:  # noqa: B027 (most want none)
+        """Take over the scores of the instances that were :meth:`wanted`."""
 
     @abstractmethod
     def probabilities(self) -> Tensor:
@@ -52,9 +137,49 @@ class Strategy(ABC):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a state, after :meth:`start` with the same bins."""
 
-    def start_epoch(self, generator: torch.Generator) -> None:  # noqa: B027 (most have nothing to do)
-        """Called before the first draw of each epoch."""
-
     def metrics(self) -> dict[str, float]:
         """Figures that describe the present law, for the logger."""
         return {}
+
+    def _note_skipped(self, count: int) -> None:
+        if count and self.skipped == 0:
+            _logger.warning(
+                "%d losses of a batch are not finite: their instances keep the scores they had. "
+                "Further ones are counted as `adaptive/skipped`, without a warning.",
+                count,
+            )
+        self.skipped += count
+
+
+class Selection(NamedTuple):
+    """What a batch selector chose of the candidates."""
+
+    positions: Tensor
+    """Where the chosen are among the candidates, (b,) int64; one may be chosen twice."""
+    weights: Tensor | None = None
+    """The factors on their losses, (b,) float64; None for the draw's own."""
+    probabilities: Tensor | None = None
+    """The law that they come from in the end, with the choice counted in, (b,) float64; None for the draw's own."""
+
+
+class BatchSelector(Strategy):
+    """A batch selector: draws candidates, and trains on a part of them.
+
+    :meth:`draw` is asked for a batch of `size`, and gives as many candidates as it likes, that many or a multiple. With
+    more, they are scored (:attr:`reads`), and :meth:`select` chooses. Among several processes each chooses from its own
+    share of the candidates, and all know what the others chose.
+    """
+
+    @abstractmethod
+    def select(self, draw: Draw, scores: Scores, size: int, generator: torch.Generator) -> Selection:
+        """Choose `size` of the candidates of one process.
+
+        Args:
+            draw: The candidates, as they were drawn.
+            scores: Their scores, as far as :attr:`reads` asks for them, of this draw's rows.
+            size: Number of instances to train on.
+            generator: For what is random in the choice.
+
+        Returns:
+            The part that is trained on, in any order.
+        """

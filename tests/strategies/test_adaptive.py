@@ -109,6 +109,7 @@ def check_law(strategy: AdaptiveSampling) -> None:
         torch.testing.assert_close(law.sum(), one[0])
     draw = strategy.draw(50, seeded(99))
     assert (draw.probabilities > 0).all()
+    assert draw.within is not None
     assert (draw.within > 0).all()
     assert torch.equal(draw.bins, tags[draw.indices])
     torch.testing.assert_close(draw.probabilities, strategy.probabilities()[draw.indices])
@@ -321,7 +322,6 @@ def test_metrics_describe_p_and_the_share_seen():
         "p_max": float(p.max()),
         "seen": pytest.approx(6 / len(TAGS)),
         "age_p": 2,
-        "skipped": 0,
     }
 
 
@@ -364,7 +364,7 @@ def test_a_restored_state_goes_on_with_equal_draws_p_and_q(options, steps):
     for step in range(50):
         batch, expected = random_batch(restored, other, step), random_batch(strategy, generator, step)
         for field, value in zip(batch[0], expected[0], strict=True):
-            assert torch.equal(field, value)
+            assert (field is None and value is None) or torch.equal(field, value)
         restored.update(*batch)
         strategy.update(*expected)
         assert torch.equal(restored.bin_probabilities, strategy.bin_probabilities)

@@ -7,6 +7,7 @@ import torch
 
 from lightning_as.bins import Bins
 from lightning_as.strategies import Uniform
+from tests.test_sum_tree import p_value
 
 TAGS = torch.arange(23) % 3
 
@@ -45,8 +46,18 @@ def test_the_law_is_uniform_and_draws_carry_it():
     draw = strategy.draw(23, seeded())
     assert torch.equal(draw.bins, TAGS[draw.indices])
     assert torch.equal(draw.probabilities, law[draw.indices])
-    for j, size in enumerate(Bins(TAGS).sizes):
-        assert draw.within[draw.bins == j].tolist() == [1 / size] * size
+
+
+def test_with_replacement_draws_follow_the_uniform_law_and_repeat():
+    strategy = Uniform(replacement=True)
+    strategy.start(Bins(TAGS))
+    generator = seeded()
+    strategy.start_epoch(generator)
+    draw = strategy.draw(23_000, generator)
+    assert p_value(draw.indices, strategy.probabilities()) > 1e-3
+    assert draw.probabilities.unique().tolist() == [1 / 23]
+    assert torch.equal(draw.bins, TAGS[draw.indices])
+    assert len(strategy.draw(23, generator).indices.unique()) < 23
 
 
 def test_an_update_changes_nothing():

@@ -1,0 +1,148 @@
+"""Scores by forward passes of their own, for strategies that want instances scored or choose among candidates.
+
+The passes are in evaluation mode and without gradients; training goes on as if they had not been: neither batch-norm
+statistics nor any global random state move.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from lightning_as.batch_sampler import AdaptiveBatchSampler
+from lightning_as.dataloader import AdaptiveDataLoader, as_it_is
+from lightning_as.observation import Observer
+from lightning_as.strategies import BatchSelector, Scores
+from lightning_as.wiring import gather_rows
+
+
+class Scorer:
+    """Scores instances of the data set, and candidates, for the strategy of a fit.
+
+    Args:
+        trainer: The Trainer.
+        module: The module whose logits are the scores' source.
+        observer: What knows the losses and bounds of logits.
+        loader: The train loader.
+        sampler: Its sampler, with the strategy.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        module: LightningModule,
+        observer: Observer,
+        loader: AdaptiveDataLoader,
+        sampler: AdaptiveBatchSampler,
+    ) -> None:
+        self._trainer = trainer
+        self._module = module
+        self._observer = observer
+        self._loader = loader
+        self._sampler = sampler
+
+    def refresh(self) -> None:
+        """Score the instances that the strategy wants scored now, if any."""
+        strategy = self._sampler.strategy
+        wanted = strategy.wanted()
+        if wanted is not None and len(wanted):
+            with isolate_rng():
+                strategy.refresh(wanted, self._score_instances(wanted))
+
+    def select(self, batch: Any) -> Any:
+        """Score a batch of candidates, and cut it down to those that the strategy chooses to train on."""
+        sampler, draw = self._sampler, self._sampler.current
+        size, candidates = sampler.batch_size, len(sampler.share(draw.indices))
+        strategy = sampler.strategy
+        if not isinstance(strategy, BatchSelector) or candidates == size:
+            return batch
+        with isolate_rng():  # the user's hooks may augment
+            scores = self._gather(self._score_batch(batch), len(draw.indices))
+        chosen = []
+        for rank in range(sampler.num_replicas):
+            part = torch.arange(rank, len(draw.indices), sampler.num_replicas)
+            own = Scores(*(None if rows is None else rows[part] for rows in scores))
+            selection = strategy.select(draw.select(part), own, size, sampler.generator)
+            chosen.append((selection, part[selection.positions]))
+        positions = torch.stack([at for _, at in chosen], dim=1).flatten()  # as the shares lie in a global batch
+        narrowed = draw.select(positions)
+        for field in ("weights", "probabilities"):
+            parts = [getattr(selection, field) for selection, _ in chosen]
+            if parts[0] is not None:
+                narrowed = narrowed._replace(**{field: torch.stack(parts, dim=1).flatten()})
+        sampler.narrow(narrowed)
+        return take_rows(batch, chosen[sampler.rank][0].positions, candidates)
+
+    def _score_instances(self, indices: Tensor) -> Scores:
+        """Scores of instances, of which each process scores its share."""
+        processes = self._sampler.num_replicas
+        padded = torch.cat([indices, indices[:1].expand(-len(indices) % processes)])
+        share = self._sampler.share(padded)
+        chunks = DataLoader(
+            self._loader.dataset,
+            sampler=[chunk.tolist() for chunk in share.split(self._sampler.batch_size)],  # pyright: ignore[reportArgumentType]
+            batch_size=None,
+            collate_fn=as_it_is,
+            num_workers=self._loader.num_workers,
+        )
+        parts = zip(*(self._score_batch(batch) for batch in chunks), strict=True)
+        return self._gather(Scores(*(None if part[0] is None else torch.cat(part) for part in parts)), len(indices))
+
+    def _gather(self, scores: Scores, size: int) -> Scores:
+        """The scores of all processes, the first `size` of them, in the order of the global batch."""
+        rows = [None if part is None else part[:size] for part in gather_rows(self._trainer, list(scores))]
+        return Scores(*(None if row is None else row.to(torch.float64) for row in rows[:3]), *rows[3:])
+
+    def _score_batch(self, batch: Any) -> Scores:
+        """Scores of this process's own batch, as it comes from a loader."""
+        reads, observer = self._sampler.strategy.reads, self._observer
+        batch = self._trainer.strategy.batch_to_device(self._trainer.precision_plugin.convert_input(batch))
+        logits, features = self._forward(batch) if reads - {"inputs"} else (None, None)
+        return Scores(
+            observer.losses_of(logits, batch) if logits is not None and "losses" in reads else None,
+            observer.bounds_of(logits, batch) if logits is not None and "bounds" in reads else None,
+            logits if "logits" in reads else None,
+            features,
+            batch[0].flatten(1) if "inputs" in reads else None,
+        )
+
+    def _forward(self, batch: Any) -> tuple[Tensor, Tensor | None]:
+        """Logits, and the features if they are wanted."""
+        seen: list[Tensor] = []
+        last = [part for part in self._module.modules() if isinstance(part, nn.Linear)]
+        wanted = "features" in self._sampler.strategy.reads
+        if wanted and not last:
+            raise MisconfigurationException(
+                f"{type(self._sampler.strategy).__name__} goes by the inputs of the last linear layer, but "
+                f"{type(self._module).__name__} has no torch.nn.Linear."
+            )
+        handle = last[-1].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])) if wanted else None
+        try:
+            with self._trainer.precision_plugin.val_step_context():
+                logits = self._observer.recompute(batch)
+        finally:
+            if handle is not None:
+                handle.remove()
+        return logits, seen[-1].flatten(1) if seen else None
+
+
+def take_rows(batch: Any, positions: Tensor, size: int) -> Any:
+    """The part of a batch of `size` samples at the given positions: of its tensors and lists, however nested."""
+    if isinstance(batch, Tensor):
+        return batch.index_select(0, positions.to(batch.device)) if batch.dim() and len(batch) == size else batch
+    if isinstance(batch, Mapping):
+        return {key: take_rows(value, positions, size) for key, value in batch.items()}
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*(take_rows(part, positions, size) for part in batch))
+    if isinstance(batch, (list, tuple)):
+        if len(batch) == size and not any(isinstance(part, (Tensor, Mapping, list, tuple)) for part in batch):
+            return type(batch)(batch[at] for at in positions.tolist())
+        return type(batch)(take_rows(part, positions, size) for part in batch)
+    return batch
