@@ -8,7 +8,8 @@ returned  the module returns losses and logits, at each of the batch sizes
 unedited  the module returns its loss alone: a hook sees the logits, the callback computes the losses
 weights   as unedited, with unbiased importance weights on the logits' gradient
 workers   as returned, with two loader processes
-ddp       as returned, in two processes (gloo), each with half of the batch
+ddp       as returned, in two processes (gloo), each with half of the batch; beside it the share of the step that the
+          one collective takes, waiting for the other process included
 
     python benchmarks/overhead.py [--quick] [--modes returned unedited weights workers ddp] [--batch-sizes 64 256 1024]
 """
@@ -28,8 +29,11 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
 
+import lightning_as.callback
 from lightning_as import AdaptiveSamplingCallback, ConvNetClassifier, MNISTDataModule, Strategy
+from lightning_as.wiring import gather_batch
 
 MODES = ("returned", "unedited", "weights", "workers", "ddp")
 
@@ -53,11 +57,24 @@ class StepTimes(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.report is not None and trainer.is_global_zero:  # another process cannot hand it back
-            self.report.write_text(str(self.median()))
+            self.report.write_text(json.dumps([self.median(), statistics.median(GATHERING[3:] or [0.0])]))
+        GATHERING.clear()
 
     def median(self) -> float:
         steps = [after - before for before, after in zip(self.starts, self.starts[1:], strict=False)]
         return statistics.median(steps[3:])
+
+
+GATHERING: list[float] = []
+"""Seconds that each step of the present run spent on its collective."""
+
+
+def timed_gather(trainer: Trainer, rows: list[Tensor]) -> list[Tensor]:
+    """What the callback calls to put together what the processes found, with a clock."""
+    start = time.perf_counter()
+    gathered = gather_batch(trainer, rows)
+    GATHERING.append(time.perf_counter() - start)
+    return gathered
 
 
 class Setting:
@@ -72,8 +89,8 @@ class Setting:
             weights="unbiased" if mode == "weights" else "none",
         )
 
-    def run(self, steps: int, adaptive: bool) -> float:
-        """Median seconds per step of a short run."""
+    def run(self, steps: int, adaptive: bool) -> tuple[float, float]:
+        """Median seconds per step of a short run, and those of them that are the collective's."""
         with tempfile.TemporaryDirectory() as folder:
             report = Path(folder) / "median"
             times = StepTimes(report)
@@ -91,7 +108,8 @@ class Setting:
                 enable_model_summary=False,
             )
             trainer.fit(self.module(), datamodule=self.data)
-            return float(report.read_text())
+            step, gathering = json.loads(report.read_text())
+            return step, gathering
 
 
 def see_everything(strategy: Strategy, batch_size: int) -> None:
@@ -103,20 +121,21 @@ def see_everything(strategy: Strategy, batch_size: int) -> None:
         strategy.update(draw, losses, losses)
 
 
-def measure(setting: Setting, pairs: int, seconds: float) -> tuple[list[float], list[float]]:
-    """Ratios adaptive over uniform, and the uniform step times, of each pair of runs."""
-    once = setting.run(10, adaptive=False)
+def measure(setting: Setting, pairs: int, seconds: float) -> tuple[list[float], list[float], list[float]]:
+    """Ratios adaptive over uniform, uniform step times, and shares of the collective, of each pair of runs."""
+    once, _ = setting.run(10, adaptive=False)
     steps = max(12, round(seconds / once))
     setting.run(steps, adaptive=True)  # warm-up of both paths
     if setting.processes == 1:  # what forked processes learn stays with them
         see_everything(setting.sampling.strategy, 1024)
-    ratios, uniforms = [], []
+    ratios, uniforms, shares = [], [], []
     for pair in range(pairs):
         order = (False, True) if pair % 2 else (True, False)
         times = {adaptive: setting.run(steps, adaptive) for adaptive in order}
-        ratios.append(times[True] / times[False])
-        uniforms.append(times[False])
-    return ratios, uniforms
+        ratios.append(times[True][0] / times[False][0])
+        uniforms.append(times[False][0])
+        shares.append(times[True][1] / times[True][0])
+    return ratios, uniforms, shares
 
 
 def main() -> None:
@@ -127,11 +146,14 @@ def main() -> None:
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    lightning_as.callback.gather_batch = timed_gather
     figures: dict[str, float] = {}
     modes = options.modes or (["returned"] if options.quick else MODES)
     cells = [(mode, size) for mode in modes for size in (options.batch_sizes if mode == "returned" else [256])]
     for mode, size in cells:
-        ratios, uniforms = measure(Setting(mode, size), 4 if options.quick else 24, 0.8 if options.quick else 2.0)
+        ratios, uniforms, shares = measure(
+            Setting(mode, size), 4 if options.quick else 24, 0.8 if options.quick else 2.0
+        )
         low, middle, high = statistics.quantiles(ratios, n=4)
         uniform = statistics.median(uniforms)
         name = f"{size}" if mode == "returned" else f"{mode}_{size}"
@@ -142,6 +164,9 @@ def main() -> None:
             f"(quartiles {low:.3f} to {high:.3f} of {len(ratios)} pairs), uniform step {uniform * 1e3:.1f} ms",
             flush=True,
         )
+        if mode == "ddp":
+            figures[f"collective_share_{name}"] = round(statistics.median(shares), 4)
+            print(f"  the collective takes {statistics.median(shares):.1%} of an adaptive step", flush=True)
     print(json.dumps({"benchmark": "overhead", "figures": figures}))
 
 

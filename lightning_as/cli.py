@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from lightning_as.callback import AdaptiveSamplingCallback
+from lightning_as.cards import document, listing
 from lightning_as.classifier import ConvNetClassifier
 from lightning_as.evaluation import evaluate
 from lightning_as.mnist import MNISTDataModule
@@ -59,6 +61,9 @@ def summary(
 
 def main() -> None:
     """Run ``lightning-as`` with the arguments of the process."""
+    if sys.argv[1:2] == ["strategies"]:
+        _strategies(sys.argv[2:])
+        return
     # LightningCLI reads them there, as do the processes that it may launch.
     sys.argv[1:] = with_preset_paths(sys.argv[1:])
     sys.path.insert(0, "")  # for a model or a DataModule of the user's in the working directory, as `python -m` has it
@@ -72,6 +77,13 @@ def main() -> None:
         save_config_kwargs={"overwrite": True},
         parser_kwargs={name: {"default_config_files": [default]} for name in ("fit", "validate", "test", "predict")},
     )
+
+
+def _strategies(arguments: Sequence[str]) -> None:
+    """The command ``lightning-as strategies``."""
+    parser = argparse.ArgumentParser("lightning-as strategies", description="List the sampling methods.")
+    parser.add_argument("--cards", action="store_true", help="print their cards, as Markdown")
+    print(document().rstrip() if parser.parse_args(arguments).cards else listing())
 
 
 def presets() -> list[str]:

@@ -14,16 +14,20 @@ PACKAGE = ROOT / "lightning_as"
 
 # Modules from the ground up; those of one floor do not import each other.
 FLOORS = [
-    {"bins", "sum_tree", "draw", "gradient_bound", "importance_weights", "labels"},
+    {"bins", "sum_tree", "draw", "gradient_bound", "importance_weights", "k_means", "labels"},
     {"bin_distribution", "instance_distribution", "losses"},
     {"instance_law", "smoothed_everywhere", "smoothed_where_drawn", "strategies.base"},
-    {"strategies.adaptive", "strategies.uniform"},
+    {
+        "strategies.adaptive",
+        "strategies.stratified",
+        "strategies.uniform",
+    },
     {"strategies"},
     {"batch_sampler"},
     {"dataloader", "evaluation", "logits_hook"},
     {"datamodule", "image_data", "observation", "wiring"},
     {"scoring"},
-    {"callback", "classifier", "mnist", "torchvision_data"},
+    {"callback", "cards", "classifier", "mnist", "torchvision_data"},
     {"__init__"},
     {"cli"},
     {"__main__"},

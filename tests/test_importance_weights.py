@@ -463,8 +463,8 @@ def test_the_attribute_is_only_touched_if_weights_are_asked_for(make_trainer: Ma
 def test_weights_that_cannot_reach_the_loss_are_an_error_before_the_first_batch(make_trainer: MakeTrainer):
     module = Unaware()
     message = (
-        "`weights='unbiased'` of [A-Za-z]+ cannot reach the loss: name the submodule that gives the logits, `logits_from=…`, one of "
-        "net, net.body, net.head; or give Unaware an attribute `importance_weights = None`"
+        "`weights='unbiased'` of [A-Za-z]+ cannot reach the loss: name the submodule that gives the logits, "
+        "`logits_from=…`, one of net, net.body, net.head; or give Unaware an attribute `importance_weights = None`"
     )
     with pytest.raises(MisconfigurationException, match=message):
         fit(make_trainer, module, logits_from=None)

@@ -265,7 +265,7 @@ def test_a_checkpoint_is_plain_data_and_has_the_batches_in_flight(num_workers: i
     checkpoint = torch.load(saved / "batch-step=7.ckpt", weights_only=True)
     state = checkpoint["callbacks"]["AdaptiveSamplingCallback"]["sampler"]
     in_flight = whole.strategy.indices()[7 : 7 + 2 * num_workers]
-    assert state["pending"]["indices"].tolist() == in_flight
+    assert [draw["indices"].tolist() for draw in state["pending"]] == in_flight
     assert torch.load(saved / "epoch-step=12.ckpt", weights_only=True).keys() == checkpoint.keys()
 
 
