@@ -9,7 +9,16 @@ from lightning_as.datamodule import AdaptiveDataModule
 from lightning_as.draw import Draw, effective_sample_size
 from lightning_as.gradient_bound import gradient_bound
 from lightning_as.mnist import MNISTDataModule
-from lightning_as.strategies import AdaptiveSampling, Strategy, Uniform
+from lightning_as.strategies import (
+    AdaptiveSampling,
+    GopalSampling,
+    InfoBatch,
+    LearnedProposal,
+    RepeatedRandomSubset,
+    Strategy,
+    StratifiedSampling,
+    Uniform,
+)
 from lightning_as.sum_tree import SumTree
 from lightning_as.torchvision_data import CIFAR10DataModule, CIFAR100DataModule, FashionMNISTDataModule
 
@@ -25,8 +34,13 @@ __all__ = [
     "ConvNetClassifier",
     "Draw",
     "FashionMNISTDataModule",
+    "GopalSampling",
+    "InfoBatch",
+    "LearnedProposal",
     "MNISTDataModule",
+    "RepeatedRandomSubset",
     "Strategy",
+    "StratifiedSampling",
     "SumTree",
     "Uniform",
     "effective_sample_size",

@@ -14,11 +14,15 @@ PACKAGE = ROOT / "lightning_as"
 
 # Modules from the ground up; those of one floor do not import each other.
 FLOORS = [
-    {"bins", "sum_tree", "draw", "gradient_bound", "importance_weights", "k_means", "labels"},
-    {"bin_distribution", "instance_distribution", "losses"},
+    {"bins", "sum_tree", "draw", "gradient_bound", "importance_weights", "k_means", "labels", "passes"},
+    {"bin_distribution", "instance_distribution", "losses", "uniform_in_bins"},
     {"instance_law", "smoothed_everywhere", "smoothed_where_drawn", "strategies.base"},
     {
         "strategies.adaptive",
+        "strategies.gopal",
+        "strategies.infobatch",
+        "strategies.learned_proposal",
+        "strategies.repeated_random_subset",
         "strategies.stratified",
         "strategies.uniform",
     },

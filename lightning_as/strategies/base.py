@@ -48,7 +48,7 @@ class Strategy(ABC):
     sampler: started again, it begins anew.
     """
 
-    reads: ClassVar[frozenset[Reading]] = frozenset({"losses"})
+    reads: frozenset[Reading] = frozenset({"losses"})
     """What it wants to know: of trained batches ``losses`` and ``bounds``, of the forward passes that it asks for by
     :meth:`wanted` any of the :class:`Scores`."""
     gradients: ClassVar[Literal["logits", "linear"]] = "logits"
