@@ -6,19 +6,21 @@ statistics nor any global random state move.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lightning_as.batch_sampler import AdaptiveBatchSampler
 from lightning_as.dataloader import AdaptiveDataLoader, as_it_is
-from lightning_as.observation import Observer
+from lightning_as.observation import Observer, describe
 from lightning_as.strategies import BatchSelector, Scores
 from lightning_as.wiring import gather_rows
 
@@ -64,7 +66,7 @@ class Scorer:
         if not isinstance(strategy, BatchSelector) or candidates == size:
             return batch
         with isolate_rng():  # the user's hooks may augment
-            scores = self._gather(self._score_batch(batch), len(draw.indices))
+            scores = self._gather(self._score_batch(self._copy(batch)), len(draw.indices))
         chosen = []
         for rank in range(sampler.num_replicas):
             part = torch.arange(rank, len(draw.indices), sampler.num_replicas)
@@ -84,13 +86,15 @@ class Scorer:
         """Scores of instances, of which each process scores its share."""
         processes = self._sampler.num_replicas
         padded = torch.cat([indices, indices[:1].expand(-len(indices) % processes)])
-        share = self._sampler.share(padded)
+        share, loader = self._sampler.share(padded).split(self._sampler.batch_size), self._loader
         chunks = DataLoader(
-            self._loader.dataset,
-            sampler=[chunk.tolist() for chunk in share.split(self._sampler.batch_size)],  # pyright: ignore[reportArgumentType]
+            loader.dataset,
+            sampler=[chunk.tolist() for chunk in share],  # pyright: ignore[reportArgumentType]
             batch_size=None,
             collate_fn=as_it_is,
-            num_workers=self._loader.num_workers,
+            num_workers=min(loader.num_workers, len(share)),
+            worker_init_fn=loader.worker_init_fn,  # pyright: ignore[reportArgumentType]
+            multiprocessing_context=loader.multiprocessing_context if loader.num_workers else None,
         )
         parts = zip(*(self._score_batch(batch) for batch in chunks), strict=True)
         return self._gather(Scores(*(None if part[0] is None else torch.cat(part) for part in parts)), len(indices))
@@ -100,49 +104,80 @@ class Scorer:
         rows = [None if part is None else part[:size] for part in gather_rows(self._trainer, list(scores))]
         return Scores(*(None if row is None else row.to(torch.float64) for row in rows[:3]), *rows[3:])
 
+    def _copy(self, batch: Any) -> Any:
+        """The batch for the user's hooks to change, if there are any; it goes through them again if trained on."""
+        owners = (self._module, getattr(self._trainer, "datamodule", None))
+        hooks = ("on_before_batch_transfer", "on_after_batch_transfer")
+        changed = any(is_overridden(hook, owner) for hook in hooks for owner in owners)
+        return copy.deepcopy(batch) if changed else batch
+
     def _score_batch(self, batch: Any) -> Scores:
         """Scores of this process's own batch, as it comes from a loader."""
         reads, observer = self._sampler.strategy.reads, self._observer
-        batch = self._trainer.strategy.batch_to_device(self._trainer.precision_plugin.convert_input(batch))
+        # What the training loop does with a batch.
+        batch = self._trainer.precision_plugin.convert_input(batch)
+        batch = self._trainer.strategy.batch_to_device(self._module._on_before_batch_transfer(batch))
         logits, features = self._forward(batch) if reads - {"inputs"} else (None, None)
         return Scores(
             observer.losses_of(logits, batch) if logits is not None and "losses" in reads else None,
             observer.bounds_of(logits, batch) if logits is not None and "bounds" in reads else None,
             logits if "logits" in reads else None,
             features,
-            batch[0].flatten(1) if "inputs" in reads else None,
+            self._inputs_of(batch) if "inputs" in reads else None,
         )
 
-    def _forward(self, batch: Any) -> tuple[Tensor, Tensor | None]:
-        """Logits, and the features if they are wanted."""
-        seen: list[Tensor] = []
-        last = [part for part in self._module.modules() if isinstance(part, nn.Linear)]
-        wanted = "features" in self._sampler.strategy.reads
-        if wanted and not last:
+    def _inputs_of(self, batch: Any) -> Tensor:
+        if not isinstance(batch, (tuple, list)) or not isinstance(batch[0], Tensor):
             raise MisconfigurationException(
-                f"{type(self._sampler.strategy).__name__} goes by the inputs of the last linear layer, but "
-                f"{type(self._module).__name__} has no torch.nn.Linear."
+                f"{type(self._sampler.strategy).__name__} goes by the inputs, the first tensor of a tuple, but the "
+                f"batch is {describe(batch)}: give the data that form, or use another strategy."
             )
-        handle = last[-1].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])) if wanted else None
+        return batch[0].flatten(1) if batch[0].dim() > 1 else batch[0].unsqueeze(1)
+
+    def _forward(self, batch: Any) -> tuple[Tensor, Tensor | None]:
+        """Logits, and the features if they are wanted: what goes into the linear layer that is called last."""
+        seen: list[Tensor] = []
+        wanted = "features" in self._sampler.strategy.reads
+        linear = [part for part in self._module.modules() if wanted and isinstance(part, nn.Linear)]
+        handles = [part.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])) for part in linear]
         try:
             with self._trainer.precision_plugin.val_step_context():
                 logits = self._observer.recompute(batch)
         finally:
-            if handle is not None:
+            for handle in handles:
                 handle.remove()
-        return logits, seen[-1].flatten(1) if seen else None
+        if not wanted:
+            return logits, None
+        if not seen or len(seen[-1]) != len(logits):
+            raise MisconfigurationException(
+                f"{type(self._sampler.strategy).__name__} goes by the inputs of the last linear layer, but no "
+                f"torch.nn.Linear in {type(self._module).__name__} was given a row per instance: use another strategy."
+            )
+        return logits, seen[-1].flatten(1)
 
 
 def take_rows(batch: Any, positions: Tensor, size: int) -> Any:
     """The part of a batch of `size` samples at the given positions: of its tensors and lists, however nested."""
     if isinstance(batch, Tensor):
-        return batch.index_select(0, positions.to(batch.device)) if batch.dim() and len(batch) == size else batch
+        return batch.index_select(0, positions.to(batch.device)) if _has_rows(batch, size) else batch
     if isinstance(batch, Mapping):
-        return {key: take_rows(value, positions, size) for key, value in batch.items()}
+        parts = {key: take_rows(value, positions, size) for key, value in batch.items()}
+        if not isinstance(batch, MutableMapping):
+            return parts
+        narrowed = copy.copy(batch)  # of whatever type it is
+        narrowed.update(parts)
+        return narrowed
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
         return type(batch)(*(take_rows(part, positions, size) for part in batch))
     if isinstance(batch, (list, tuple)):
-        if len(batch) == size and not any(isinstance(part, (Tensor, Mapping, list, tuple)) for part in batch):
+        if len(batch) == size and not all(_has_rows(part, size) for part in batch):  # an entry for each sample
             return type(batch)(batch[at] for at in positions.tolist())
         return type(batch)(take_rows(part, positions, size) for part in batch)
     return batch
+
+
+def _has_rows(part: Any, size: int) -> bool:
+    """Whether a part of a batch has something for each of so many samples."""
+    if isinstance(part, Mapping):
+        return any(_has_rows(value, size) for value in part.values())
+    return len(part) == size if isinstance(part, (list, tuple)) or (isinstance(part, Tensor) and part.dim()) else False
