@@ -14,10 +14,13 @@ from lightning_as.strategies import (
     GopalSampling,
     InfoBatch,
     LearnedProposal,
+    LossProportional,
     RepeatedRandomSubset,
     Strategy,
     StratifiedSampling,
+    SubmodularBatchSelection,
     Uniform,
+    UpperBoundImportanceSampling,
 )
 from lightning_as.sum_tree import SumTree
 from lightning_as.torchvision_data import CIFAR10DataModule, CIFAR100DataModule, FashionMNISTDataModule
@@ -37,12 +40,15 @@ __all__ = [
     "GopalSampling",
     "InfoBatch",
     "LearnedProposal",
+    "LossProportional",
     "MNISTDataModule",
     "RepeatedRandomSubset",
     "Strategy",
     "StratifiedSampling",
+    "SubmodularBatchSelection",
     "SumTree",
     "Uniform",
+    "UpperBoundImportanceSampling",
     "effective_sample_size",
     "gradient_bound",
 ]

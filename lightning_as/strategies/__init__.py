@@ -5,9 +5,12 @@ from lightning_as.strategies.base import BatchSelector, Scores, Selection, Strat
 from lightning_as.strategies.gopal import GopalSampling
 from lightning_as.strategies.infobatch import InfoBatch
 from lightning_as.strategies.learned_proposal import LearnedProposal
+from lightning_as.strategies.loss_proportional import LossProportional
 from lightning_as.strategies.repeated_random_subset import RepeatedRandomSubset
 from lightning_as.strategies.stratified import StratifiedSampling
+from lightning_as.strategies.submodular import SubmodularBatchSelection
 from lightning_as.strategies.uniform import Uniform
+from lightning_as.strategies.upper_bound import UpperBoundImportanceSampling
 
 __all__ = [
     "AdaptiveSampling",
@@ -15,10 +18,13 @@ __all__ = [
     "GopalSampling",
     "InfoBatch",
     "LearnedProposal",
+    "LossProportional",
     "RepeatedRandomSubset",
     "Scores",
     "Selection",
     "Strategy",
     "StratifiedSampling",
+    "SubmodularBatchSelection",
     "Uniform",
+    "UpperBoundImportanceSampling",
 ]

@@ -9,13 +9,19 @@ from lightning_as.strategies import (
     GopalSampling,
     InfoBatch,
     LearnedProposal,
+    LossProportional,
     RepeatedRandomSubset,
     Strategy,
     StratifiedSampling,
+    SubmodularBatchSelection,
     Uniform,
+    UpperBoundImportanceSampling,
 )
 
 CATALOGUE: dict[str, Callable[[], Strategy]] = {
+    "LossProportional": lambda: LossProportional(smoothing=0.1),
+    "LossProportional by predictions": lambda: LossProportional(predictor="lstm", presample=64),
+    "UpperBoundImportanceSampling": lambda: UpperBoundImportanceSampling(threshold=0.5),
     "AdaptiveSampling": lambda: AdaptiveSampling(beta=3),
     "StratifiedSampling": lambda: StratifiedSampling(clusters_per_bin=2, deviation="gradients"),
     "GopalSampling": lambda: GopalSampling(update_every=40),
@@ -23,6 +29,7 @@ CATALOGUE: dict[str, Callable[[], Strategy]] = {
     "LearnedProposal": LearnedProposal,
     "RepeatedRandomSubset": lambda: RepeatedRandomSubset(fraction=0.3),
     "RepeatedRandomSubset with replacement": lambda: RepeatedRandomSubset(fraction=0.3, replacement=True),
+    "SubmodularBatchSelection": lambda: SubmodularBatchSelection(refresh_epochs=1, partitions=2),
     "Uniform": Uniform,
     "Uniform with replacement": lambda: Uniform(replacement=True),
 }
