@@ -106,17 +106,22 @@ class Scorer:
 
     def _copy(self, batch: Any) -> Any:
         """The batch for the user's hooks to change, if there are any; it goes through them again if trained on."""
-        owners = (self._module, getattr(self._trainer, "datamodule", None))
         hooks = ("on_before_batch_transfer", "on_after_batch_transfer")
-        changed = any(is_overridden(hook, owner) for hook in hooks for owner in owners)
+        changed = any(is_overridden(hook, owner) for hook in hooks for owner in self._owners())
         return copy.deepcopy(batch) if changed else batch
+
+    def _owners(self) -> list[Any]:
+        """Who may have hooks, the first before the second."""
+        return [getattr(self._trainer, "datamodule", None), self._module]
 
     def _score_batch(self, batch: Any) -> Scores:
         """Scores of this process's own batch, as it comes from a loader."""
         reads, observer = self._sampler.strategy.reads, self._observer
         # What the training loop does with a batch.
         batch = self._trainer.precision_plugin.convert_input(batch)
-        batch = self._trainer.strategy.batch_to_device(self._module._on_before_batch_transfer(batch))
+        hook = "on_before_batch_transfer"
+        owner = next((owner for owner in self._owners() if is_overridden(hook, owner)), self._module)
+        batch = self._trainer.strategy.batch_to_device(owner.on_before_batch_transfer(batch, 0))
         logits, features = self._forward(batch) if reads - {"inputs"} else (None, None)
         return Scores(
             observer.losses_of(logits, batch) if logits is not None and "losses" in reads else None,
