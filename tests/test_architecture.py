@@ -14,7 +14,7 @@ PACKAGE = ROOT / "lightning_as"
 
 # Modules from the ground up; those of one floor do not import each other.
 FLOORS = [
-    {"bins", "sum_tree", "draw", "gradient_bound", "importance_weights", "k_means", "labels", "passes"},
+    {"bins", "sum_tree", "draw", "gradient_bound", "importance_weights", "k_means", "labels", "passes", "ranking"},
     {"bin_distribution", "instance_distribution", "losses", "uniform_in_bins"},
     {"instance_law", "loss_predictor", "smoothed_everywhere", "smoothed_where_drawn", "strategies.base"},
     {

@@ -183,3 +183,12 @@ class BatchSelector(Strategy):
         Returns:
             The part that is trained on, in any order.
         """
+
+    def _known(self, scores: Tensor) -> Tensor:
+        """Scores of candidates, (M,), with the mean of the others for those that are not finite, which are counted."""
+        known = scores.isfinite()
+        if not bool(known.all()):
+            self._note_skipped(int((~known).sum()))
+            others = scores[known].clamp(-_LARGEST, _LARGEST)
+            scores = torch.where(known, scores, others.mean() if len(others) else torch.zeros_like(scores))
+        return scores.clamp(-_LARGEST, _LARGEST)
