@@ -15,32 +15,40 @@ from torch import Tensor
 from lightning_as.sum_tree import SMALLEST_WEIGHT
 
 BinStatistic = Literal["sum", "sum_over_q", "mean", "second_moment"]
-Smoothing = Literal["previous", "original"]
+Smoothing = Literal["previous", "original", "statistic"]
 
 
 class BinDistribution:
-    """P over k bins, uniform at first.
+    """P over k bins.
 
     Args:
         sizes: Number of instances in each bin, k numbers.
-        beta: β, batches between two recomputations. Default: 10.
+        beta: β, batches between two recomputations. None: only :meth:`recompute` does it. Default: 10.
         delta_p: δp in [0, 1), the share of P that is not the new estimate. Default: 0.9.
         statistic: What estimates the sum under the root, from the squared gradient bounds Ĝ of the draws.
             ``"sum"``, line 11 of the thesis: Σ Ĝ. ``"sum_over_q"``, line 12 of annex D, read per draw: Σ Ĝ/q.
             ``"mean"``, Gopal's eq. (8): |c_j|² · mean Ĝ, which is right for a uniform Q.
             ``"second_moment"``: mean Ĝ/q², the unbiased estimate of Σ Ĝ/q for any Q. Default: ``"sum"``.
         smoothing: What δp mixes the estimate with: ``"previous"``, line 14: the P before; ``"original"``,
-            Gopal: the bins' shares of the data, a floor that P never leaves. Default: ``"previous"``.
+            Gopal: the bins' shares of the data, a floor that P never leaves; ``"statistic"``: what was under each
+            root before, so that a bin keeps its last estimate while it is not drawn. This one needs a statistic that
+            does not grow with the number of draws: ``"mean"`` or ``"second_moment"``. Default: ``"previous"``.
+        proportional: Start from the bins' shares of the data instead of equal ones. Default: False.
+
+    Raises:
+        ValueError: If the smoothing does not go with the statistic.
     """
 
     def __init__(
         self,
         sizes: list[int],
-        beta: int = 10,
+        beta: int | None = 10,
         delta_p: float = 0.9,
         statistic: BinStatistic = "sum",
         smoothing: Smoothing = "previous",
+        proportional: bool = False,
     ) -> None:
+        check_smoothing(statistic, smoothing)
         self.beta = beta
         self.delta_p = delta_p
         self.statistic = statistic
@@ -48,9 +56,11 @@ class BinDistribution:
         self._sizes = torch.tensor(sizes, dtype=torch.float64)
         self._accumulated = torch.zeros_like(self._sizes)
         self._count = torch.zeros_like(self._sizes)
+        self._averaged = torch.full_like(self._sizes, torch.nan)  # what is under the roots, where it is known
         self.age = 0
         """Batches since P was last recomputed."""
-        self._set(torch.full_like(self._sizes, 1 / len(sizes)))
+        self._shares = self._sizes / self._sizes.sum()
+        self._set(self._shares if proportional else torch.full_like(self._sizes, 1 / len(sizes)))
 
     @property
     def probabilities(self) -> Tensor:
@@ -78,7 +88,12 @@ class BinDistribution:
             self._count.index_add_(0, bins, torch.ones_like(bounds))
         self.age += 1
         if self.age == self.beta:
-            self._recompute()
+            self.recompute()
+
+    @property
+    def draws(self) -> int:
+        """Number of draws since P was last recomputed, for the statistics that count them."""
+        return int(self._count.sum())
 
     def state_dict(self) -> dict[str, Any]:
         """State as plain tensors and ints."""
@@ -86,6 +101,7 @@ class BinDistribution:
             "probabilities": self._probabilities.clone(),
             "accumulated": self._accumulated.clone(),
             "count": self._count.clone(),
+            "averaged": self._averaged.clone(),
             "age": self.age,
         }
 
@@ -93,14 +109,15 @@ class BinDistribution:
         """Take over a state of as many bins."""
         self._accumulated = state["accumulated"].clone()
         self._count = state["count"].clone()
+        self._averaged = state["averaged"].clone()
         self.age = state["age"]
         self._set(state["probabilities"].clone())
 
-    def _recompute(self) -> None:
+    def recompute(self) -> None:
         """Lines 13 to 15. A window in which every bound was 0 says nothing: P stays."""
         estimate = self._estimate()
         if estimate is not None:
-            base = self._probabilities if self.smoothing == "previous" else self._sizes / self._sizes.sum()
+            base = {"previous": self._probabilities, "original": self._shares, "statistic": estimate}[self.smoothing]
             mixture = self.delta_p * base + (1 - self.delta_p) * estimate
             self._set(mixture / mixture.sum())
         self._accumulated.zero_()
@@ -114,8 +131,11 @@ class BinDistribution:
             total = root.sum()
             return root / total if 0 < total < float("inf") else None
         # A mean over no draws is unknown, not zero: bins that were not drawn keep the share they have.
-        measured = self._count > 0
-        root = (self._accumulated / self._count).sqrt()
+        mean = self._accumulated / self._count
+        if self.smoothing == "statistic":
+            self._averaged = mean = self._average(mean)
+        measured = ~mean.isnan()
+        root = mean.sqrt()
         if self.statistic == "mean":
             root = root * self._sizes
         root = torch.where(measured, root, 0)
@@ -125,8 +145,22 @@ class BinDistribution:
         share = self._probabilities[measured].sum()
         return torch.where(measured, root / total * share, self._probabilities)
 
+    def _average(self, mean: Tensor) -> Tensor:
+        """V ← δp V + (1 − δp) · mean, where there is a finite mean; the first one is taken as it is."""
+        moved = torch.where(self._averaged.isnan(), mean, self.delta_p * self._averaged + (1 - self.delta_p) * mean)
+        return torch.where(mean.isfinite(), moved, self._averaged)
+
     def _set(self, probabilities: Tensor) -> None:
         self._probabilities = probabilities
         drawable = torch.nn.functional.threshold(self._probabilities, SMALLEST_WEIGHT, 0.0)
         cumulative = drawable.cumsum(0)
         self._cumulative = cumulative / cumulative[-1]  # ends in exactly 1, also at bins with p = 0 in the end
+
+
+def check_smoothing(statistic: BinStatistic, smoothing: Smoothing) -> None:
+    """Raise if a smoothing does not go with a statistic."""
+    if smoothing == "statistic" and statistic not in ("mean", "second_moment"):
+        raise ValueError(
+            f"`smoothing='statistic'` averages what each window has measured, but {statistic!r} grows with the number "
+            "of draws: use 'mean' or 'second_moment'."
+        )

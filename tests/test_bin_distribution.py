@@ -54,6 +54,50 @@ def test_one_window_gives_what_is_computed_by_hand(statistic, estimate, smoothin
     torch.testing.assert_close(distribution.probabilities, 0.75 * base + 0.25 * estimate, rtol=1e-14, atol=0)
 
 
+def test_starts_from_the_shares_of_the_data_if_asked():
+    assert BinDistribution(SIZES, proportional=True).probabilities.tolist() == [0.2, 0.3, 0.5]
+
+
+def test_without_beta_only_a_call_recomputes():
+    distribution = BinDistribution(SIZES, beta=None, statistic="mean", delta_p=0.0)
+    for _ in range(50):
+        window(distribution)
+    assert distribution.probabilities.tolist() == [1 / 3] * 3
+    assert (distribution.age, distribution.draws) == (100, 150)
+    distribution.recompute()
+    roots = double(2 * math.sqrt(2), 3)  # means 2 and 1 times sizes 2 and 3; bin 2 keeps its third
+    torch.testing.assert_close(distribution.probabilities[:2], roots / roots.sum() * 2 / 3, rtol=1e-14, atol=0)
+    assert (distribution.age, distribution.draws) == (0, 0)
+
+
+def test_a_smoothed_statistic_is_what_is_computed_by_hand():
+    """Second moments: window 1 has 20 and 4, window 2 has 8 in bin 1, window 3 an overflow in bin 0, 0 in bin 2."""
+    distribution = BinDistribution(SIZES, beta=2, delta_p=0.75, statistic="second_moment", smoothing="statistic")
+    nothing = (torch.tensor([], dtype=torch.int64), double(), double())
+    window(distribution)
+    first = double(math.sqrt(20), 2)  # taken as they are; bin 2 keeps its third
+    torch.testing.assert_close(
+        distribution.probabilities, torch.cat([first / first.sum() * 2 / 3, double(1 / 3)]), rtol=1e-14, atol=0
+    )
+    distribution.update(torch.tensor([1]), double(2), double(0.5))
+    distribution.update(*nothing)
+    second = double(math.sqrt(20), math.sqrt(0.75 * 4 + 0.25 * 8))
+    torch.testing.assert_close(
+        distribution.probabilities, torch.cat([second / second.sum() * 2 / 3, double(1 / 3)]), rtol=1e-14, atol=0
+    )
+    distribution.update(torch.tensor([0, 2]), double(1, 0), double(1e-200, 0.5))
+    distribution.update(*nothing)
+    torch.testing.assert_close(
+        distribution.probabilities, torch.cat([second / second.sum(), double(0)]), rtol=1e-14, atol=0
+    )
+
+
+@pytest.mark.parametrize("statistic", ["sum", "sum_over_q"])
+def test_sums_cannot_be_smoothed(statistic):
+    with pytest.raises(ValueError, match=f"'{statistic}' grows with the number of draws: use 'mean' or"):
+        BinDistribution(SIZES, statistic=statistic, smoothing="statistic")
+
+
 def test_a_window_starts_with_empty_accumulators():
     distribution = BinDistribution(SIZES, beta=2, delta_p=0.0)
     distribution.update(torch.tensor([2, 2]), double(100, 7), double(0.5, 0.5))
@@ -130,9 +174,11 @@ def test_q_too_small_for_its_square_gives_no_nan(statistic):
     assert distribution.probabilities.isfinite().all()
 
 
-@pytest.mark.parametrize("statistic", ["sum", "second_moment"])
-def test_a_state_taken_in_mid_window_goes_on_equally_and_is_a_copy(statistic):
-    original, restored = (BinDistribution(SIZES, beta=3, statistic=statistic) for _ in range(2))
+@pytest.mark.parametrize(
+    ("statistic", "smoothing"), [("sum", "previous"), ("second_moment", "previous"), ("second_moment", "statistic")]
+)
+def test_a_state_taken_in_mid_window_goes_on_equally_and_is_a_copy(statistic, smoothing):
+    original, restored, again = (BinDistribution(SIZES, 3, statistic=statistic, smoothing=smoothing) for _ in range(3))
     window(original)
     window(original)
     state = original.state_dict()
@@ -143,7 +189,6 @@ def test_a_state_taken_in_mid_window_goes_on_equally_and_is_a_copy(statistic):
         window(restored)
     assert torch.equal(original.probabilities, restored.probabilities)
     assert original.age == restored.age
-    again = BinDistribution(SIZES, beta=3, statistic=statistic)
     again.load_state_dict(state)
     assert again.age == 1
     assert not torch.equal(again.probabilities, original.probabilities)

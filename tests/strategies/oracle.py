@@ -32,6 +32,7 @@ class AlgorithmOne:
         self.q = [1 / len(self.members[j]) for j in self.tags]
         self.gc = [0.0] * k
         self.count = [0] * k
+        self.statistic: list[float | None] = [None] * k  # under the roots, for smoothing="statistic"
         self.loss = [math.inf] * self.size  # line 2: l = infinity
         self.t = 0
 
@@ -54,6 +55,9 @@ class AlgorithmOne:
                 self.recompute_q_where_drawn(members, set(indices))
 
     def recompute_p(self) -> None:
+        if self.smoothing == "statistic":
+            self.recompute_p_from_smoothed_statistics()
+            return
         k = range(len(self.members))
         if self.bin_statistic in ("sum", "sum_over_q"):
             root = [math.sqrt(gc) for gc in self.gc]
@@ -68,6 +72,21 @@ class AlgorithmOne:
         estimate = [share * root[j] / sum(root) + kept[j] for j in k]
         base = self.p if self.smoothing == "previous" else [len(m) / self.size for m in self.members]
         self.p = [self.delta_p * base[j] + (1 - self.delta_p) * estimate[j] for j in k]
+
+    def recompute_p_from_smoothed_statistics(self) -> None:
+        """Each bin's V is averaged over the windows that drew it; bins that none has drawn keep their p."""
+        for j, members in enumerate(self.members):
+            if self.count[j]:
+                measured = self.gc[j] / self.count[j] * (len(members) ** 2 if self.bin_statistic == "mean" else 1)
+                before = self.statistic[j]
+                self.statistic[j] = (
+                    measured if before is None else self.delta_p * before + (1 - self.delta_p) * measured
+                )
+        root = {j: math.sqrt(value) for j, value in enumerate(self.statistic) if value is not None}
+        if sum(root.values()) > 0:
+            share = 1 - sum(p for j, p in enumerate(self.p) if j not in root)
+            scale = share / sum(root.values())
+            self.p = [root[j] * scale if j in root else p for j, p in enumerate(self.p)]
 
     def recompute_q(self, members: list[int]) -> None:
         unseen = [i for i in members if self.loss[i] == math.inf]

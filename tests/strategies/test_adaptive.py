@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from lightning_as.bins import Bins
+from lightning_as.cli import PRESETS
 from lightning_as.draw import Draw
 from lightning_as.strategies import AdaptiveSampling
 from tests.strategies.oracle import AlgorithmOne
@@ -115,8 +117,13 @@ def check_law(strategy: AdaptiveSampling) -> None:
     torch.testing.assert_close(draw.probabilities, strategy.probabilities()[draw.indices])
 
 
-@pytest.mark.parametrize("smoothing", ["previous", "original"])
-@pytest.mark.parametrize("bin_statistic", STATISTICS)
+@pytest.mark.parametrize(
+    ("bin_statistic", "smoothing"),
+    [
+        *itertools.product(STATISTICS, ["previous", "original"]),
+        *itertools.product(["mean", "second_moment"], ["statistic"]),
+    ],
+)
 def test_agrees_with_algorithm_1_for_every_statistic_and_smoothing(bin_statistic, smoothing):
     options = {
         "delta_p": 0.7,
@@ -293,6 +300,61 @@ def test_choices_must_be_known_and_are_listed(name, value):
         AdaptiveSampling(**options)
 
 
+@pytest.mark.parametrize("bin_statistic", ["sum", "sum_over_q"])
+def test_statistics_that_grow_with_the_draws_cannot_be_smoothed(bin_statistic):
+    with pytest.raises(ValueError, match=f"`smoothing='statistic'` averages .* but '{bin_statistic}' grows"):
+        AdaptiveSampling(bin_statistic=bin_statistic, smoothing="statistic")
+
+
+@pytest.mark.parametrize("floor", [0.0, 0.3])
+def test_the_second_moment_estimates_the_sum_of_bounds_over_the_law_that_was_drawn_from(floor):
+    """The mean of Ĝ/within², over draws of a bin, has the expectation Σ Ĝ/π, π = r / Σ r over the bin."""
+    strategy = trained(40, seeded(17), beta=3, floor=floor)
+    law, bounds = strategy.probabilities(), torch.rand(len(TAGS), dtype=torch.float64, generator=seeded(18))
+    draw = strategy.draw(20_000, seeded(19))
+    assert draw.within is not None
+    within = torch.zeros_like(law)
+    within[draw.indices] = draw.within
+    for bin_ in range(5):
+        members = (bin_ == TAGS) & (law > 0)
+        pi = law[members] / law[members].sum()
+        seen = within[members] > 0
+        torch.testing.assert_close(within[members][seen], pi[seen], rtol=1e-12, atol=0)
+        expectation = (pi * bounds[members] / within[members].square())[seen].sum()
+        torch.testing.assert_close(expectation, (bounds[members] / pi)[seen].sum(), rtol=1e-11, atol=0)
+        assert seen.sum() > 0.9 * len(seen) or floor == 0
+
+
+def test_a_dead_bin_recovers_with_the_robust_preset():
+    """A window of zeros takes P from bin 2. The floor draws it again, and one window with its bounds brings it back."""
+    strategy = started(beta=1, bin_statistic="second_moment", smoothing="statistic", floor=0.1)
+    everything = as_drawn(strategy, list(range(len(TAGS))))
+    ones = torch.ones(len(TAGS), dtype=torch.float64)
+    strategy.update(everything, ones, (TAGS != 2).double())
+    assert strategy.bin_probabilities[2] == 0
+    generator = seeded(20)
+    for _ in range(200):
+        draw = strategy.draw(64, generator)
+        strategy.update(draw, ones[:64], ones[:64])
+        if (draw.bins == 2).any():
+            break
+    else:
+        pytest.fail("never drawn: by chance once in 10^60 times")
+    assert strategy.bin_probabilities[2] > 0.01
+
+
+def preset(name: str) -> dict[str, Any]:
+    callback = yaml.safe_load((PRESETS / f"{name}.yaml").read_text())["trainer"]["callbacks"][0]
+    return callback["init_args"]["strategy"].get("init_args", {})
+
+
+def test_the_presets_are_the_settings_of_their_sources():
+    assert vars(AdaptiveSampling(**preset("thesis"))) == vars(AdaptiveSampling())
+    assert vars(AdaptiveSampling(**preset("annex"))) == vars(AdaptiveSampling(bin_statistic="sum_over_q"))
+    robust = AdaptiveSampling(bin_statistic="second_moment", smoothing="statistic", floor=0.1)
+    assert vars(AdaptiveSampling(**preset("robust"))) == vars(robust)
+
+
 def test_started_again_it_begins_anew():
     strategy = trained(20, seeded(10), beta=3)
     strategy.update(as_drawn(strategy, [0]), double(NAN), double(1))
@@ -345,6 +407,7 @@ def check_plain(state: Any) -> None:
         {"q_update": "all", "floor": 0.2, "unseen": "mean"},
         {"q_update": "all", "bin_statistic": "second_moment", "delta_q": 0.0},
         {"score": "gradient"},
+        {"bin_statistic": "second_moment", "smoothing": "statistic", "floor": 0.1},
     ],
     ids=str,
 )
