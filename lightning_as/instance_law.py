@@ -75,13 +75,13 @@ class InstanceLaw:
         return weights / total if float(total) >= _SMALLEST_TOTAL else torch.full_like(weights, 1 / len(weights))
 
     def state(self) -> Tensor:
-        """The state: the weights, NaN where unknown, (N,) float64."""
+        """The state: the weights, −1 where unknown, so that equal states compare equal, (N,) float64."""
         leaves = self._tree.leaves()
-        return torch.where(leaves[:, 1] > 0, torch.nan, leaves[:, 0])
+        return torch.where(leaves[:, 1] > 0, -1.0, leaves[:, 0])
 
     def load_state(self, state: Tensor) -> None:
         """Take over a state of as many instances."""
-        self._tree.load(torch.stack([state.nan_to_num(0.0), state.isnan().to(torch.float64)], dim=1))
+        self._tree.load(torch.stack([state.clamp(min=0), (state < 0).to(torch.float64)], dim=1))
 
     def _coefficients(self) -> Tensor:
         return torch.tensor([1.0, self.mean], dtype=torch.float64)

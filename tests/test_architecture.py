@@ -15,15 +15,18 @@ PACKAGE = ROOT / "lightning_as"
 # Modules from the ground up; those of one floor do not import each other.
 FLOORS = [
     {"bins", "sum_tree", "draw", "gradient_bound", "importance_weights", "k_means", "labels", "passes", "ranking"},
-    {"bin_distribution", "instance_distribution", "losses", "uniform_in_bins"},
+    {"bin_distribution", "candidates", "instance_distribution", "losses", "uniform_in_bins"},
     {"instance_law", "loss_predictor", "smoothed_everywhere", "smoothed_where_drawn", "strategies.base"},
     {
         "strategies.adaptive",
         "strategies.gopal",
         "strategies.infobatch",
+        "strategies.learned_filter",
         "strategies.learned_proposal",
         "strategies.loss_proportional",
         "strategies.repeated_random_subset",
+        "strategies.rho_loss",
+        "strategies.selective_backprop",
         "strategies.stratified",
         "strategies.submodular",
         "strategies.uniform",
@@ -34,7 +37,7 @@ FLOORS = [
     {"dataloader", "evaluation", "logits_hook"},
     {"datamodule", "image_data", "observation", "wiring"},
     {"scoring"},
-    {"callback", "cards", "classifier", "mnist", "torchvision_data"},
+    {"callback", "cards", "classifier", "irreducible", "mnist", "torchvision_data"},
     {"__init__"},
     {"cli"},
     {"__main__"},

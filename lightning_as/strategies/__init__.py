@@ -4,9 +4,12 @@ from lightning_as.strategies.adaptive import AdaptiveSampling
 from lightning_as.strategies.base import BatchSelector, Scores, Selection, Strategy
 from lightning_as.strategies.gopal import GopalSampling
 from lightning_as.strategies.infobatch import InfoBatch
+from lightning_as.strategies.learned_filter import LearnedFilter
 from lightning_as.strategies.learned_proposal import LearnedProposal
 from lightning_as.strategies.loss_proportional import LossProportional
 from lightning_as.strategies.repeated_random_subset import RepeatedRandomSubset
+from lightning_as.strategies.rho_loss import RHOLoss
+from lightning_as.strategies.selective_backprop import SelectiveBackprop
 from lightning_as.strategies.stratified import StratifiedSampling
 from lightning_as.strategies.submodular import SubmodularBatchSelection
 from lightning_as.strategies.uniform import Uniform
@@ -17,11 +20,14 @@ __all__ = [
     "BatchSelector",
     "GopalSampling",
     "InfoBatch",
+    "LearnedFilter",
     "LearnedProposal",
     "LossProportional",
+    "RHOLoss",
     "RepeatedRandomSubset",
     "Scores",
     "Selection",
+    "SelectiveBackprop",
     "Strategy",
     "StratifiedSampling",
     "SubmodularBatchSelection",

@@ -8,9 +8,12 @@ from lightning_as.strategies import (
     AdaptiveSampling,
     GopalSampling,
     InfoBatch,
+    LearnedFilter,
     LearnedProposal,
     LossProportional,
     RepeatedRandomSubset,
+    RHOLoss,
+    SelectiveBackprop,
     Strategy,
     StratifiedSampling,
     SubmodularBatchSelection,
@@ -19,6 +22,7 @@ from lightning_as.strategies import (
 )
 
 CATALOGUE: dict[str, Callable[[], Strategy]] = {
+    "LearnedFilter": lambda: LearnedFilter(target_accuracy=0.5),
     "LossProportional": lambda: LossProportional(smoothing=0.1),
     "LossProportional by predictions": lambda: LossProportional(predictor="lstm", presample=64),
     "UpperBoundImportanceSampling": lambda: UpperBoundImportanceSampling(threshold=0.5),
@@ -30,6 +34,9 @@ CATALOGUE: dict[str, Callable[[], Strategy]] = {
     "RepeatedRandomSubset": lambda: RepeatedRandomSubset(fraction=0.3),
     "RepeatedRandomSubset with replacement": lambda: RepeatedRandomSubset(fraction=0.3, replacement=True),
     "SubmodularBatchSelection": lambda: SubmodularBatchSelection(refresh_epochs=1, partitions=2),
+    "SelectiveBackprop": SelectiveBackprop,
+    "SelectiveBackprop of Composer": lambda: SelectiveBackprop(form="composer", start=0.2),
+    "RHOLoss": lambda: RHOLoss([0.1 * (i % 7) for i in range(96)], keep=0.25),
     "Uniform": Uniform,
     "Uniform with replacement": lambda: Uniform(replacement=True),
 }
