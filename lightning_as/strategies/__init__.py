@@ -7,9 +7,12 @@ from lightning_as.strategies.infobatch import InfoBatch
 from lightning_as.strategies.learned_filter import LearnedFilter
 from lightning_as.strategies.learned_proposal import LearnedProposal
 from lightning_as.strategies.loss_proportional import LossProportional
+from lightning_as.strategies.online_batch_selection import OnlineBatchSelection
+from lightning_as.strategies.prioritized import PrioritizedSampling
 from lightning_as.strategies.repeated_random_subset import RepeatedRandomSubset
 from lightning_as.strategies.rho_loss import RHOLoss
 from lightning_as.strategies.selective_backprop import SelectiveBackprop
+from lightning_as.strategies.static_importance import StaticImportanceSampling
 from lightning_as.strategies.stratified import StratifiedSampling
 from lightning_as.strategies.submodular import SubmodularBatchSelection
 from lightning_as.strategies.uniform import Uniform
@@ -23,11 +26,14 @@ __all__ = [
     "LearnedFilter",
     "LearnedProposal",
     "LossProportional",
+    "OnlineBatchSelection",
+    "PrioritizedSampling",
     "RHOLoss",
     "RepeatedRandomSubset",
     "Scores",
     "Selection",
     "SelectiveBackprop",
+    "StaticImportanceSampling",
     "Strategy",
     "StratifiedSampling",
     "SubmodularBatchSelection",
