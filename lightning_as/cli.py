@@ -8,14 +8,18 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from torch.utils.data import DataLoader
 
 from lightning_as.callback import AdaptiveSamplingCallback
 from lightning_as.cards import document, listing
 from lightning_as.classifier import ConvNetClassifier
+from lightning_as.dataloader import as_it_is
 from lightning_as.evaluation import evaluate
+from lightning_as.irreducible import irreducible_losses
 from lightning_as.mnist import MNISTDataModule
 from lightning_as.strategies import AdaptiveSampling
 
@@ -61,8 +65,9 @@ def summary(
 
 def main() -> None:
     """Run ``lightning-as`` with the arguments of the process."""
-    if sys.argv[1:2] == ["strategies"]:
-        _strategies(sys.argv[2:])
+    commands = {"strategies": _strategies, "irreducible-losses": _irreducible_losses}
+    if sys.argv[1:2] and sys.argv[1] in commands:
+        commands[sys.argv[1]](sys.argv[2:])
         return
     # LightningCLI reads them there, as do the processes that it may launch.
     sys.argv[1:] = with_preset_paths(sys.argv[1:])
@@ -84,6 +89,28 @@ def _strategies(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser("lightning-as strategies", description="List the sampling methods.")
     parser.add_argument("--cards", action="store_true", help="print their cards, as Markdown")
     print(document().rstrip() if parser.parse_args(arguments).cards else listing())
+
+
+def _irreducible_losses(arguments: Sequence[str]) -> None:
+    """The command ``lightning-as irreducible-losses``."""
+    parser = argparse.ArgumentParser(
+        "lightning-as irreducible-losses",
+        description="Make what the strategy RHOLoss needs, for MNIST: train the thesis's network on each half of the "
+        "training images, and score the other half.",
+    )
+    parser.add_argument("--output", default="irreducible_losses.pt", help="file to write (default: %(default)s)")
+    parser.add_argument("--epochs", type=int, default=1, help="epochs of each training (default: %(default)s)")
+    parser.add_argument("--batch_size", type=int, default=256, help="images per batch (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of everything (default: %(default)s)")
+    options = parser.parse_args(arguments)
+
+    def make_trainer() -> Trainer:
+        return Trainer(max_epochs=options.epochs, logger=False, enable_checkpointing=False, enable_model_summary=False)
+
+    loader = DataLoader(MNISTDataModule().dataset("train"), options.batch_size, collate_fn=as_it_is)
+    losses = irreducible_losses(ConvNetClassifier, loader, make_trainer, options.seed)
+    torch.save(losses, options.output)
+    print(f"{len(losses)} losses, {float(losses.mean()):.3e} on average, are in {options.output}.")
 
 
 def presets() -> list[str]:
