@@ -6,28 +6,27 @@ from typing import Any, Literal, get_args
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from lightning_as.batch_sampler import AdaptiveBatchSampler
 from lightning_as.dataloader import AdaptiveDataLoader
 from lightning_as.draw import Draw, effective_sample_size
 from lightning_as.importance_weights import Weighting, importance_weights
-from lightning_as.logits_hook import submodules
 from lightning_as.losses import CrossEntropy
 from lightning_as.observation import Observer, PerSample
 from lightning_as.scoring import Scorer
 from lightning_as.strategies import AdaptiveSampling, BatchSelector, Strategy
 from lightning_as.wiring import (
+    WEIGHTS,
     check_labels,
     check_processes_agree,
+    check_weights_reach,
     find_sampler,
     gather_batch,
     length_of_training,
     refuse_overfit_batches,
+    validation_metrics,
 )
-
-_WEIGHTS = "importance_weights"  # the attribute of modules that use them themselves
 
 
 class AdaptiveSamplingCallback(Callback):
@@ -139,13 +138,8 @@ class AdaptiveSamplingCallback(Callback):
             self.gradient_bound,
             bounds="bounds" in self.strategy.reads,
         )
-        if self._weighing and self.logits_from is None and not hasattr(pl_module, _WEIGHTS):
-            raise MisconfigurationException(
-                f"`weights={self.weights!r}` of {type(self.strategy).__name__} cannot reach the loss: "
-                f"name the submodule that gives the logits, `logits_from=…`, one of {submodules(pl_module)}; or give "
-                f"{type(pl_module).__name__} an attribute `importance_weights = None` and multiply its losses by that; "
-                "or leave them out, `weights='none'`."
-            )
+        if self._weighing and self.logits_from is None:
+            check_weights_reach(pl_module, self.strategy, self.weights)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Attach the strategy to the loader's sampler, and bring back its state if a fit is resumed."""
@@ -175,8 +169,8 @@ class AdaptiveSamplingCallback(Callback):
         weights = self._weights_of(draw)
         if weights is not None:
             weights = sampler.share(weights).to(torch.float32).to(pl_module.device)
-            if hasattr(pl_module, _WEIGHTS):
-                setattr(pl_module, _WEIGHTS, weights)
+            if hasattr(pl_module, WEIGHTS):
+                setattr(pl_module, WEIGHTS, weights)
                 weights = None
         if observer.hook is not None:
             observer.hook.arm(size, weights)
@@ -216,6 +210,12 @@ class AdaptiveSamplingCallback(Callback):
         every: int = trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
         if batch_idx == 0 or (every and trainer.global_step % every == 0):
             self._log(pl_module, draw)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Tell the strategy what was found."""
+        metrics = validation_metrics(trainer)
+        if metrics is not None:
+            self.strategy.validated(metrics)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Tell the sampler, which cannot know how many batches `limit_train_batches` leaves."""
@@ -295,5 +295,5 @@ class AdaptiveSamplingCallback(Callback):
 
     def _take_back_weights(self, module: LightningModule) -> None:
         """They are of one training batch: validation must not find them."""
-        if self._weighing and hasattr(module, _WEIGHTS):
-            setattr(module, _WEIGHTS, None)
+        if self._weighing and hasattr(module, WEIGHTS):
+            setattr(module, WEIGHTS, None)

@@ -6,7 +6,8 @@ import math
 import zlib
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
@@ -14,6 +15,11 @@ from torch.utils.data import DataLoader, IterableDataset
 from lightning_as.batch_sampler import AdaptiveBatchSampler
 from lightning_as.bins import Bins
 from lightning_as.dataloader import AdaptiveDataLoader
+from lightning_as.logits_hook import submodules
+from lightning_as.strategies import Strategy
+
+WEIGHTS = "importance_weights"
+"""The attribute of modules that use weights themselves."""
 
 _MEND = (
     "return `AdaptiveDataLoader(dataset, batch_size=…)` from `train_dataloader`, or wrap your DataModule as "
@@ -60,6 +66,23 @@ def find_sampler(trainer: Trainer) -> AdaptiveBatchSampler:
             "torch.distributed, such as 'ddp'."
         )
     return sampler
+
+
+def check_weights_reach(module: LightningModule, strategy: Strategy, weights: str) -> None:
+    """Raise if weights have neither a submodule whose output they could reach nor an attribute of the module."""
+    if not hasattr(module, WEIGHTS):
+        raise MisconfigurationException(
+            f"`weights={weights!r}` of {type(strategy).__name__} cannot reach the loss: name the submodule that gives "
+            f"the logits, `logits_from=…`, one of {submodules(module)}; or give {type(module).__name__} an attribute "
+            f"`{WEIGHTS} = None` and multiply its losses by that; or leave them out, `weights='none'`."
+        )
+
+
+def validation_metrics(trainer: Trainer) -> dict[str, float] | None:
+    """What validation has logged, the same in all processes; None if it is not one amid training."""
+    if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
+        return None
+    return trainer.strategy.broadcast({name: float(value) for name, value in trainer.callback_metrics.items()})
 
 
 def check_processes_agree(trainer: Trainer, loader: AdaptiveDataLoader, sampler: AdaptiveBatchSampler) -> None:

@@ -83,7 +83,9 @@ def test_a_resumed_fit_is_the_uninterrupted_one(make: Callable[[], Strategy], nu
     fit(make, tmp_path / "whole", num_workers, callbacks=(saving,))
     whole = torch.load(tmp_path / "whole.0.pt", weights_only=True)
     assert len(whole["batches"]) == EPOCHS * EPOCH
-    for step in (EPOCH + 2, 2 * EPOCH):  # amid an epoch, and after its last batch
+    # Amid an epoch, and after its last batch; but Lightning never makes up for the validation that would follow there.
+    listens = type(make()).validated is not Strategy.validated
+    for step in (EPOCH + 2,) if listens else (EPOCH + 2, 2 * EPOCH):
         fit(make, tmp_path / "rest", num_workers, seed=1, ckpt_path=tmp_path / f"step={step}.ckpt")
         rest = torch.load(tmp_path / "rest.0.pt", weights_only=True)
         assert len(rest["batches"]) == EPOCHS * EPOCH - step

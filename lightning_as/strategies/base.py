@@ -125,6 +125,9 @@ class Strategy(ABC):
     def refresh(self, indices: Tensor, scores: Scores) -> None:  # noqa: B027 (most want none)
         """Take over the scores of the instances that were :meth:`wanted`."""
 
+    def validated(self, metrics: dict[str, float]) -> None:  # noqa: B027 (most do not listen)
+        """Be told what a validation in the training found: everything that was logged so far, by name."""
+
     @abstractmethod
     def probabilities(self) -> Tensor:
         """The present law over all instances, in the order of the data set, (N,) float64. O(N)."""

@@ -150,7 +150,7 @@ class StratifiedSampling(Strategy):
 
     def probabilities(self) -> Tensor:
         if self._size:
-            shares = self.allocation(self._size) / self._size
+            shares = self.allocation(self._size).to(torch.float64) / self._size
         else:
             shares = _shares(self._sizes * self.deviations, self._sizes)
         return (shares / self._sizes)[self._strata]
