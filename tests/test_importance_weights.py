@@ -20,9 +20,11 @@ from lightning_as import (
     Draw,
     Strategy,
     Uniform,
-    strategies,
 )
 from lightning_as.importance_weights import ScaleGradient, importance_weights
+from tests.strategies.catalogue import CATALOGUE
+from tests.strategies.driver import EPOCH as EPOCH_OF_DRIVER
+from tests.strategies.driver import Driver
 
 MakeTrainer = Callable[..., Trainer]
 B, C, N = 6, 4, 30
@@ -101,6 +103,16 @@ def test_the_gradient_of_the_gradient_is_scaled_alike():
 
 # --- What the law makes of them, by enumeration ---
 
+# Those whose own weights make the gradient unbiased, and not only smaller where much is drawn.
+EXACT = {
+    "GopalSampling",
+    "LearnedProposal",
+    "StaticImportanceSampling",
+    "StratifiedSampling",
+    "UpperBoundImportanceSampling",
+    "GradientNormSampling",
+    "InfoBatch",
+}
 TAGS = [0, 2, 1, 0, 2, 2, 1, 0, 2, 2, 0, 2]
 OPTIONS: list[dict[str, Any]] = [
     {},
@@ -123,11 +135,6 @@ def after_some_updates(make: Callable[[], Strategy]) -> Strategy:
         losses = torch.rand(B, generator=generator).double() + 0.1 * draw.indices
         strategy.update(draw, losses, torch.rand(B, generator=generator).double())
     return strategy
-
-
-def test_every_strategy_is_among_them():
-    classes = {value for value in vars(strategies).values() if isinstance(value, type) and issubclass(value, Strategy)}
-    assert {type(make()) for make in STRATEGIES} == classes - {Strategy}
 
 
 @pytest.mark.parametrize("make", STRATEGIES)
@@ -163,6 +170,31 @@ def test_a_draw_carries_the_probabilities_of_the_law_it_was_made_from(make: Call
     draw = strategy.draw(200, seeded(2))
     assert len(draw.indices.unique()) > len(TAGS) / 2
     torch.testing.assert_close(draw.probabilities, law[draw.indices], rtol=1e-12, atol=0)
+
+
+# What they choose is settled once the candidates are there, so that no weights make up for what is never chosen.
+BIASED = {"LearnedFilter", "RHOLoss", "SelectiveBackprop", "SelectiveBackprop of Composer", "SubmodularBatchSelection"}
+
+
+@pytest.mark.parametrize("name", sorted(set(CATALOGUE) - BIASED))
+@pytest.mark.parametrize("source", [False, True], ids=["unbiased", "source"])
+def test_weighted_batches_have_the_plain_mean_as_their_expectation(name: str, source: bool):
+    """Each instance's expected weight is 1/N of the batch, so that the expected gradient is the uniform one, of any."""
+    strategy = CATALOGUE[name]()
+    if source and not (strategy.weighted and name in EXACT):
+        pytest.skip("its source has no weights, or only biased ones")
+    tags = torch.arange(96) % 3
+    driver = Driver(strategy, Bins(tags), seed=3).run(3 * EPOCH_OF_DRIVER)
+    gradients = normal(len(tags), 5, seed=4).double()
+    estimates = []
+    for _ in range(3000):
+        draw = driver.batch()
+        weights = draw.weights if source else importance_weights(draw.probabilities, len(tags))
+        assert weights is not None
+        estimates.append((weights.unsqueeze(1) * gradients[draw.indices]).mean(0))
+    found = torch.stack(estimates)
+    error = found.std(0) / len(found) ** 0.5 + 1e-12
+    assert float(((found.mean(0) - gradients.mean(0)) / error).abs().max()) < 5
 
 
 # --- In training ---

@@ -62,6 +62,13 @@ class Driver:
             self._step()
         return self
 
+    def batch(self) -> Draw:
+        """A batch as it would be trained on now, that is not trained on."""
+        draw = self.strategy.draw(self.size, self._draws)
+        if isinstance(self.strategy, BatchSelector) and len(draw.indices) > self.size:
+            return self._select(self.strategy, draw)
+        return draw
+
     def saved(self) -> dict[str, Any]:
         """The state, once written to a file and read again."""
         file = io.BytesIO()
