@@ -6,8 +6,10 @@ from lightning_as.callback import AdaptiveSamplingCallback
 from lightning_as.classifier import ConvNetClassifier
 from lightning_as.dataloader import AdaptiveDataLoader
 from lightning_as.datamodule import AdaptiveDataModule
+from lightning_as.distance_weighted import DistanceWeightedSampling
 from lightning_as.draw import Draw, effective_sample_size
 from lightning_as.gradient_bound import gradient_bound
+from lightning_as.margin_embedding import MarginEmbedding
 from lightning_as.mnist import MNISTDataModule
 from lightning_as.strategies import (
     AdaptiveSampling,
@@ -41,6 +43,7 @@ __all__ = [
     "CIFAR10DataModule",
     "CIFAR100DataModule",
     "ConvNetClassifier",
+    "DistanceWeightedSampling",
     "Draw",
     "FashionMNISTDataModule",
     "GopalSampling",
@@ -49,6 +52,7 @@ __all__ = [
     "LearnedProposal",
     "LossProportional",
     "MNISTDataModule",
+    "MarginEmbedding",
     "OnlineBatchSelection",
     "PrioritizedSampling",
     "RHOLoss",

@@ -14,7 +14,18 @@ PACKAGE = ROOT / "lightning_as"
 
 # Modules from the ground up; those of one floor do not import each other.
 FLOORS = [
-    {"bins", "sum_tree", "draw", "gradient_bound", "importance_weights", "k_means", "labels", "passes", "ranking"},
+    {
+        "bins",
+        "distance_weighted",
+        "sum_tree",
+        "draw",
+        "gradient_bound",
+        "importance_weights",
+        "k_means",
+        "labels",
+        "passes",
+        "ranking",
+    },
     {"bin_distribution", "candidates", "instance_distribution", "losses", "uniform_in_bins"},
     {"instance_law", "loss_predictor", "smoothed_everywhere", "smoothed_where_drawn", "strategies.base"},
     {
@@ -40,7 +51,7 @@ FLOORS = [
     {"dataloader", "evaluation", "logits_hook"},
     {"datamodule", "image_data", "observation", "wiring"},
     {"scoring"},
-    {"callback", "cards", "classifier", "irreducible", "mnist", "torchvision_data"},
+    {"callback", "cards", "classifier", "irreducible", "margin_embedding", "mnist", "torchvision_data"},
     {"__init__"},
     {"cli"},
     {"__main__"},
