@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
+
+LARGEST_UNIFORM = 1 - 2**-53
+"""The largest float64 below 1."""
 
 
 class Draw(NamedTuple):
@@ -40,3 +44,13 @@ def effective_sample_size(probabilities: Tensor) -> Tensor:
         The estimate, a number of instances, ().
     """
     return probabilities.mean().reciprocal()
+
+
+def stratified_uniforms(size: int, generator: torch.Generator) -> Tensor:
+    """Uniforms in [0, 1), one in each of `size` equal parts, ascending: (size,) float64.
+
+    What the inverse of a cumulative law makes of one of them, taken at random, is drawn from that law. Together they
+    are spread more evenly than independent draws.
+    """
+    uniforms = torch.rand(size, dtype=torch.float64, generator=generator)
+    return uniforms.add_(torch.arange(size)).div_(size).clamp_(max=LARGEST_UNIFORM)  # rounding may have given 1

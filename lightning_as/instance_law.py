@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.linalg import vecdot
 
 from lightning_as.bins import Bins
-from lightning_as.draw import Draw
+from lightning_as.draw import Draw, stratified_uniforms
 from lightning_as.instance_distribution import last_occurrence
 from lightning_as.sum_tree import SumTree
 
@@ -21,10 +21,12 @@ class InstanceLaw:
 
     Args:
         bins: The partition, of which the law takes no notice: draws say which bins they fell into.
+        unknown: What an unknown weight counts as instead; no part of the state. Default: the mean.
     """
 
-    def __init__(self, bins: Bins) -> None:
+    def __init__(self, bins: Bins, unknown: float | None = None) -> None:
         self.bins = bins
+        self.unknown = unknown
         # The second channel is 1 for an unknown weight: the mean of the known ones is its coefficient.
         self._tree = SumTree([len(bins)], channels=2)
         self._tree.load(torch.tensor([0.0, 1.0]).expand(len(bins), 2))
@@ -43,7 +45,7 @@ class InstanceLaw:
         return total / known if known else 1.0
 
     def weights(self, indices: Tensor | None = None) -> Tensor:
-        """The weight of each of the given instances, or of all of them in O(N): (B,) float64; the mean if unknown."""
+        """The weight of each of the given instances, or of all of them in O(N): (B,) float64."""
         places = self._places if indices is None else self._places.index_select(0, indices)
         return vecdot(self._tree.get(places), self._coefficients())
 
@@ -57,14 +59,25 @@ class InstanceLaw:
         unknown = torch.tensor([0.0, 1.0], dtype=torch.float64).expand(len(indices), 2)
         self._tree.set(self._places.index_select(0, indices), unknown.contiguous())
 
-    def draw(self, size: int, generator: torch.Generator) -> Draw:
-        """Draw a batch with replacement."""
+    def draw(self, size: int, generator: torch.Generator, stratified: bool = False) -> Draw:
+        """Draw a batch with replacement.
+
+        Args:
+            size: Number of instances B.
+            generator: For the draws.
+            stratified: Draw one from each of B equal shares of the law, with the instances in their order, instead of
+                all from the whole. Default: False.
+        """
         coefficients = self._coefficients()
-        if float(self._tree.totals()[0] @ coefficients) < _SMALLEST_TOTAL:
-            indices = torch.randint(len(self.bins), (size,), generator=generator)
+        is_zero = float(self._tree.totals()[0] @ coefficients) < _SMALLEST_TOTAL
+        if stratified:
+            uniforms = stratified_uniforms(size, generator)
+        else:
+            uniforms = torch.rand(1 if is_zero else self._tree.height, size, dtype=torch.float64, generator=generator)
+        if is_zero:
+            indices = (uniforms.view(size) * len(self.bins)).long()
             probabilities = torch.full((size,), 1 / len(self.bins), dtype=torch.float64)
         else:
-            uniforms = torch.rand(self._tree.height, size, dtype=torch.float64, generator=generator)
             indices, probabilities = self._tree.draw(uniforms, coefficients=coefficients.expand(size, 2))
         return Draw(indices, self.bins.of(indices), probabilities)
 
@@ -84,4 +97,4 @@ class InstanceLaw:
         self._tree.load(torch.stack([state.clamp(min=0), (state < 0).to(torch.float64)], dim=1))
 
     def _coefficients(self) -> Tensor:
-        return torch.tensor([1.0, self.mean], dtype=torch.float64)
+        return torch.tensor([1.0, self.mean if self.unknown is None else self.unknown], dtype=torch.float64)

@@ -134,11 +134,13 @@ class SumTree:
     ) -> tuple[Tensor, Tensor]:
         """Draw leaves with replacement, in proportion to their weights. A zero weight is never drawn.
 
-        Each level spends a uniform of its own, so that the law is exact to float64 however deep the tree.
-        Weights must not be negative, except for the rounding of a combination that is 0.
+        Each level spends a uniform of its own, so that the law is exact to float64 however deep the tree. With one
+        uniform for all levels a draw inverts the cumulative law, and ascending uniforms give ascending leaves: what is
+        left of the uniform goes down. A leaf's probability r is then exact to some 2**-52 of the total, a relative
+        error of that over r. Weights must not be negative, except for the rounding of a combination that is 0.
 
         Args:
-            uniforms: Independent uniforms in [0, 1), (:attr:`height`, B) float64.
+            uniforms: Independent uniforms in [0, 1), (:attr:`height`, B) float64; or one for each draw, (B,).
             trees: The tree to draw from, (B,) int64. Its weights must sum to more than 1e-150. Default: the first.
             coefficients: What the channels count, (B, C): a leaf weighs the dot product, and a result
                 of at most :data:`SMALLEST_WEIGHT` counts as zero. Default: a leaf weighs its first channel.
@@ -146,7 +148,8 @@ class SumTree:
         Returns:
             Leaf numbers, (B,) int64, and the probability of each within its tree, (B,) float64.
         """
-        node = torch.zeros_like(uniforms[0], dtype=torch.int64) if trees is None else trees
+        single = uniforms.dim() == 1
+        node = torch.zeros(uniforms.shape[-1], dtype=torch.int64, device=uniforms.device) if trees is None else trees
         factors = None if coefficients is None else coefficients.unsqueeze(2)
         totals: list[Tensor] = []
         weights = child = node
@@ -162,7 +165,10 @@ class SumTree:
             totals.append(cumulative[:, -1:])
             # The first child whose cumulative weight exceeds the target has a positive weight itself. There is one:
             # a float times the largest uniform, 1 - 2**-53, rounds to less than itself.
-            child = torch.searchsorted(cumulative, totals[-1] * uniforms[height].unsqueeze(1), right=True)
+            target = totals[-1] * (uniforms if single else uniforms[height]).unsqueeze(1)
+            child = torch.searchsorted(cumulative, target, right=True)
+            if single:
+                uniforms = _residual(cumulative, weights, target, child)
             node = self._first_child[height].index_select(0, node).add_(child.squeeze(1))
         return node, weights.gather(1, child).div_(totals[0]).squeeze(1)
 
@@ -189,6 +195,13 @@ class SumTree:
     def _rows(self, nodes: Tensor) -> Tensor:
         """How many rows that many nodes of each tree fill, the last one perhaps in part."""
         return (nodes + self.fanout - 1) // self.fanout
+
+
+def _residual(cumulative: Tensor, weights: Tensor, target: Tensor, child: Tensor) -> Tensor:
+    """Where the targets, (B, 1), stand within the children that they fell into, as a share in [0, 1): (B,)."""
+    below = torch.where(child > 0, cumulative.gather(1, (child - 1).clamp_(min=0)), 0)
+    share = (target - below).div_(weights.gather(1, child))
+    return share.clamp_(max=1 - 2**-53).squeeze(1)  # rounding may have given 1
 
 
 def _starts(counts: Tensor) -> Tensor:

@@ -185,3 +185,35 @@ def test_a_state_is_a_copy():
     law.load_state(state)
     law.set(torch.arange(20), torch.ones(20, dtype=torch.float64))
     assert torch.equal(state, kept)
+
+
+def test_an_unknown_weight_may_count_as_another_than_the_mean():
+    law = InstanceLaw(bins_of(4), unknown=3.0)
+    assert law.probabilities().tolist() == [0.25] * 4
+    law.set(torch.tensor([1, 2]), double(1, 1))
+    torch.testing.assert_close(law.probabilities(), double(3, 1, 1, 3) / 8)
+    law.unknown = 0.5
+    torch.testing.assert_close(law.probabilities(), double(0.5, 1, 1, 0.5) / 3)
+    draw = law.draw(30_000, seeded())
+    assert p_value(draw.indices, law.probabilities()) > 1e-3
+    torch.testing.assert_close(draw.probabilities, law.probabilities()[draw.indices])
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("weight", [None, 0.0])
+def test_stratified_draws_are_one_of_each_equal_share_of_the_law(size: int, weight: float | None):
+    law, _ = changed(size, 60)
+    if weight is not None:
+        law.set(torch.arange(size), torch.full((size,), weight, dtype=torch.float64))
+    probabilities, generator = law.probabilities(), seeded(4)
+    cumulative = probabilities.cumsum(0)
+    all_of_them = []
+    for _ in range(300):
+        draw = law.draw(100, generator, stratified=True)
+        share = torch.arange(100) / 100
+        assert (cumulative[draw.indices] > share - 1e-12).all()
+        assert ((cumulative - probabilities)[draw.indices] < share + 1 / 100 + 1e-12).all()
+        torch.testing.assert_close(draw.probabilities, probabilities[draw.indices], rtol=1e-12, atol=0)
+        all_of_them.append(draw.indices)
+    if size > 1:
+        assert p_value(torch.cat(all_of_them), probabilities) > 1e-3

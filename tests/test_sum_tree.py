@@ -313,3 +313,29 @@ def test_one_channel_is_set_read_and_drawn_by_alone():
     law = weights[40:, 0] / weights[40:, 0].sum()
     torch.testing.assert_close(probability, law[drawn - 40], rtol=1e-12, atol=0)
     assert p_value(drawn - 40, law) > 1e-3
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+def test_one_uniform_for_all_levels_inverts_the_cumulative_law(sizes, channels):
+    generator = seeded(7)
+    leaves, owner = random(sum(sizes), channels, generator=generator), tree_of_leaf(sizes)
+    leaves[torch.rand(len(leaves), generator=generator) < 0.2] = 0.0
+    for number in range(len(sizes)):
+        leaves[(owner == number).nonzero()[0]] += 0.1  # a tree must not be empty
+    tree = filled(sizes, leaves)
+    coefficients = torch.rand(channels, dtype=torch.float64, generator=generator).expand(400, channels)
+    for number in range(len(sizes)):
+        weights = leaves[owner == number] @ coefficients[0]
+        cumulative = weights.cumsum(0) / weights.sum()
+        uniform = torch.rand(400, dtype=torch.float64, generator=generator).sort().values
+        uniform[0], uniform[-1] = 0.0, 1 - 2**-53
+        trees = torch.full((400,), number)
+        drawn, probability = tree.draw(uniform, trees, coefficients)
+        drawn = drawn - sum(sizes[:number])
+        assert (drawn.diff() >= 0).all()
+        assert (weights[drawn] > 0).all()
+        torch.testing.assert_close(probability, weights[drawn] / weights.sum(), rtol=1e-12, atol=0)
+        rounding = 1e-14
+        assert (uniform < cumulative[drawn] + rounding).all()
+        assert (uniform >= cumulative[drawn] - weights[drawn] / weights.sum() - rounding).all()

@@ -53,7 +53,7 @@ class Strategy(ABC):
     :meth:`wanted` any of the :class:`Scores`."""
     gradients: ClassVar[Literal["logits", "linear"]] = "logits"
     """What the bounds of trained batches are the gradients of: the logits, or the parameters of all linear layers."""
-    weighted: ClassVar[bool] = False
+    weighted: bool = False
     """Whether its source weights the losses, so that its draws have weights."""
 
     samples_by_loss: bool = False
