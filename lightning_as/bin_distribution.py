@@ -56,7 +56,7 @@ class BinDistribution:
         self._sizes = torch.tensor(sizes, dtype=torch.float64)
         self._accumulated = torch.zeros_like(self._sizes)
         self._count = torch.zeros_like(self._sizes)
-        self._averaged = torch.full_like(self._sizes, torch.nan)  # what is under the roots, where it is known
+        self._averaged = torch.full_like(self._sizes, -1)  # what is under the roots, -1 where it is not known
         self.age = 0
         """Batches since P was last recomputed."""
         self._shares = self._sizes / self._sizes.sum()
@@ -134,7 +134,7 @@ class BinDistribution:
         mean = self._accumulated / self._count
         if self.smoothing == "statistic":
             self._averaged = mean = self._average(mean)
-        measured = ~mean.isnan()
+        measured = mean >= 0
         root = mean.sqrt()
         if self.statistic == "mean":
             root = root * self._sizes
@@ -147,7 +147,7 @@ class BinDistribution:
 
     def _average(self, mean: Tensor) -> Tensor:
         """V ← δp V + (1 − δp) · mean, where there is a finite mean; the first one is taken as it is."""
-        moved = torch.where(self._averaged.isnan(), mean, self.delta_p * self._averaged + (1 - self.delta_p) * mean)
+        moved = torch.where(self._averaged < 0, mean, self.delta_p * self._averaged + (1 - self.delta_p) * mean)
         return torch.where(mean.isfinite(), moved, self._averaged)
 
     def _set(self, probabilities: Tensor) -> None:
