@@ -9,7 +9,7 @@ import inspect
 import re
 from typing import NamedTuple
 
-from lightning_as import strategies
+import lightning_as.strategies as strategies
 from lightning_as.strategies import BatchSelector, Strategy
 
 LABELS = ("Source", "Cost per step", "Verified", "When to use it", "When not")

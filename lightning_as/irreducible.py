@@ -84,7 +84,7 @@ class _Scoring(Callback):
         try:
             for batch in self._loader:
                 batch = trainer.precision_plugin.convert_input(batch)
-                batch = trainer.strategy.batch_to_device(pl_module._on_before_batch_transfer(batch))
+                batch = trainer.strategy.batch_to_device(pl_module.on_before_batch_transfer(batch, 0))
                 with trainer.precision_plugin.val_step_context():
                     logits = observer.recompute(batch)
                 losses.append(observer.losses_of(logits, batch).cpu().to(torch.float64))
