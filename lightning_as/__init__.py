@@ -14,6 +14,7 @@ from lightning_as.mnist import MNISTDataModule
 from lightning_as.strategies import (
     AdaptiveSampling,
     GopalSampling,
+    GradientNormSampling,
     InfoBatch,
     LearnedFilter,
     LearnedProposal,
@@ -47,6 +48,7 @@ __all__ = [
     "Draw",
     "FashionMNISTDataModule",
     "GopalSampling",
+    "GradientNormSampling",
     "InfoBatch",
     "LearnedFilter",
     "LearnedProposal",

@@ -137,6 +137,7 @@ class AdaptiveSamplingCallback(Callback):
             self.per_sample_loss,
             self.gradient_bound,
             bounds="bounds" in self.strategy.reads,
+            gradients=self.strategy.gradients,
         )
         if self._weighing and self.logits_from is None:
             check_weights_reach(pl_module, self.strategy, self.weights)
@@ -171,9 +172,7 @@ class AdaptiveSamplingCallback(Callback):
             weights = sampler.share(weights).to(torch.float32).to(pl_module.device)
             if hasattr(pl_module, WEIGHTS):
                 setattr(pl_module, WEIGHTS, weights)
-                weights = None
-        if observer.hook is not None:
-            observer.hook.arm(size, weights)
+        observer.arm(size, weights, scale=not hasattr(pl_module, WEIGHTS))
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         """Note by what the observed gradients will be scaled."""
@@ -198,8 +197,7 @@ class AdaptiveSamplingCallback(Callback):
             self.strategy.update(draw, losses, bounds)
         else:
             draw = sampler.commit()
-        if observer.hook is not None:
-            observer.hook.disarm()
+        observer.disarm()
         self._take_back_weights(pl_module)
         assert self._scorer is not None
         self._scorer.refresh()
@@ -288,8 +286,8 @@ class AdaptiveSamplingCallback(Callback):
 
     def _let_go(self, module: LightningModule) -> None:
         """Leave the module as it was before the fit."""
-        if self._observer is not None and self._observer.hook is not None:
-            self._observer.hook.remove()
+        if self._observer is not None:
+            self._observer.remove()
         self._observer = None
         self._take_back_weights(module)
 

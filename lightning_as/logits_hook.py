@@ -41,7 +41,7 @@ class LogitsHook:
             raise MisconfigurationException(
                 f"`logits_from={name!r}` is no submodule of {type(module).__name__}. It has: {submodules(module)}."
             ) from None
-        if _is_compiled(module):  # then its code would go on without the hook, or with that of an earlier fit
+        if is_compiled(module):  # then its code would go on without the hook, or with that of an earlier fit
             torch.compiler.reset()
         self._handle = submodule.register_forward_hook(self._see)
 
@@ -90,7 +90,7 @@ class LogitsHook:
         self.gradient = gradient.detach()
 
 
-def _is_compiled(module: LightningModule) -> bool:
+def is_compiled(module: LightningModule) -> bool:
     """Whether a module, or a part of it, was given to `torch.compile`; nothing public tells."""
     if getattr(module, "_compiler_ctx", None) is not None:  # where Lightning puts a compiled LightningModule
         return True

@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
+from lightning_as.linear_gradients import LinearGradients
 from lightning_as.logits_hook import LogitsHook, submodules
 from lightning_as.losses import squared_gradient_norms
 
@@ -25,9 +26,12 @@ class Observer:
 
     Args:
         bounds: Whether anybody wants the bounds; zeros stand for them otherwise.
+        gradients: What they are the gradients of: the logits, or the parameters of all linear layers, as observed in
+            the module's own backward pass.
 
     Raises:
-        MisconfigurationException: If `logits_from` is no submodule of `module`.
+        MisconfigurationException: If `logits_from` is no submodule of `module`; or if the linear layers are asked for,
+            and there are none, or a `gradient_bound` is given as well.
     """
 
     def __init__(
@@ -39,6 +43,7 @@ class Observer:
         per_sample_loss: PerSample,
         gradient_bound: PerSample | Literal["autograd"] | None,
         bounds: bool = True,
+        gradients: Literal["logits", "linear"] = "logits",
     ) -> None:
         self._module = module
         self._recompute = recompute
@@ -48,11 +53,44 @@ class Observer:
         self._read_bounds = bounds
         self._loss_scale: float | None = None
         autograd = gradient_bound == "autograd"
+        linear = bounds and gradients == "linear"
+        if linear and gradient_bound is not None:
+            raise MisconfigurationException(
+                "`gradient_bound` is of the logits, but the strategy goes by the gradients of all linear layers: leave "
+                "it out."
+            )
+        self._linear = LinearGradients(module) if linear else None
         self.hook = None if logits_from is None else LogitsHook(module, logits_from, keep_gradient=autograd)
+        self._observing = bounds and (autograd or linear)
+
+    def arm(self, size: int, weights: Tensor | None, scale: bool) -> None:
+        """Watch from now on, for a batch of `size`.
+
+        Args:
+            size: Number of instances that were drawn for it.
+            weights: The factors on its losses, (size,), None for none.
+            scale: Whether it is up to the hook to bring them to the loss.
+        """
+        if self.hook is not None:
+            self.hook.arm(size, weights if scale else None)
+        if self._linear is not None:
+            self._linear.arm(size, weights)
+
+    def disarm(self) -> None:
+        """Watch no longer."""
+        for watching in (self.hook, self._linear):
+            if watching is not None:
+                watching.disarm()
+
+    def remove(self) -> None:
+        """Take all hooks off the module."""
+        for watching in (self.hook, self._linear):
+            if watching is not None:
+                watching.remove()
 
     def note_scale(self, trainer: Trainer) -> None:
         """Note by what the gradients that the hook sees are scaled, before a backward pass."""
-        if self._gradient_bound == "autograd":
+        if self._observing:
             scaler = getattr(trainer.precision_plugin, "scaler", None)
             divisor = trainer.accumulate_grad_batches if self._module.automatic_optimization else 1
             self._loss_scale = (1.0 if scaler is None else scaler.get_scale()) / divisor
@@ -85,10 +123,8 @@ class Observer:
             )
         if not self._read_bounds:
             return [losses, torch.zeros_like(losses)]
-        bounds = self._observed_bounds(len(logits)) if self._gradient_bound == "autograd" else None
-        if bounds is None and self._gradient_bound == "autograd":
-            return None
-        return [losses, self.bounds_of(logits, batch) if bounds is None else bounds]
+        bounds = self._observed_bounds(len(logits)) if self._observing else self.bounds_of(logits, batch)
+        return None if bounds is None else [losses, bounds]
 
     def losses_of(self, logits: Tensor, batch: Any) -> Tensor:
         """The loss of each sample of a batch with these logits, (B,), without a gradient."""
@@ -155,19 +191,19 @@ class Observer:
         )
 
     def _observed_bounds(self, size: int) -> Tensor | None:
-        """Bounds from the gradient that came back to the logits; None if there was no backward pass."""
-        assert self.hook is not None
+        """Bounds from the gradients that came back; None if there was no backward pass."""
         scale, self._loss_scale = self._loss_scale, None
-        if self.hook.gradient is None and scale is None:
-            return None
-        if self.hook.gradient is None:
-            raise MisconfigurationException(
-                f"No gradient came back to the output of {self.hook.name!r}, which `gradient_bound='autograd'` needs: "
-                "name a submodule whose output the loss depends on."
-            )
+        if self._linear is not None:
+            squares, where, mend = self._linear.squared_norms(), "any linear layer, which the strategy", "use another"
+        else:
+            assert self.hook is not None
+            gradient, mend = self.hook.gradient, "name a submodule whose output the loss depends on"
+            where = f"the output of {self.hook.name!r}, which `gradient_bound='autograd'`"
+            squares = None if gradient is None else gradient.flatten(1).to(torch.float64).square().sum(1)
+        if squares is None and scale is not None:
+            raise MisconfigurationException(f"No gradient came back to {where} needs: {mend}.")
         # The loss is the mean over the batch: that, too, has scaled what came back.
-        rows = self.hook.gradient.flatten(1).to(torch.float64) * (size / (scale or 1.0))
-        return rows.square().sum(1)
+        return None if squares is None else squares * (size / (scale or 1.0)) ** 2
 
 
 def targets_of(batch: Any, key: str | int | None) -> Any:

@@ -31,6 +31,7 @@ FLOORS = [
     {
         "strategies.adaptive",
         "strategies.gopal",
+        "strategies.gradient_norm",
         "strategies.infobatch",
         "strategies.learned_filter",
         "strategies.learned_proposal",
@@ -49,6 +50,7 @@ FLOORS = [
     {"strategies"},
     {"batch_sampler"},
     {"dataloader", "evaluation", "logits_hook"},
+    {"linear_gradients"},
     {"datamodule", "image_data", "observation", "wiring"},
     {"scoring"},
     {"callback", "cards", "classifier", "irreducible", "margin_embedding", "mnist", "torchvision_data"},

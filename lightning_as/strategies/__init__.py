@@ -3,6 +3,7 @@
 from lightning_as.strategies.adaptive import AdaptiveSampling
 from lightning_as.strategies.base import BatchSelector, Scores, Selection, Strategy
 from lightning_as.strategies.gopal import GopalSampling
+from lightning_as.strategies.gradient_norm import GradientNormSampling
 from lightning_as.strategies.infobatch import InfoBatch
 from lightning_as.strategies.learned_filter import LearnedFilter
 from lightning_as.strategies.learned_proposal import LearnedProposal
@@ -22,6 +23,7 @@ __all__ = [
     "AdaptiveSampling",
     "BatchSelector",
     "GopalSampling",
+    "GradientNormSampling",
     "InfoBatch",
     "LearnedFilter",
     "LearnedProposal",

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from lightning_as.strategies import (
     AdaptiveSampling,
     GopalSampling,
+    GradientNormSampling,
     InfoBatch,
     LearnedFilter,
     LearnedProposal,
@@ -25,9 +26,10 @@ from lightning_as.strategies import (
 )
 
 CATALOGUE: dict[str, Callable[[], Strategy]] = {
+    "GradientNormSampling": lambda: GradientNormSampling(constant=0.5, staleness=6),
     "LearnedFilter": lambda: LearnedFilter(target_accuracy=0.5),
     "LossProportional": lambda: LossProportional(smoothing=0.1),
-    "LossProportional by predictions": lambda: LossProportional(predictor="lstm", presample=64),
+    "LossProportional by predictions": lambda: LossProportional(predictor="lstm", presample=64, smoothing=0.1),
     "StaticImportanceSampling": StaticImportanceSampling,
     "UpperBoundImportanceSampling": lambda: UpperBoundImportanceSampling(threshold=0.5),
     "AdaptiveSampling": lambda: AdaptiveSampling(beta=3),
