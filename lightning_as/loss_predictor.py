@@ -29,6 +29,7 @@ class _Network(nn.Module):
         super().__init__()
         self.recurrent = nn.LSTM(1, _WIDTH, num_layers=2, batch_first=True)
         self.embedding = nn.Embedding(bins, _WIDTH)
+        nn.init.uniform_(self.embedding.weight, -0.05, 0.05)  # as in Keras: at first the bins hardly differ
         self.linear = nn.Linear(2 * _WIDTH, 1)
 
     def forward(self, losses: Tensor, counts: Tensor, bins: Tensor) -> Tensor:

@@ -113,6 +113,13 @@ def test_it_learns_what_can_be_predicted():
     assert sum(errors[-20:]) < 0.3 * sum(errors[:20])
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_at_first_the_bins_hardly_differ(seed: int):
+    """Else the first batches would come from a few of them."""
+    predictions = LossPredictor(Bins(TAGS), seed).predict(torch.arange(len(TAGS)))
+    assert 0 < float(predictions.max() - predictions.min()) < 0.1
+
+
 def test_it_is_the_same_each_time_and_leaves_the_global_random_state_alone():
     torch.manual_seed(5)
     before = torch.get_rng_state()

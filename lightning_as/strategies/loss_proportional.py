@@ -25,8 +25,8 @@ are full; 40 bytes per instance.
 Verified: weights, scores, the network, its 10 losses, first loss of 1, presample of 2048, clipping at 10⁻⁶ and the
 defaults k = 0.5 and smoothing 0 in the authors' code; the paper's text and its results could not be read. Departures:
 `HistorySampler` also recomputes all scores by forward passes every few batches, here nothing does; its library smooths
-and takes powers separately. Of the network, torch's initial parameters and Adam's ε take the place of those of Keras,
-a loss of exactly 0 counts where Keras masks it, and losses are cut at 10⁶.
+and takes powers separately. In the network torch's initial parameters of the LSTMs and of the linear layer, and Adam's
+ε, take the place of those of Keras, a loss of exactly 0 counts where Keras masks it, and losses are cut at 10⁶.
 
 When to use it: as the simplest sampling by losses, between plain importance sampling (k = 1) and stress on what is
 hard.
