@@ -15,7 +15,7 @@ from lightning_as.importance_weights import Weighting, importance_weights
 from lightning_as.losses import CrossEntropy
 from lightning_as.observation import Observer, PerSample
 from lightning_as.scoring import Scorer
-from lightning_as.strategies import AdaptiveSampling, BatchSelector, Strategy
+from lightning_as.strategies import AdaptiveSampling, Strategy
 from lightning_as.wiring import (
     WEIGHTS,
     check_labels,
@@ -246,15 +246,14 @@ class AdaptiveSamplingCallback(Callback):
         assert isinstance(loader, AdaptiveDataLoader), "find_sampler sees to it"
         assert self._observer is not None, "on_fit_start comes first"
         self._scorer = Scorer(trainer, module, self._observer, loader, sampler)
-        loader.select = self._scorer.select if isinstance(self.strategy, BatchSelector) else None
-        if sampler is previous and sampler.strategy is self.strategy and state is None:
-            return
-        if state is None and previous not in (None, sampler) and torch.equal(previous.bins.tags, sampler.bins.tags):
-            state = previous.state_dict(self.strategy)
-        sampler.attach(self.strategy)
+        if sampler is not previous or sampler.strategy is not self.strategy or state is not None:
+            if state is None and previous not in (None, sampler) and torch.equal(previous.bins.tags, sampler.bins.tags):
+                state = previous.state_dict(self.strategy)
+            sampler.attach(self.strategy)
         self.strategy.plan(*length_of_training(trainer))
         if state is not None:
             sampler.load_state_dict(state)
+        self._scorer.attach()
         self._sampler, self._restored = sampler, None
 
     @property
@@ -288,7 +287,9 @@ class AdaptiveSamplingCallback(Callback):
         """Leave the module as it was before the fit."""
         if self._observer is not None:
             self._observer.remove()
-        self._observer = None
+        if self._scorer is not None:
+            self._scorer.detach()
+        self._observer = self._scorer = None
         self._take_back_weights(module)
 
     def _take_back_weights(self, module: LightningModule) -> None:

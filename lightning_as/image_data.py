@@ -20,7 +20,7 @@ from lightning_as.dataloader import AdaptiveDataLoader, as_it_is, make_bins
 Part = Literal["train", "test"]
 
 _BINS = ("label", "single")
-_EVALUATION_BATCH = 1000
+_EVALUATION_BATCH = 128  # on a CPU twice as fast as 1000, whose activations no cache holds
 
 
 class ImageDataset(Dataset[Any]):

@@ -33,7 +33,7 @@ class MarginEmbedding(LightningModule):
         beta: β of all classes at first. Default: 1.2, the authors'.
         cutoff: See :class:`DistanceWeightedSampling`. Default: 0.5. Its other cut-off is `margin` + `beta`.
         learning_rate: Of Adam. Default: 1e-3, of here.
-        seed: Seed of the generator that draws negatives, whose state is kept in checkpoints. Default: 0.
+        negatives_seed: Seed of the generator that draws negatives, whose state is kept in checkpoints. Default: 0.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -47,7 +47,7 @@ class MarginEmbedding(LightningModule):
         beta: float = 1.2,
         cutoff: float = 0.5,
         learning_rate: float = 1e-3,
-        seed: int = 0,
+        negatives_seed: int = 0,
     ) -> None:
         super().__init__()
         for name, number, least in (("num_classes", num_classes, 1), ("dimensions", dimensions, 2)):
@@ -70,7 +70,7 @@ class MarginEmbedding(LightningModule):
             *(nn.Conv2d(32, 32, 5), nn.BatchNorm2d(32), nn.ReLU(), nn.MaxPool2d(2)),
             *(nn.Flatten(), nn.Linear(32 * 4 * 4, dimensions)),
         )
-        self._generator = torch.Generator().manual_seed(seed)
+        self._generator = torch.Generator().manual_seed(negatives_seed)
         self._seen: list[Batch] = []
 
     def forward(self, images: Tensor) -> Tensor:

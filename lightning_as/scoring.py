@@ -58,6 +58,14 @@ class Scorer:
             with isolate_rng():
                 strategy.refresh(wanted, self._score_instances(wanted))
 
+    def attach(self) -> None:
+        """Have the loader's batches selected from, if that is what the strategy does."""
+        self._loader.select = self.select if isinstance(self._sampler.strategy, BatchSelector) else None
+
+    def detach(self) -> None:
+        """Leave the loader's batches as they are loaded."""
+        self._loader.select = None
+
     def select(self, batch: Any) -> Any:
         """Score a batch of candidates, and cut it down to those that the strategy chooses to train on."""
         sampler, draw = self._sampler, self._sampler.current

@@ -8,6 +8,7 @@ import torch
 import yaml
 
 from lightning_as import cli
+from lightning_as.cards import cards
 
 QUICK = [
     "--trainer.max_epochs=1",
@@ -73,11 +74,22 @@ def test_the_presets_are_all_there():
     grid = {
         f"{kind}{opt}_{size}" for kind in ("", "uniform_") for opt in ("adadelta", "adam") for size in (64, 256, 1024)
     }
-    assert set(cli.presets()) == grid
-    for name in cli.presets():
+    others = {card.preset for card in cards()} | {"annex", "distance_weighted", "robust", "uniform_with_replacement"}
+    assert set(cli.presets()) == grid | others
+    for name in grid:
         preset = yaml.safe_load((cli.PRESETS / f"{name}.yaml").read_text())
         assert name.endswith(f"{preset['model']['init_args']['optimizer']}_{preset['data']['init_args']['batch_size']}")
         assert bool(preset["trainer"]["callbacks"]) != name.startswith("uniform")
+
+
+@pytest.mark.parametrize("name", sorted({card.preset for card in cards()} | {"annex", "distance_weighted", "robust"}))
+@pytest.mark.filterwarnings("ignore")
+def test_every_strategy_trains_mnist_by_its_preset(name: str, run: Any, mnist: Any, capsys: Any, tmp_path: Path):
+    torch.save(torch.zeros(len(mnist["train"])), tmp_path / "irreducible_losses.pt")  # RHOLoss looks for it here
+    run("fit", f"--config={name}", *QUICK)
+    assert "epochs so far: 1" in capsys.readouterr().out
+    (checkpoint,) = tmp_path.rglob("*.ckpt")
+    assert torch.load(checkpoint, weights_only=True)["global_step"] > 0
 
 
 def test_an_unknown_preset_lists_them(capsys: Any):

@@ -111,7 +111,6 @@ EXACT = {
     "StratifiedSampling",
     "UpperBoundImportanceSampling",
     "GradientNormSampling",
-    "InfoBatch",
 }
 TAGS = [0, 2, 1, 0, 2, 2, 1, 0, 2, 2, 0, 2]
 OPTIONS: list[dict[str, Any]] = [

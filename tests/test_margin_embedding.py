@@ -88,7 +88,7 @@ def test_it_learns_digits(tmp_path: Path):
 
 def test_a_checkpoint_keeps_the_state_of_the_draws():
     images, labels = torch.zeros(6, 2), torch.arange(6) % 3
-    module, other = MarginEmbedding(seed=1), MarginEmbedding(seed=2)
+    module, other = MarginEmbedding(negatives_seed=1), MarginEmbedding(negatives_seed=2)
     module.sampling(images, labels, module._generator)
     checkpoint: dict[str, Any] = {}
     module.on_save_checkpoint(checkpoint)

@@ -6,6 +6,7 @@ import random
 import warnings
 from collections import UserDict
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -20,7 +21,15 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_as import AdaptiveDataModule, AdaptiveSamplingCallback, Bins, Draw, Uniform, gradient_bound
+from lightning_as import (
+    AdaptiveDataLoader,
+    AdaptiveDataModule,
+    AdaptiveSamplingCallback,
+    Bins,
+    Draw,
+    Uniform,
+    gradient_bound,
+)
 from lightning_as.scoring import take_rows
 from lightning_as.strategies import BatchSelector, Scores, Selection, Strategy
 from lightning_as.strategies.base import Reading
@@ -549,3 +558,38 @@ def test_a_mapping_keeps_its_type():
     assert isinstance(taken, UserDict)
     assert taken["x"].tolist() == [2]
     assert take_rows(MappingProxyType({"x": torch.arange(3)}), torch.tensor([2]), 3) == {"x": torch.tensor([2])}
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_after_a_fit_the_loader_gives_its_batches_as_they_are(fails: bool, tmp_path: Path):
+    class Own(Tiny):
+        def train_dataloader(self) -> AdaptiveDataLoader:
+            return loader
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            if fails and batch_idx == 2:
+                raise ValueError("something broke")
+            return super().training_step(batch, batch_idx)
+
+    loader = AdaptiveDataLoader(tiny_dataset(), BATCH)
+    trainer = tiny_trainer(tmp_path, callbacks=[AdaptiveSamplingCallback(Chooser(), logits_from="net")])
+    with pytest.raises(ValueError, match="something broke") if fails else nullcontext():
+        trainer.fit(Own())
+    assert loader.select is None
+    assert [len(x) for x, _ in loader] == [FACTOR * BATCH] * EPOCH  # the candidates
+
+
+def test_a_fit_that_goes_on_tells_the_strategy_its_new_length(tmp_path: Path):
+    class Planned(Uniform):
+        plans: list[tuple[int | None, int]] = []  # noqa: RUF012
+
+        def plan(self, epochs: int | None, batches: int) -> None:
+            self.plans.append((epochs, batches))
+
+    trainer = tiny_trainer(tmp_path, callbacks=[AdaptiveSamplingCallback(Planned(), logits_from="net")])
+    data, module = AdaptiveDataModule(TinyData()), Tiny()
+    trainer.fit(module, datamodule=data)
+    trainer.fit_loop.max_epochs = 3
+    trainer.fit(module, datamodule=data)
+    assert Planned.plans[0] == (1, EPOCH)
+    assert Planned.plans[-1] == (3, EPOCH)
