@@ -240,6 +240,18 @@ def test_batches_that_were_drawn_ahead_come_from_the_order_of_their_draw():
     assert strategy._since_sort == 3 * BATCH
 
 
+def test_the_first_epoch_with_ranks_begins_with_a_sort_and_nothing_waits_after_it():
+    strategy, generator = started(40, sort_period=10_000), seeded(13)
+    for epoch in range(2):
+        strategy.start_epoch(generator)
+        draw = strategy.draw(40, generator)
+        assert len(strategy.state_dict()["updated"]) == 0
+        if epoch == 0:
+            strategy.update(draw, torch.arange(40, dtype=torch.float64), torch.zeros(40).double())
+            assert len(strategy.state_dict()["updated"]) == 40
+    assert int(strategy.probabilities().argmax()) == 39
+
+
 def trained(steps: int, generator: torch.Generator, size: int = N, **options: Any) -> OnlineBatchSelection:
     strategy = started(size, **options)
     for step in range(steps):
