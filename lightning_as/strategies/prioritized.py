@@ -11,9 +11,9 @@ w_i = (N P(i))^(−β), over the largest of the batch. β goes linearly from `be
 last: in the end the weights are unbiased, up to their common factor. Instances that were never drawn have the largest
 priority so far, at first 1; with ``"rank"`` they come before all others.
 
-Source: Schaul, Quan, Antonoglou and Silver, "Prioritized Experience Replay" (2015, arXiv:1511.05952), eqs. (1) and (2),
-Algorithm 1, appendix B.2.1. For supervised learning, section 5: of MNIST without 99 % of the digits 0 to 4, with the
-last error as priority, α = 1 and β = 0, that is, no weights.
+Source: Schaul, Quan, Antonoglou and Silver, "Prioritized Experience Replay" (2015, arXiv:1511.05952): eq. (1),
+the weights under "annealing the bias", Algorithm 1, and the appendix on the two variants. Its supervised experiment is of
+MNIST without 99 % of the digits 0 to 4, with the last error as priority, α = 1 and β = 0, that is, no weights.
 
 Cost per step: no extra forward pass. ``"proportional"``: O(batch · log N), half a millisecond. ``"rank"``:
 O(√(N · batch)), a millisecond or two with a million instances (`benchmarks/online_batch_selection.py`).

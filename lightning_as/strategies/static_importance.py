@@ -54,6 +54,7 @@ class StaticImportanceSampling(Strategy):
         ValueError: If an option is out of its range; in :meth:`start` if there is not a constant for each instance.
     """
 
+    reads = frozenset({"inputs"})  # of an object, nothing if the constants are given
     weighted = True
 
     def __init__(self, uniform_share: float = 0.5, constants: Sequence[float] | None = None) -> None:
