@@ -12,7 +12,7 @@ last: in the end the weights are unbiased, up to their common factor. Instances 
 priority so far, at first 1; with ``"rank"`` they come before all others.
 
 Source: Schaul, Quan, Antonoglou and Silver, "Prioritized Experience Replay" (2015, arXiv:1511.05952): eq. (1),
-the weights under "annealing the bias", Algorithm 1, and the appendix on the two variants. Its supervised experiment is of
+the weights under "annealing the bias", Algorithm 1, and the appendix on the variants. Its supervised experiment is of
 MNIST without 99 % of the digits 0 to 4, with the last error as priority, α = 1 and β = 0, that is, no weights.
 
 Cost per step: no extra forward pass. ``"proportional"``: O(batch · log N), half a millisecond. ``"rank"``:
