@@ -63,6 +63,8 @@ class AdaptiveBatchSampler(DistributedSampler[list[int]]):
         self._position = 0  # batches of this epoch that were trained on
         self._resuming = False
         self._iteration = 0
+        self.limit: int | None = None
+        """Batches of an epoch that will be asked for, if fewer than all: no more are drawn ahead."""
         self._uniform = Uniform()
         self.attach(self._uniform)
 
@@ -121,7 +123,7 @@ class AdaptiveBatchSampler(DistributedSampler[list[int]]):
             self._pending.clear()
             self.strategy.start_epoch(self._generator)
         resumed = list(self._pending)
-        remaining = len(self) - self._position - len(resumed)
+        remaining = min(len(self), self.limit or len(self)) - self._position - len(resumed)
         for draw in resumed:
             yield self.share(draw.indices).tolist()
         for _ in range(remaining):

@@ -23,8 +23,16 @@ class Candidates:
         self._passes = Passes()
 
     def draw(self, size: int, generator: torch.Generator) -> Draw:
-        """The next `size` instances; one may be there twice where a pass ends."""
+        """The next `size` instances; one may be there twice where a pass ends.
+
+        Raises:
+            ValueError: If there are not so many.
+        """
         count = len(self._bins)
+        if size > count:
+            raise ValueError(
+                f"{size} candidates cannot be had of {count} instances: use smaller batches, or keep a larger share."
+            )
         (indices,) = self._passes.take(size, lambda: (torch.randperm(count, generator=generator),))
         return Draw(indices, self._bins.of(indices), torch.full((size,), 1 / count, dtype=torch.float64))
 

@@ -63,6 +63,8 @@ class AdaptiveDataLoader(DataLoader[Any]):
     select: Callable[[Any], Any] | None = None
     """What every batch goes through in the main process, as it is asked for: makes a batch of candidates a smaller one.
     The callback sets it, for strategies that are batch selectors."""
+    released: bool = False
+    """Whether a fit with a callback has ended since the last epoch, so that the next one is shuffled."""
 
     def __init__(
         self,
@@ -163,6 +165,9 @@ class AdaptiveDataLoader(DataLoader[Any]):
     def __iter__(self) -> Iterator[Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
         # Torch's workers ask for their first batches as soon as they are there, which in Lightning is before training
         # starts and the callback can attach its strategy. A generator starts them with the first `next`.
+        if self.released and isinstance(self.sampler, AdaptiveBatchSampler):
+            self.sampler.detach()
+            self.released = False
         for batch in super().__iter__():
             yield batch if self.select is None else self.select(batch)
 

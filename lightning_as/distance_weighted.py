@@ -72,9 +72,10 @@ class DistanceWeightedSampling:
         same = labels.unsqueeze(1) == labels
         pairs = same & (law.sum(1, keepdim=True) > 0)
         anchors, positives = pairs.fill_diagonal_(False).nonzero().unbind(1)
-        uniforms = torch.rand(len(anchors), 1, dtype=torch.float64, generator=generator)
-        cumulative = law.cumsum(1)[anchors]
-        negatives = torch.searchsorted(cumulative, uniforms * cumulative[:, -1:], right=True)[:, 0]
+        # One for every entry of the batch's square: a row of the law for each pair would not fit into memory.
+        uniforms = torch.rand(law.shape, dtype=torch.float64, generator=generator)
+        cumulative = law.cumsum(1)
+        negatives = torch.searchsorted(cumulative, uniforms * cumulative[:, -1:], right=True)[anchors, positives]
         return tuple(part.to(embeddings.device) for part in (anchors, positives, negatives))  # pyright: ignore[reportReturnType]
 
     @torch.no_grad()

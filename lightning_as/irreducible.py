@@ -77,7 +77,7 @@ class _Scoring(Callback):
         per_sample_loss: PerSample | None,
     ) -> None:
         self._loader = loader
-        self._options = (logits_from, False, target_key, per_sample_loss or CrossEntropy(), None, False)
+        self._options = (logits_from, False, target_key, per_sample_loss or CrossEntropy(), None)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         observer, losses = Observer(pl_module, *self._options), []

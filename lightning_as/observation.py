@@ -25,7 +25,8 @@ class Observer:
     """Finds losses and gradient bounds of the batches of one fit; the arguments are those of the callback.
 
     Args:
-        bounds: Whether anybody wants the bounds; zeros stand for them otherwise.
+        losses: Whether anybody wants the losses of trained batches.
+        bounds: Whether anybody wants the bounds; zeros stand for them otherwise, and for all if nothing is wanted.
         gradients: What they are the gradients of: the logits, or the parameters of all linear layers, as observed in
             the module's own backward pass.
 
@@ -42,6 +43,7 @@ class Observer:
         target_key: str | int | None,
         per_sample_loss: PerSample,
         gradient_bound: PerSample | Literal["autograd"] | None,
+        losses: bool = True,
         bounds: bool = True,
         gradients: Literal["logits", "linear"] = "logits",
     ) -> None:
@@ -50,7 +52,7 @@ class Observer:
         self._target_key = target_key
         self._per_sample_loss = per_sample_loss
         self._gradient_bound = gradient_bound
-        self._read_bounds = bounds
+        self._read_losses, self._read_bounds = losses, bounds
         self._loss_scale: float | None = None
         autograd = gradient_bound == "autograd"
         linear = bounds and gradients == "linear"
@@ -109,6 +111,8 @@ class Observer:
         Raises:
             MisconfigurationException: If they are not to be found, or not one per instance.
         """
+        if self.hook is None and not self._read_losses and not self._read_bounds:
+            return [torch.zeros(size), torch.zeros(size)]
         logits, losses = self._logits_and_losses(outputs, batch)
         if logits.dim() == 0 or len(logits) != size:
             raise MisconfigurationException(

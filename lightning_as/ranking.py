@@ -26,7 +26,7 @@ class Ranking:
 
     Example:
         >>> ranking = Ranking(4, value=0.0)
-        >>> ranking.set(torch.tensor([2, 1]), torch.tensor([5.0, -1.0]))
+        >>> ranking.set(torch.tensor([2, 1]), torch.tensor([5.0, -1.0], dtype=torch.float64))
         >>> ranking.order()
         tensor([2, 0, 3, 1])
     """

@@ -18,11 +18,10 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lightning_as.batch_sampler import AdaptiveBatchSampler
 from lightning_as.dataloader import AdaptiveDataLoader, as_it_is
 from lightning_as.observation import Observer, describe
 from lightning_as.strategies import BatchSelector, Scores
-from lightning_as.wiring import gather_rows
+from lightning_as.wiring import find_sampler, gather_rows
 
 
 class Scorer:
@@ -32,23 +31,16 @@ class Scorer:
         trainer: The Trainer.
         module: The module whose logits are the scores' source.
         observer: What knows the losses and bounds of logits.
-        loader: The train loader.
-        sampler: Its sampler, with the strategy.
     """
 
-    def __init__(
-        self,
-        trainer: Trainer,
-        module: LightningModule,
-        observer: Observer,
-        loader: AdaptiveDataLoader,
-        sampler: AdaptiveBatchSampler,
-    ) -> None:
+    def __init__(self, trainer: Trainer, module: LightningModule, observer: Observer) -> None:
         self._trainer = trainer
         self._module = module
         self._observer = observer
+        self._sampler = find_sampler(trainer)
+        loader = trainer.train_dataloader
+        assert isinstance(loader, AdaptiveDataLoader), "find_sampler sees to it"
         self._loader = loader
-        self._sampler = sampler
 
     def refresh(self) -> None:
         """Score the instances that the strategy wants scored now, if any."""
@@ -61,10 +53,14 @@ class Scorer:
     def attach(self) -> None:
         """Have the loader's batches selected from, if that is what the strategy does."""
         self._loader.select = self.select if isinstance(self._sampler.strategy, BatchSelector) else None
+        self._loader.released = False
+        self._sampler.limit = int(self._trainer.num_training_batches)
 
     def detach(self) -> None:
-        """Leave the loader's batches as they are loaded."""
+        """Leave the loader as it was: iterated again, it gives shuffled epochs."""
         self._loader.select = None
+        self._loader.released = True
+        self._sampler.limit = None
 
     def select(self, batch: Any) -> Any:
         """Score a batch of candidates, and cut it down to those that the strategy chooses to train on."""
@@ -74,7 +70,7 @@ class Scorer:
         if not isinstance(strategy, BatchSelector) or candidates == size:
             return batch
         with isolate_rng():  # the user's hooks may augment
-            scores = self._gather(self._score_batch(self._copy(batch)), len(draw.indices))
+            scores = self._gather(self._score_batch(self._copy(batch)))
         chosen = []
         for rank in range(sampler.num_replicas):
             part = torch.arange(rank, len(draw.indices), sampler.num_replicas)
@@ -104,16 +100,19 @@ class Scorer:
             worker_init_fn=loader.worker_init_fn,  # pyright: ignore[reportArgumentType]
             multiprocessing_context=loader.multiprocessing_context if loader.num_workers else None,
         )
-        parts = zip(*(self._score_batch(batch) for batch in chunks), strict=True)
-        return self._gather(Scores(*(None if part[0] is None else torch.cat(part) for part in parts)), len(indices))
+        # Brought together chunk by chunk, which is their order, so that no more than one is on the device.
+        parts = zip(*(self._gather(self._score_batch(batch)) for batch in chunks), strict=True)
+        return Scores(*(None if part[0] is None else torch.cat(part)[: len(indices)] for part in parts))
 
-    def _gather(self, scores: Scores, size: int) -> Scores:
-        """The scores of all processes, the first `size` of them, in the order of the global batch."""
-        rows = [None if part is None else part[:size] for part in gather_rows(self._trainer, list(scores))]
+    def _gather(self, scores: Scores) -> Scores:
+        """The scores of all processes, in the order of the global batch, on the CPU."""
+        rows = gather_rows(self._trainer, list(scores))
         return Scores(*(None if row is None else row.to(torch.float64) for row in rows[:3]), *rows[3:])
 
     def _copy(self, batch: Any) -> Any:
-        """The batch for the user's hooks to change, if there are any; it goes through them again if trained on."""
+        """The batch for the user's hooks and `forward` to change; what is chosen of it goes through them again."""
+        if self._trainer.strategy.root_device.type == "cpu":  # where the transfer copies nothing
+            return copy.deepcopy(batch)
         hooks = ("on_before_batch_transfer", "on_after_batch_transfer")
         changed = any(is_overridden(hook, owner) for hook in hooks for owner in self._owners())
         return copy.deepcopy(batch) if changed else batch

@@ -110,7 +110,10 @@ class StaticImportanceSampling(Strategy):
         return {"constants": None if self._known is None else self._known.clone()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._set(None if state["constants"] is None else state["constants"].clone())
+        constants = state["constants"]
+        if self.constants is not None and (constants is None or not torch.equal(constants, self.constants)):
+            raise ValueError("The state to load is of other `constants` than those given: use those it was saved with.")
+        self._set(None if constants is None else constants.clone())
 
     def _set(self, constants: Tensor | None) -> None:
         """Make the law from the constants; the uniform one if they are not known, or all 0."""

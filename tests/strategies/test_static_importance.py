@@ -201,3 +201,12 @@ def test_what_is_refused(options: dict[str, Any], message: str):
 def test_constants_of_another_data_set_are_refused():
     with pytest.raises(ValueError, match="`constants` must be one for each of the 83 instances, got 2"):
         started(constants=[1.0, 2.0])
+
+
+def test_a_state_of_other_constants_is_refused():
+    one, other = (StaticImportanceSampling(constants=constants) for constants in ([1.0, 2.0, 3.0], [3.0, 2.0, 1.0]))
+    for strategy in (one, other):
+        strategy.start(Bins([0, 0, 1]))
+    with pytest.raises(ValueError, match="of other `constants` than those given"):
+        other.load_state_dict(one.state_dict())
+    assert other.probabilities()[0] > other.probabilities()[2]
