@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import lightning
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningCLI
@@ -29,6 +30,13 @@ DEFAULT_PRESET = "adadelta_256"
 
 class AdaptiveSamplingCLI(LightningCLI):
     """LightningCLI that prints what came out of a fit."""
+
+    def instantiate_classes(self) -> None:
+        """Make the Trainer, the model and the data."""
+        super().instantiate_classes()
+        # Lightning 2.4 refuses to log the hyperparameters of two classes, for they differ in the class's name.
+        if lightning.__version__.startswith("2.4.") and self.datamodule is not None:
+            self.datamodule.save_hyperparameters({}, logger=False)
 
     def before_fit(self) -> None:
         """Start the clock."""

@@ -22,6 +22,7 @@ from lightning_as import (
     Bins,
 )
 from lightning_as.dataloader import Batches
+from tests.versions import described
 
 MakeTrainer = Callable[..., Trainer]
 N, B = 24, 4
@@ -447,6 +448,7 @@ def test_a_datamodule_without_a_batch_size_has_none_here():
     assert len(data.train_dataloader()) == 3
 
 
+@described
 def test_it_is_described_without_an_error():
     assert f"size={N}" in str(AdaptiveDataModule(Own()))
 

@@ -36,6 +36,7 @@ from tests.test_trainer_features import (
     tiny_dataset,
     tiny_trainer,
 )
+from tests.versions import counted
 
 SHARE = BATCH // 2  # of a process
 
@@ -170,7 +171,7 @@ def test_two_processes_draw_and_learn_what_one_with_twice_the_batch_does(tmp_pat
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-@pytest.mark.parametrize("step", [7, 12])
+@pytest.mark.parametrize("step", [7, pytest.param(12, marks=counted)])
 def test_a_fit_in_two_processes_is_resumed_exactly(tmp_path: Path, num_workers: int, step: int):
     saving = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=step, save_top_k=-1)
     whole = fit(tmp_path / "whole", 2, num_workers=num_workers, callbacks=(saving,), max_epochs=3)

@@ -17,6 +17,7 @@ from lightning_as import AdaptiveDataModule, AdaptiveSamplingCallback, Strategy
 from tests.strategies.catalogue import CATALOGUE
 from tests.test_ddp import within
 from tests.test_trainer_features import BATCH, EPOCH, Tiny, TinyData, differences, tiny_trainer
+from tests.versions import LOSES_COUNT
 
 EPOCHS = 4
 pytestmark = pytest.mark.filterwarnings("ignore:::lightning")
@@ -85,7 +86,9 @@ def test_a_resumed_fit_is_the_uninterrupted_one(make: Callable[[], Strategy], nu
     assert len(whole["batches"]) == EPOCHS * EPOCH
     # Amid an epoch, and after its last batch; but Lightning never makes up for the validation that would follow there.
     listens = type(make()).validated is not Strategy.validated
-    for step in (EPOCH + 2,) if listens else (EPOCH + 2, 2 * EPOCH):
+    if listens and LOSES_COUNT:
+        pytest.skip("Lightning 2.4 leaves out the validation of an epoch that is resumed in the middle.")
+    for step in (EPOCH + 2,) if listens or LOSES_COUNT else (EPOCH + 2, 2 * EPOCH):
         fit(make, tmp_path / "rest", num_workers, seed=1, ckpt_path=tmp_path / f"step={step}.ckpt")
         rest = torch.load(tmp_path / "rest.0.pt", weights_only=True)
         assert len(rest["batches"]) == EPOCHS * EPOCH - step

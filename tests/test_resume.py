@@ -31,6 +31,7 @@ from tests.test_trainer_features import (
     tiny_dataset,
     tiny_trainer,
 )
+from tests.versions import counted
 
 
 class Scheduled(Tiny):
@@ -155,6 +156,9 @@ MOMENTS = {
     "validation at the end of an epoch": ("validation-step=12.ckpt", 12),
     "exception": ("", 8),
 }
+EACH_MOMENT = pytest.mark.parametrize(
+    "moment", [pytest.param(name, marks=counted) if "last batch" in name else name for name in MOMENTS]
+)
 
 
 def resume(moment: str, setting: Setting, folder: Path, uninterrupted: Whole) -> None:
@@ -176,7 +180,7 @@ ENDS: dict[str, dict[str, Any]] = {
 @WORKERS
 @pytest.mark.parametrize("module", [Tiny, Scheduled])
 @pytest.mark.parametrize("end", ENDS)
-@pytest.mark.parametrize("moment", MOMENTS)
+@EACH_MOMENT
 def test_a_resumed_fit_is_the_uninterrupted_one(
     num_workers: int, module: type[Tiny], end: str, moment: str, tmp_path: Path, uninterrupted: Whole
 ):
@@ -197,7 +201,7 @@ RELOAD = (("max_epochs", 3), ("reload_dataloaders_every_n_epochs", 1))
     ],
     ids=["loader of the module", "reloaded", "ready", "ready, reloaded"],
 )
-@pytest.mark.parametrize("moment", MOMENTS)
+@EACH_MOMENT
 def test_wherever_the_loader_is_made_a_resumed_fit_is_the_uninterrupted_one(
     num_workers: int, setting: Setting, moment: str, tmp_path: Path, uninterrupted: Whole
 ):
@@ -208,11 +212,11 @@ def test_wherever_the_loader_is_made_a_resumed_fit_is_the_uninterrupted_one(
 @pytest.mark.parametrize(
     ("option", "name", "done"),
     [
-        (("limit_train_batches", 4), "batch-step=6.ckpt", 6),
+        pytest.param(("limit_train_batches", 4), "batch-step=6.ckpt", 6, marks=counted),
         (("limit_train_batches", 4), "batch-step=8.ckpt", 8),
         (("limit_train_batches", 4), "epoch-step=8.ckpt", 8),
-        (("accumulate_grad_batches", 2), "batch-step=4.ckpt", 8),
-        (("accumulate_grad_batches", 2), "batch-step=6.ckpt", 12),
+        pytest.param(("accumulate_grad_batches", 2), "batch-step=4.ckpt", 8, marks=counted),
+        pytest.param(("accumulate_grad_batches", 2), "batch-step=6.ckpt", 12, marks=counted),
     ],
 )
 def test_epochs_cut_short_and_accumulated_gradients_are_resumed_exactly(
@@ -228,7 +232,6 @@ IN_TRAINING = [
     (8, "on_train_batch_start"),
     (8, "on_after_backward"),
     (8, "on_train_batch_end"),
-    (12, "on_train_batch_end"),
     (12, "on_train_epoch_end"),
 ]
 # Without workers: Lightning would leave them running, and the next garbage collection wait 10 seconds for them.
@@ -237,7 +240,9 @@ IN_VALIDATION = [(9, "on_validation_start"), (12, "on_validation_end")]
 
 @pytest.mark.parametrize(
     ("num_workers", "steps", "hook"),
-    [(num_workers, *at) for num_workers in (0, 2) for at in IN_TRAINING] + [(0, *at) for at in IN_VALIDATION],
+    [(num_workers, *at) for num_workers in (0, 2) for at in IN_TRAINING]
+    + [pytest.param(num_workers, 12, "on_train_batch_end", marks=counted) for num_workers in (0, 2)]
+    + [(0, *at) for at in IN_VALIDATION],
 )
 def test_an_exception_anywhere_in_the_loop_is_resumed_exactly(
     num_workers: int, steps: int, hook: str, tmp_path: Path, uninterrupted: Whole
@@ -354,6 +359,7 @@ COMMAND = """fit --model.dropout=0 --data.batch_size=64
     --trainer.callbacks.filename={step}"""
 
 
+@counted
 @pytest.mark.filterwarnings("ignore")
 def test_a_fit_of_the_command_line_is_resumed_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mnist: Any):
     monkeypatch.setattr("lightning_as.mnist.load_mnist", lambda part, data_dir=None: mnist[part])

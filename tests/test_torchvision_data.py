@@ -132,7 +132,8 @@ def test_offline_without_the_files_it_says_what_to_put_where(
 ):
     monkeypatch.setattr("urllib.request.urlopen", offline)
     message = message.format(re.escape(str(tmp_path)))
-    with pytest.raises(FileNotFoundError, match=rf"(?s)could not be downloaded \(.*no network.*{message}"):
+    reason = "(no network|Error downloading)"  # torchvision 0.19 keeps the error of a mirror to itself
+    with pytest.raises(FileNotFoundError, match=rf"(?s)could not be downloaded \(.*{reason}.*{message}"):
         module(tmp_path).prepare_data()
     with pytest.raises(FileNotFoundError, match=rf"(?s)could not be read \(.*{message}"):
         module(tmp_path).setup("fit")
