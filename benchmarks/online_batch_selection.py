@@ -64,8 +64,11 @@ def ranking_step(losses: Tensor, generator: torch.Generator) -> Step:
 def strategy_step(strategy: Strategy, losses: Tensor, generator: torch.Generator) -> Step:
     """Draw and update of a strategy in its second epoch, in which every instance has one of the given losses."""
     strategy.start(Bins.single(len(losses)))
-    strategy.plan(1000, len(losses) // BATCH)
-    strategy.load_state_dict(strategy.state_dict() | {"losses": losses, "epoch": 1})
+    epoch = len(losses) // BATCH
+    strategy.plan(1000 * epoch, epoch)
+    for _ in range(2):
+        strategy.start_epoch(generator)
+    strategy.load_state_dict(strategy.state_dict() | {"losses": losses})
     bounds = torch.zeros(BATCH, dtype=torch.float64)
 
     def step() -> tuple[float, ...]:

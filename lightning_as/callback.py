@@ -9,7 +9,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from lightning_as.batch_sampler import AdaptiveBatchSampler
-from lightning_as.dataloader import AdaptiveDataLoader
 from lightning_as.draw import Draw, effective_sample_size
 from lightning_as.importance_weights import Weighting, importance_weights
 from lightning_as.losses import CrossEntropy
@@ -136,6 +135,7 @@ class AdaptiveSamplingCallback(Callback):
             self.target_key,
             self.per_sample_loss,
             self.gradient_bound,
+            losses="losses" in self.strategy.reads,
             bounds="bounds" in self.strategy.reads,
             gradients=self.strategy.gradients,
         )
@@ -148,8 +148,9 @@ class AdaptiveSamplingCallback(Callback):
         # A fit that goes on at the border of an epoch may make its loader anew, for which it calls no hook: now, then.
         trainer.fit_loop.setup_data()
         self._attach(trainer, pl_module)
-        assert self._sampler is not None
-        check_processes_agree(trainer, trainer.train_dataloader, self._sampler)  # pyright: ignore[reportArgumentType]
+        if trainer.fit_loop.epoch_loop.batch_progress.total.ready == 0:  # of this Trainer; others may have been before
+            self.strategy.begin()
+        check_processes_agree(trainer, trainer.train_dataloader, self._at_work()[0])  # pyright: ignore[reportArgumentType]
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Follow a loader that was made anew for this epoch; score what the strategy wants scored before it."""
@@ -242,10 +243,8 @@ class AdaptiveSamplingCallback(Callback):
 
     def _attach(self, trainer: Trainer, module: LightningModule) -> None:
         sampler, previous, state = find_sampler(trainer), self._sampler, self._restored
-        loader = trainer.train_dataloader
-        assert isinstance(loader, AdaptiveDataLoader), "find_sampler sees to it"
         assert self._observer is not None, "on_fit_start comes first"
-        self._scorer = Scorer(trainer, module, self._observer, loader, sampler)
+        self._scorer = Scorer(trainer, module, self._observer)
         if sampler is not previous or sampler.strategy is not self.strategy or state is not None:
             if state is None and previous not in (None, sampler) and torch.equal(previous.bins.tags, sampler.bins.tags):
                 state = previous.state_dict(self.strategy)
@@ -262,8 +261,10 @@ class AdaptiveSamplingCallback(Callback):
 
     def _weights_of(self, draw: Draw) -> Tensor | None:
         """The weights of a batch, of all processes, (B,); None for none."""
-        if self.weights == "source" or not self._weighing:
-            return draw.weights if self._weighing else None
+        if not self._weighing:
+            return None
+        if self.weights == "source":  # which may do without them for a while
+            return torch.ones_like(draw.probabilities) if draw.weights is None else draw.weights
         assert self._sampler is not None
         size = len(self._sampler.bins)
         return importance_weights(draw.probabilities, size, self.weights, self.weight_limit, self.weight_power)

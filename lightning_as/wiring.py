@@ -122,12 +122,15 @@ def check_labels(bins: Bins, drawn: Tensor, labels: Tensor) -> None:
 
 
 def length_of_training(trainer: Trainer) -> tuple[int | None, int]:
-    """Number of epochs of a fit in all, None if there is no end in sight, and of batches in an epoch."""
-    batches = int(trainer.num_training_batches)
-    ends = [] if trainer.max_epochs in (None, -1) else [trainer.max_epochs]
+    """Number of batches of a fit in all, None if there is no end in sight, and of batches in an epoch."""
+    epoch = int(trainer.num_training_batches)
+    ends = [] if trainer.max_epochs in (None, -1) else [trainer.max_epochs * epoch]
     if trainer.max_steps > 0:
-        ends.append(math.ceil(trainer.max_steps * trainer.accumulate_grad_batches / max(batches, 1)))
-    return (min(ends) if ends else None), batches
+        # What has been accumulated at the end of an epoch makes a step there, however little it is.
+        steps = max(math.ceil(epoch / trainer.accumulate_grad_batches), 1)  # of an epoch
+        epochs, rest = divmod(trainer.max_steps, steps)
+        ends.append(epochs * epoch + rest * trainer.accumulate_grad_batches)
+    return (min(ends) if ends else None), epoch
 
 
 def gather_batch(trainer: Trainer, rows: list[Tensor]) -> list[Tensor]:

@@ -24,6 +24,7 @@ FLOORS = [
         "k_means",
         "labels",
         "passes",
+        "progress",
         "ranking",
     },
     {"bin_distribution", "candidates", "instance_distribution", "losses", "uniform_in_bins"},

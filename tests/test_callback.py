@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.tuner import Tuner
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -19,6 +20,7 @@ from lightning_as import (
     AdaptiveSamplingCallback,
     ConvNetClassifier,
     MNISTDataModule,
+    PrioritizedSampling,
     Strategy,
     gradient_bound,
 )
@@ -118,6 +120,40 @@ def test_a_second_fit_goes_on_with_the_same_sampler_and_strategy(make_data: Make
     assert data.sampler is sampler
     assert isinstance(callback.strategy, Recording)
     assert len(callback.strategy.told) == 20 + 2 * 3
+
+
+def test_schedules_begin_again_with_a_new_trainer_and_go_on_with_a_resumed_one(
+    make_data: MakeData, make_trainer: MakeTrainer, tmp_path: Path
+):
+    class Seen(Callback):
+        def __init__(self) -> None:
+            self.betas: list[float] = []
+
+        def on_train_batch_start(self, *args: Any) -> None:
+            self.betas.append(strategy.beta)  # of the next draw
+
+    data, strategy = make_data(), PrioritizedSampling()
+    callback, module = AdaptiveSamplingCallback(strategy), ConvNetClassifier()
+    saving = ModelCheckpoint(tmp_path, "half", every_n_epochs=1, save_top_k=1)
+
+    def fit(max_epochs: int, find: bool = False, ckpt_path: str | None = None, **options: Any) -> list[float]:
+        seen = Seen()
+        trainer = make_trainer(callbacks=[callback, seen], max_epochs=max_epochs, limit_train_batches=4, **options)
+        if find:
+            Tuner(trainer).lr_find(module, datamodule=data, num_training=3, update_attr=False)
+            seen.betas.clear()
+        if ckpt_path is None and options:
+            trainer.callbacks.append(saving)  # pyright: ignore[reportAttributeAccessIssue]
+        trainer.fit(module, datamodule=data, ckpt_path=ckpt_path)
+        return seen.betas
+
+    whole = fit(2)
+    assert whole[0] < 0.6 < 0.99 < whole[-1]
+    assert len(whole) == 8
+    assert fit(2) == whole
+    assert fit(2, find=True) == whole
+    fit(1, enable_checkpointing=True)
+    assert fit(2, ckpt_path=str(tmp_path / "half.ckpt")) == whole[4:]
 
 
 def test_validation_and_the_sanity_check_do_not_touch_the_sampler(make_data: MakeData, make_trainer: MakeTrainer):

@@ -28,6 +28,7 @@ from lightning_as import (
     Bins,
     Draw,
     Uniform,
+    UpperBoundImportanceSampling,
     gradient_bound,
 )
 from lightning_as.scoring import take_rows
@@ -576,21 +577,81 @@ def test_after_a_fit_the_loader_gives_its_batches_as_they_are(fails: bool, tmp_p
     trainer = tiny_trainer(tmp_path, callbacks=[AdaptiveSamplingCallback(Chooser(), logits_from="net")])
     with pytest.raises(ValueError, match="something broke") if fails else nullcontext():
         trainer.fit(Own())
-    assert loader.select is None
-    assert [len(x) for x, _ in loader] == [FACTOR * BATCH] * EPOCH  # the candidates
+    batches = list(loader)
+    assert [len(x) for x, _ in batches] == [BATCH] * EPOCH
+    assert torch.equal(torch.cat([x for x, _ in batches]).sum(0), tiny_dataset().tensors[0].sum(0))  # each once
 
 
 def test_a_fit_that_goes_on_tells_the_strategy_its_new_length(tmp_path: Path):
     class Planned(Uniform):
         plans: list[tuple[int | None, int]] = []  # noqa: RUF012
 
-        def plan(self, epochs: int | None, batches: int) -> None:
-            self.plans.append((epochs, batches))
+        def plan(self, total: int | None, epoch: int) -> None:
+            self.plans.append((total, epoch))
 
     trainer = tiny_trainer(tmp_path, callbacks=[AdaptiveSamplingCallback(Planned(), logits_from="net")])
     data, module = AdaptiveDataModule(TinyData()), Tiny()
     trainer.fit(module, datamodule=data)
     trainer.fit_loop.max_epochs = 3
     trainer.fit(module, datamodule=data)
-    assert Planned.plans[0] == (1, EPOCH)
-    assert Planned.plans[-1] == (3, EPOCH)
+    assert Planned.plans[0] == (EPOCH, EPOCH)
+    assert Planned.plans[-1] == (3 * EPOCH, EPOCH)
+
+
+def test_a_forward_that_changes_its_inputs_in_place_leaves_the_trained_batch_alone(tmp_path: Path):
+    class InPlace(Tiny):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net(x.mul_(0.5))
+
+    class Seen(Callback):
+        batches: list[Any] = []  # noqa: RUF012
+
+        def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+            self.batches.append([part.clone() for part in batch])
+
+    strategy = Chooser()
+    trainer = tiny_trainer(tmp_path, callbacks=[AdaptiveSamplingCallback(strategy, logits_from="net"), Seen()])
+    trainer.fit(InPlace(), datamodule=AdaptiveDataModule(TinyData()))
+    assert len(Seen.batches) == EPOCH
+    for (x, _), (draw, _) in zip(Seen.batches, strategy.learnt, strict=True):
+        assert torch.equal(x, tiny_dataset().tensors[0][draw.indices])
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_no_more_is_drawn_than_a_limited_epoch_trains_on(num_workers: int, tmp_path: Path):
+    class Counting(Uniform):
+        drawn = 0
+
+        def draw(self, size: int, generator: torch.Generator) -> Draw:
+            Counting.drawn += 1
+            return super().draw(size, generator)
+
+    Counting.drawn = 0
+    trainer = tiny_trainer(
+        tmp_path, callbacks=[AdaptiveSamplingCallback(Counting())], max_epochs=3, limit_train_batches=4
+    )
+    trainer.fit(Tiny(), datamodule=AdaptiveDataModule(TinyData(num_workers=num_workers)))
+    assert trainer.global_step == Counting.drawn == 12
+
+
+def test_a_strategy_that_reads_nothing_needs_no_logits(tmp_path: Path):
+    trainer = tiny_trainer(tmp_path, callbacks=[AdaptiveSamplingCallback(Uniform())])
+    trainer.fit(Tiny(), datamodule=AdaptiveDataModule(TinyData()))
+    assert trainer.global_step == EPOCH
+
+
+def test_weights_are_1_where_a_weighted_strategy_has_none_for_now(tmp_path: Path):
+    class Cooperating(Tiny):
+        importance_weights: Tensor | None = None
+        seen: list[Tensor] = []  # noqa: RUF012
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            assert self.importance_weights is not None
+            self.seen.append(self.importance_weights)
+            x, y = batch
+            return (cross_entropy(self.net(x), y, reduction="none") * self.importance_weights).mean()
+
+    strategy = UpperBoundImportanceSampling(threshold=1e6)  # which is never worth its while
+    trainer = tiny_trainer(tmp_path, callbacks=[AdaptiveSamplingCallback(strategy, logits_from="net")])
+    trainer.fit(Cooperating(), datamodule=AdaptiveDataModule(TinyData()))
+    assert [weights.tolist() for weights in Cooperating.seen] == [[1.0] * BATCH] * EPOCH

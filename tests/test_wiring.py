@@ -1,17 +1,25 @@
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_as import AdaptiveBatchSampler, AdaptiveDataLoader, Bins
-from lightning_as.wiring import check_processes_agree, find_sampler, gather_batch, refuse_overfit_batches
+from lightning_as.wiring import (
+    check_processes_agree,
+    find_sampler,
+    gather_batch,
+    length_of_training,
+    refuse_overfit_batches,
+)
+from tests.test_trainer_features import EPOCH, Tiny, TinyData, tiny_trainer
 
 DATA = TensorDataset(torch.zeros(12, 2), torch.arange(12) % 3)
 
@@ -100,3 +108,45 @@ def test_overfit_batches_are_refused():
     overfit.overfit_batches = 0.5  # pyright: ignore[reportAttributeAccessIssue]
     with pytest.raises(MisconfigurationException, match=r"`overfit_batches=0\.5` replaces the sampler"):
         refuse_overfit_batches(overfit)
+
+
+@pytest.mark.parametrize(
+    ("max_epochs", "max_steps", "accumulate", "total"),
+    [
+        (3, -1, 1, 30),
+        (3, -1, 4, 30),
+        (-1, 25, 1, 25),
+        (None, 25, 1, 25),
+        (3, 25, 1, 25),
+        (2, 25, 1, 20),
+        (-1, 7, 4, 24),  # 3 steps make an epoch, of 4, 4 and 2 batches
+        (-1, 6, 4, 20),
+        (2, 7, 4, 20),
+        (3, 8, 4, 28),
+        (-1, 5, 16, 50),  # a step at each end of an epoch
+        (-1, -1, 1, None),
+        (None, -1, 4, None),
+    ],
+)
+def test_the_length_of_training(max_epochs: int | None, max_steps: int, accumulate: int, total: int | None):
+    planned = trainer(
+        num_training_batches=10, max_epochs=max_epochs, max_steps=max_steps, accumulate_grad_batches=accumulate
+    )
+    assert length_of_training(planned) == (total, 10)
+
+
+@pytest.mark.filterwarnings("ignore:::lightning")
+@pytest.mark.parametrize(("max_steps", "accumulate"), [(7, 2), (8, 2), (9, 4), (4, 7), (7, 1)])
+def test_lightning_trains_as_long_as_planned(max_steps: int, accumulate: int, tmp_path: Path):
+    class Counting(Callback):
+        batches = 0
+
+        def on_train_batch_end(self, *args: Any) -> None:
+            self.batches += 1
+
+    counting = Counting()
+    fitted = tiny_trainer(
+        tmp_path, callbacks=[counting], max_epochs=-1, max_steps=max_steps, accumulate_grad_batches=accumulate
+    )
+    fitted.fit(Tiny(), datamodule=TinyData())
+    assert length_of_training(fitted) == (counting.batches, EPOCH)

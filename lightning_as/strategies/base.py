@@ -70,12 +70,18 @@ class Strategy(ABC):
         self.bins = bins
         self.skipped = 0
 
-    def plan(self, epochs: int | None, batches: int) -> None:  # noqa: B027 (most have nothing to do)
-        """Be told the length of the training, after :meth:`start` and before the first draw; again when it is resumed.
+    def plan(self, total: int | None, epoch: int) -> None:  # noqa: B027 (most have nothing to do)
+        """Be told the length of the training, after :meth:`start` and before the first draw of each epoch.
 
         Args:
-            epochs: Number of epochs in all, counted from the very first; None if there is no end in sight.
-            batches: Number of batches in an epoch.
+            total: Number of batches in all, counted from the very first; None if there is no end in sight.
+            epoch: Number of batches in an epoch. The last epoch may be cut short.
+        """
+
+    def begin(self) -> None:  # noqa: B027 (most have no schedule)
+        """Be told that a training begins, from its first batch, after :meth:`plan`; not called when one is resumed.
+
+        Schedules begin again. What was learnt in an earlier training stays, unless :meth:`start` came in between.
         """
 
     def start_epoch(self, generator: torch.Generator) -> None:  # noqa: B027 (most have nothing to do)

@@ -38,6 +38,7 @@ from lightning_as.bins import Bins
 from lightning_as.draw import Draw
 from lightning_as.instance_distribution import last_occurrence
 from lightning_as.passes import Passes
+from lightning_as.progress import Progress
 from lightning_as.strategies.base import Strategy
 
 _FIRST_SCORE = 3.0
@@ -71,34 +72,33 @@ class InfoBatch(Strategy):
         self._scores = torch.full((len(bins),), _FIRST_SCORE, dtype=torch.float64)
         self._passes = Passes()
         self._pruned = False  # whether the present pass leaves anything out
-        self._epoch = 0
-        self._batch = 0  # batches drawn in this epoch
-        self._epochs: int | None = None
-        self._batches = 1
+        self._progress = Progress()
 
-    def plan(self, epochs: int | None, batches: int) -> None:
-        if epochs is None and self.delta < 1:
+    def plan(self, total: int | None, epoch: int) -> None:
+        if total is None and self.delta < 1:
             raise ValueError(
                 f"`delta={self.delta}` is a share of the training, which has no end: set `max_epochs` or `max_steps` "
                 "of the Trainer, or use `delta=1`."
             )
-        self._epochs, self._batches = epochs, batches
+        self._progress.plan(total, epoch)
+
+    def begin(self) -> None:
+        self._progress.reset()
 
     def start_epoch(self, generator: torch.Generator) -> None:
-        self._epoch += 1
-        self._batch = 0
+        self._progress.start_epoch()
 
     @property
     def pruning(self) -> bool:
         """Whether a pass that began now would be pruned."""
-        drawn = max(self._epoch - 1, 0) * self._batches + self._batch
-        return self._epochs is None or drawn < int(self.delta * self._epochs * self._batches)
+        total = self._progress.total
+        return total is None or self._progress.done < int(self.delta * total)
 
     def draw(self, size: int, generator: torch.Generator) -> Draw:
         if self._pruned and not self.pruning:
             self._passes.begin(self._new(generator))
         indices, weights, probabilities = self._passes.take(size, lambda: self._new(generator))
-        self._batch += 1
+        self._progress.step()
         return Draw(indices, self._bins.of(indices), probabilities, weights=weights)
 
     def learn(self, draw: Draw, losses: Tensor, bounds: Tensor) -> None:
@@ -120,15 +120,14 @@ class InfoBatch(Strategy):
             "scores": self._scores.clone(),
             "passes": self._passes.state_dict(),
             "pruned": int(self._pruned),
-            "epoch": self._epoch,
-            "batch": self._batch,
+            "progress": self._progress.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._scores = state["scores"].clone()
         self._passes.load_state_dict(state["passes"])
         self._pruned = bool(state["pruned"])
-        self._epoch, self._batch = state["epoch"], state["batch"]
+        self._progress.load_state_dict(state["progress"])
 
     def _candidates(self) -> Tensor:
         """The instances that may be pruned, (N,) bool."""

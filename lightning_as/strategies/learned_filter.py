@@ -52,6 +52,7 @@ from lightning_as.strategies.base import BatchSelector, Scores, Selection
 
 _LARGEST_LOSS = 10.0  # of the features
 _FIRST_CONSTANT = 2.0
+_MEND = "name what `save_policy` wrote, or a checkpoint of a run with LearnedFilter."
 _FEATURES = ("loss", "probability", "margin", "progress", "mean_loss", "best", "constant")
 
 
@@ -121,23 +122,27 @@ class LearnedFilter(BatchSelector):
             )
         else:
             self._theta = self._given.clone()
-        self._gradient = torch.zeros(size, dtype=torch.float64)  # Σ ∇ log P(a | f) of the episode
+        self._total = 1  # steps, T
+        self.begin()
+
+    def plan(self, total: int | None, epoch: int) -> None:
+        if total is None:
+            raise ValueError(
+                "LearnedFilter goes by the share of the training that is done, which has no end in sight: give the "
+                "Trainer `max_epochs` or `max_steps`."
+            )
+        self._total = max(total, 1)
+
+    def begin(self) -> None:
+        """A new episode, with the policy that the last one has left."""
+        self._gradient = torch.zeros_like(self._theta)  # Σ ∇ log P(a | f) of the episode
         self._learning = self.train_policy
         self._steps = 0
-        self._total = 1  # steps, T
         self._loss_sum = 0.0
         self._loss_count = 0
         self._best = 0.0
         self._reward: float | None = None
         self._kept = 1.0  # mean π of the last candidates
-
-    def plan(self, epochs: int | None, batches: int) -> None:
-        if epochs is None:
-            raise ValueError(
-                "LearnedFilter goes by the share of the training that is done, which has no end in sight: give the "
-                "Trainer `max_epochs` or `max_steps`."
-            )
-        self._total = max(epochs * batches, 1)
 
     @property
     def theta(self) -> Tensor:
@@ -259,13 +264,18 @@ class LearnedFilter(BatchSelector):
 def _load_policy(path: str) -> Tensor:
     """θ out of a file of :meth:`LearnedFilter.save_policy`, or of a Lightning checkpoint."""
     if not Path(path).is_file():
-        raise FileNotFoundError(f"`policy={path!r}` is no file: name what `save_policy` wrote, or a checkpoint.")
-    content = torch.load(path, map_location="cpu", weights_only=True)
+        raise FileNotFoundError(f"`policy={path!r}` is no file: {_MEND}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # of any kind: the unpickler takes the bytes of other files for its instructions
+        raise ValueError(f"`policy={path!r}` is no file of `torch.save`: {_MEND}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"`policy={path!r}` has a {type(content).__name__}, not a dict with a policy: {_MEND}")
     found = [content]
     for state in content.get("callbacks", {}).values():
         if isinstance(state, dict) and "sampler" in state:
             found.append(state["sampler"]["strategy_state"])
     policies = [part["policy"] for part in found if isinstance(part.get("policy"), Tensor)]
     if not policies:
-        raise ValueError(f"`policy={path!r}` has no policy: name what `save_policy` wrote, or a checkpoint of a run.")
+        raise ValueError(f"`policy={path!r}` has no policy: {_MEND}")
     return policies[-1].to(torch.float64)

@@ -44,6 +44,7 @@ from torch import Tensor
 
 from lightning_as.bins import Bins
 from lightning_as.draw import Draw
+from lightning_as.progress import Progress
 from lightning_as.ranking import Ranking
 from lightning_as.strategies.base import Scores, Strategy
 
@@ -115,33 +116,39 @@ class OnlineBatchSelection(Strategy):
         self._since_sort = 2 * self.sort_period  # so that the first epoch with ranks begins with a sort
         self._evaluated = 0  # instances, by training
         self._recomputed_at = 0  # what that was at the last recomputation
-        self._epochs: int | None = None
-        self._epoch = -1
+        self._progress = Progress()
         self._shuffled = torch.empty(0, dtype=torch.int64)
         self._position = 0
 
-    def plan(self, epochs: int | None, batches: int) -> None:
-        if epochs is None and self.s_start != self.s_end:
+    def plan(self, total: int | None, epoch: int) -> None:
+        if total is None and self.s_start != self.s_end:
             raise ValueError(
                 f"The selection pressure goes from `s_start` = {self.s_start} to `s_end` = {self.s_end} over the "
                 "training, which has no end: give the Trainer `max_epochs` or `max_steps`, or set both equal."
             )
-        self._epochs = epochs
+        self._progress.plan(total, epoch)
+
+    def begin(self) -> None:
+        """From epoch 0 again, a pass over the data, which brings all losses up to date."""
+        self._progress.reset()
+        self._position = 0
 
     def start_epoch(self, generator: torch.Generator) -> None:
-        self._epoch += 1
-        first = self._epoch == 0 and self.first_pass == "shuffled"
+        self._progress.start_epoch()
+        first = self._progress.epoch == 0 and self.first_pass == "shuffled"
         self._shuffled = torch.randperm(self._size if first else 0, generator=generator)
 
     @property
     def selection_pressure(self) -> float:
         """The selection pressure s of the present epoch."""
-        done = min(1.0, max(0, self._epoch) / self._epochs) if self._epochs else 0.0
+        epochs = self._progress.epochs
+        done = min(1.0, self._progress.epoch / epochs) if epochs else 0.0
         return self.s_start * (self.s_end / self.s_start) ** done
 
     @torch.inference_mode()
     def draw(self, size: int, generator: torch.Generator) -> Draw:
-        if self._epoch <= 0:
+        self._progress.step()
+        if self._progress.epoch == 0:
             return self._draw_first_pass(size)
         if self._since_sort >= self.sort_period:
             self._since_sort = 0
@@ -174,7 +181,7 @@ class OnlineBatchSelection(Strategy):
 
     def probabilities(self) -> Tensor:
         """The present law over all instances, in the order of the data set, (N,) float64. O(N log N)."""
-        if self._epoch <= 0:
+        if self._progress.epoch == 0:
             return torch.full((self._size,), 1 / self._size, dtype=torch.float64)
         # In a ranking of its own: to be looked at must not change when the next sort is due.
         ranking = Ranking(self._size)
@@ -198,7 +205,7 @@ class OnlineBatchSelection(Strategy):
             "since_sort": self._since_sort,
             "evaluated": self._evaluated,
             "recomputed_at": self._recomputed_at,
-            "epoch": self._epoch,
+            "progress": self._progress.state_dict(),
             "shuffled": self._shuffled.clone(),
             "position": self._position,
         }
@@ -208,8 +215,8 @@ class OnlineBatchSelection(Strategy):
         self._updates = [(state["updated"].clone(), state["updates"].clone())]
         self._since_sort = state["since_sort"]
         self._evaluated, self._recomputed_at = state["evaluated"], state["recomputed_at"]
-        self._epoch, self._position = state["epoch"], state["position"]
-        self._shuffled = state["shuffled"].clone()
+        self._progress.load_state_dict(state["progress"])
+        self._position, self._shuffled = state["position"], state["shuffled"].clone()
 
     def _draw_first_pass(self, size: int) -> Draw:
         """What is next of the pass, and from its beginning again where it ends."""

@@ -43,6 +43,7 @@ from torch import Tensor
 from lightning_as.bins import Bins
 from lightning_as.candidates import Candidates, batches_of_candidates
 from lightning_as.draw import Draw
+from lightning_as.progress import Progress
 from lightning_as.strategies.base import BatchSelector, Scores, Selection
 
 Form = Literal["percentile", "composer"]
@@ -106,7 +107,7 @@ class SelectiveBackprop(BatchSelector):
         self.beta = beta
         self.minimum = minimum
         self.history = history
-        self.begin = start
+        self.first = start  # `start` is a method
         self.end = end
         self.interrupt = interrupt
 
@@ -115,26 +116,25 @@ class SelectiveBackprop(BatchSelector):
         self._size = len(bins)
         self._candidates = Candidates(bins)
         self._history = torch.empty(0, dtype=torch.float64)
-        self._epoch = -1  # before the first
-        self._batch = 0  # of the epoch
-        self._length = (1, 1)  # of the training, epochs and batches in each
+        self._progress = Progress()
 
-    def plan(self, epochs: int | None, batches: int) -> None:
-        if self.form == "composer":
-            if epochs is None:
-                raise ValueError(
-                    "SelectiveBackprop(form='composer') chooses in a part of the training, which has no end in sight: "
-                    "give the Trainer `max_epochs` or `max_steps`, or use `form='percentile'`."
-                )
-            self._length = (epochs, batches)
+    def plan(self, total: int | None, epoch: int) -> None:
+        if total is None and self.form == "composer":
+            raise ValueError(
+                "SelectiveBackprop(form='composer') chooses in a part of the training, which has no end in sight: "
+                "give the Trainer `max_epochs` or `max_steps`, or use `form='percentile'`."
+            )
+        self._progress.plan(total, epoch)
+
+    def begin(self) -> None:
+        self._progress.reset()
 
     def start_epoch(self, generator: torch.Generator) -> None:
-        self._epoch += 1
-        self._batch = 0
+        self._progress.start_epoch()
 
     def draw(self, size: int, generator: torch.Generator) -> Draw:
         draw = self._candidates.draw(size * self.factor if self._choosing else size, generator)
-        self._batch += 1
+        self._progress.step()
         return draw
 
     def select(self, draw: Draw, scores: Scores, size: int, generator: torch.Generator) -> Selection:
@@ -163,24 +163,21 @@ class SelectiveBackprop(BatchSelector):
         return {
             "candidates": self._candidates.state_dict(),
             "history": self._history.clone(),
-            "epoch": self._epoch,
-            "batch": self._batch,
+            "progress": self._progress.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._candidates.load_state_dict(state["candidates"])
         self._history = state["history"].clone()
-        self._epoch, self._batch = state["epoch"], state["batch"]
+        self._progress.load_state_dict(state["progress"])
 
     @property
     def _choosing(self) -> bool:
         """Whether the batch that is drawn next is chosen from candidates."""
         if self.form == "percentile":
-            return self._epoch > 0
-        epochs, batches = self._length
-        elapsed = (self._epoch + self._batch / batches) / epochs
-        plain = self.interrupt > 0 and (self._batch + 1) % self.interrupt == 0
-        return self.begin <= elapsed < self.end and not plain
+            return self._progress.epoch > 0
+        plain = self.interrupt > 0 and (self._progress.batch + 1) % self.interrupt == 0
+        return self.first <= self._progress.share < self.end and not plain
 
     def _by_percentile(self, losses: Tensor) -> Tensor:
         """P of each of the candidates, whose losses enter the history."""

@@ -46,6 +46,7 @@ from torch import Tensor
 
 from lightning_as.bins import Bins
 from lightning_as.draw import Draw
+from lightning_as.progress import Progress
 from lightning_as.strategies.base import Scores, Strategy
 
 
@@ -114,29 +115,43 @@ class SubmodularBatchSelection(Strategy):
         self._left = torch.arange(len(bins))  # those that are eligible
         self._draws = self._refreshed = 0  # batches drawn; and at the last refresh
         self._epoch: int | None = None  # batches
-        self._end: int | None = None
+        self._progress = Progress()
         self._features: Tensor | None = None
 
-    def plan(self, epochs: int | None, batches: int) -> None:
-        self._epoch = batches
-        self._end = None if epochs is None else epochs * batches
+    def plan(self, total: int | None, epoch: int) -> None:
+        self._epoch = epoch
+        self._progress.plan(total, epoch)
+
+    def begin(self) -> None:
+        self._progress.reset()
+
+    def start_epoch(self, generator: torch.Generator) -> None:
+        self._progress.start_epoch()
 
     def wanted(self) -> Tensor | None:
         if self._features is not None:
             period = self.refresh_epochs * (self._epoch or len(self._bins))
-            if self._draws - self._refreshed < period or self._draws == self._end:
+            if self._draws - self._refreshed < period or self._progress.share == 1:
                 return None
         return torch.arange(len(self._bins))
 
     def refresh(self, indices: Tensor, scores: Scores) -> None:
         assert scores.features is not None, "`reads` asks for them"
         assert scores.logits is not None, "`reads` asks for them"
-        finite = scores.features.isfinite().all(1) & scores.logits.isfinite().all(1)
+        if scores.logits.dim() != 2 or scores.logits.shape[1] < 2:
+            raise ValueError(
+                "SubmodularBatchSelection goes by the entropy of the predicted classes, from logits (M, C) with C ≥ 2, "
+                f"but they are {tuple(scores.logits.shape)}: let `logits_from` name what gives one logit per class, "
+                "for two classes two of them, or use another strategy."
+            )
+        # In half precision squares overflow, and a CPU is slow.
+        found = scores.features.to(torch.promote_types(scores.features.dtype, torch.float32))
+        finite = found.isfinite().all(1) & scores.logits.isfinite().all(1)
         self._note_skipped(len(finite) - int(finite.sum()))
         log_p = scores.logits.log_softmax(1)
         entropies = -(log_p.exp() * log_p).sum(1)
-        features, entropy = torch.zeros_like(scores.features), torch.zeros(len(indices), dtype=torch.float64)
-        features[indices[finite]] = scores.features[finite]
+        features, entropy = torch.zeros_like(found), torch.zeros(len(indices), dtype=torch.float64)
+        features[indices[finite]] = found[finite]
         entropy[indices[finite]] = entropies[finite]
         self._know(features, entropy)
         self._refreshed = self._draws
@@ -154,6 +169,7 @@ class SubmodularBatchSelection(Strategy):
         eligible[indices] = False
         self._left = eligible.nonzero()[:, 0]
         self._draws += 1
+        self._progress.step()
         return Draw(indices, self._bins.of(indices), torch.full((size,), 1 / len(self._bins), dtype=torch.float64))
 
     def learn(self, draw: Draw, losses: Tensor, bounds: Tensor) -> None:
@@ -172,6 +188,7 @@ class SubmodularBatchSelection(Strategy):
         return {
             "left": self._left.to(torch.int32),
             "draws": self._draws,
+            "progress": self._progress.state_dict(),
             "refreshed": self._refreshed,
             "features": None if self._features is None else self._features.clone(),
             "entropy": None if self._features is None else self._entropy.clone(),
@@ -180,6 +197,7 @@ class SubmodularBatchSelection(Strategy):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._left = state["left"].long()
         self._draws, self._refreshed = state["draws"], state["refreshed"]
+        self._progress.load_state_dict(state["progress"])
         self._features = None
         if state["features"] is not None:
             self._know(state["features"].clone(), state["entropy"].clone())

@@ -54,7 +54,7 @@ class Driver:
         self.trained: list[Draw] = []
         """Every draw as it was trained on."""
         strategy.start(bins)
-        strategy.plan(epochs, EPOCH)
+        strategy.plan(epochs * EPOCH, EPOCH)
 
     def run(self, steps: int) -> Driver:
         """Train on so many batches."""

@@ -23,7 +23,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 def started(size: int = SIZE, epochs: int = 1000, batches: int = 6, **options: Any) -> InfoBatch:
     strategy = InfoBatch(**options)
     strategy.start(Bins(torch.arange(size) % 3))
-    strategy.plan(epochs, batches)
+    strategy.plan(epochs * batches, batches)
     return strategy
 
 
@@ -145,6 +145,32 @@ def test_epochs_that_are_cut_short_count_as_whole_ones():
             strategy.draw(10, generator)
     strategy.start_epoch(generator)
     assert not strategy.pruning
+
+
+def test_a_new_training_prunes_again_by_the_scores_so_far():
+    strategy, generator = started(epochs=3), seeded(11)
+    list(trained(strategy, 3, 6, 10, generator))
+    assert not strategy.pruning
+    scores = strategy.state_dict()["scores"]
+    strategy.begin()
+    strategy.plan(18, 6)
+    assert strategy.pruning
+    assert strategy.metrics()["pruned"] > 0
+    assert torch.equal(strategy.state_dict()["scores"], scores)
+    list(trained(strategy, 3, 6, 10, generator))
+    assert not strategy.pruning
+
+
+def test_a_training_that_ends_amid_an_epoch_is_as_long_as_it_is():
+    strategy, generator = started(delta=0.5), seeded(12)
+    strategy.plan(9, 6)
+    seen = []
+    for _ in range(2):
+        strategy.start_epoch(generator)
+        for _ in range(6):
+            seen.append(strategy.pruning)
+            strategy.draw(10, generator)
+    assert seen == [True] * 4 + [False] * 8
 
 
 def test_with_delta_1_it_prunes_to_the_end_and_needs_no_end():

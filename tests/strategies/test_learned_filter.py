@@ -35,7 +35,7 @@ def double(*values: float) -> Tensor:
 def started(bins: Bins | None = None, **options: Any) -> LearnedFilter:
     strategy = LearnedFilter(**options)
     strategy.start(Bins.from_labels(LABELS) if bins is None else bins)
-    strategy.plan(4, TOTAL // 4)
+    strategy.plan(TOTAL, TOTAL // 4)
     return strategy
 
 
@@ -308,6 +308,36 @@ def test_errors_say_what_to_do(tmp_path: Path):
     torch.save({"callbacks": {}}, tmp_path / "other.pt")
     with pytest.raises(ValueError, match="has no policy: name what `save_policy` wrote, or a checkpoint"):
         LearnedFilter(policy=str(tmp_path / "other.pt"))
+
+
+@pytest.mark.parametrize("content", [b"", b"policy: 3\n", b"theta\n", b"PK\x03\x04 cut off"])
+def test_a_file_that_is_none_of_ours_is_refused(content: bytes, tmp_path: Path):
+    (tmp_path / "policy.pt").write_bytes(content)
+    with pytest.raises(ValueError, match=r"policy.pt'` is no file of `torch.save`: name what `save_policy` wrote"):
+        LearnedFilter(policy=str(tmp_path / "policy.pt"))
+
+
+@pytest.mark.parametrize(("content", "name"), [(torch.zeros(7), "Tensor"), ([1.0], "list")])
+def test_a_file_without_a_dict_is_refused(content: Any, name: str, tmp_path: Path):
+    torch.save(content, tmp_path / "policy.pt")
+    with pytest.raises(ValueError, match=f"has a {name}, not a dict with a policy: name what `save_policy` wrote"):
+        LearnedFilter(policy=str(tmp_path / "policy.pt"))
+
+
+def test_a_new_training_is_a_new_episode_with_the_policy_so_far():
+    strategy = started()
+    draw = strategy.draw(SIZE, seeded())
+    strategy.select(draw, scores_of(draw, seeded()), SIZE, seeded())
+    strategy.update(draw, torch.ones(2 * SIZE).double(), torch.zeros(2 * SIZE).double())
+    strategy.validated({"val/accuracy": 0.99})
+    theta = strategy.theta
+    assert not torch.equal(theta, started().theta)
+    strategy.begin()
+    state = strategy.state_dict() | {"candidates": None, "policy": None}
+    fresh = started().state_dict() | {"candidates": None, "policy": None}
+    assert torch.equal(state.pop("gradient"), fresh.pop("gradient"))
+    assert state == fresh
+    assert torch.equal(strategy.theta, theta)
 
 
 # --- Under a Trainer ---

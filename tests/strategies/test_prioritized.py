@@ -28,7 +28,7 @@ def double(*values: float) -> torch.Tensor:
 def started(size: int = N, epochs: int | None = 4, batches: int = 5, **options: Any) -> PrioritizedSampling:
     strategy = PrioritizedSampling(**options)
     strategy.start(Bins(torch.arange(size) % 3 if size > 2 else torch.zeros(size, dtype=torch.int64)))
-    strategy.plan(epochs, batches)
+    strategy.plan(None if epochs is None else epochs * batches, batches)
     return strategy
 
 
@@ -183,6 +183,17 @@ def test_beta_goes_from_the_start_to_1_whatever_was_drawn_ahead():
     assert seen == pytest.approx([0.4 + 0.6 * step / 11 for step in range(12)] + [1.0] * 4)
     assert strategy.metrics() == {"beta": 1.0}
     assert started(epochs=1, batches=1).beta == 0.4
+
+
+def test_beta_begins_again_with_a_new_training_and_the_law_stays():
+    strategy = trained(20, seeded(6))
+    law = strategy.probabilities()
+    assert strategy.beta == 1
+    strategy.begin()
+    assert strategy.beta == 0.4
+    assert torch.equal(strategy.probabilities(), law)
+    train_one(strategy, seeded(6), 0)
+    assert strategy.beta == pytest.approx(0.4 + 0.6 / 19)
 
 
 def test_an_annealed_beta_needs_an_end():

@@ -21,7 +21,7 @@ TAGS = torch.arange(N) % 3
 def started(epochs: int | None = 10, batches: int = 7, **options: Any) -> SelectiveBackprop:
     strategy = SelectiveBackprop(**options)
     strategy.start(Bins(TAGS))
-    strategy.plan(epochs, batches)
+    strategy.plan(None if epochs is None else epochs * batches, batches)
     return strategy
 
 
@@ -134,9 +134,23 @@ def test_composer_chooses_in_its_part_of_the_training(options: dict[str, Any], e
     assert sizes(started(epochs=4, batches=4, form="composer", **options), 4, 4) == expected
 
 
+def test_a_new_training_chooses_in_its_part_again():
+    options = {"start": 6 / 16, "end": 12 / 16, "interrupt": 0}
+    strategy = started(epochs=4, batches=4, form="composer", **options)
+    first = sizes(strategy, 4, 4)
+    strategy.begin()
+    assert sizes(strategy, 4, 4) == first
+    other = started()
+    choose(other, torch.rand(24).double(), SIZE, seeded())
+    assert sizes(other, 2, 3) == [[1] * 3, [4] * 3]
+    other.begin()
+    assert len(other.state_dict()["history"]) == 24
+    assert sizes(other, 2, 3) == [[1] * 3, [4] * 3]
+
+
 def test_composers_defaults():
     strategy = SelectiveBackprop(form="composer")
-    assert (strategy.begin, strategy.end, strategy.interrupt, strategy.factor) == (0.5, 0.9, 2, 2)
+    assert (strategy.first, strategy.end, strategy.interrupt, strategy.factor) == (0.5, 0.9, 2, 2)
 
 
 def test_composer_needs_an_end_in_sight():

@@ -245,7 +245,7 @@ def test_before_anything_is_known_batches_are_random():
 
 def test_all_are_scored_at_the_start_and_every_so_many_epochs():
     strategy = started(refresh_epochs=3)
-    strategy.plan(9, 5)
+    strategy.plan(45, 5)
     asked = []
     for epoch in range(9):
         for batch in range(6):  # before the epoch, and after each batch
@@ -258,8 +258,45 @@ def test_all_are_scored_at_the_start_and_every_so_many_epochs():
                 strategy.draw(6, seeded())
     # After the last batches of the third and the sixth epoch; after the ninth nothing is drawn any more.
     assert asked == [(0, 0), (2, 5), (5, 5)]
-    strategy.plan(10, 5)
+    strategy.plan(50, 5)
     assert strategy.wanted() is not None
+
+
+def test_in_a_new_training_all_are_scored_as_often():
+    strategy = started(refresh_epochs=2)
+    strategy.plan(20, 5)
+    asked = []
+    for training in range(2):
+        strategy.begin()
+        for epoch in range(4):
+            strategy.start_epoch(seeded())
+            for _ in range(5):
+                wanted = strategy.wanted()
+                if wanted is not None:
+                    strategy.refresh(wanted, scores(epoch))
+                    asked.append((training, epoch))
+                strategy.draw(6, seeded())
+        assert strategy.wanted() is None  # nothing is drawn any more
+    assert asked == [(0, 0), (0, 2), (1, 0), (1, 2)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_features_of_half_precision_are_compared_in_float32(dtype: torch.dtype):
+    strategy, found = started(epsilon=EXACT, partitions=1), scores()
+    assert found.features is not None
+    half = (300 * found.features).to(dtype)  # whose squares are more than float16 holds
+    strategy.refresh(torch.arange(N), found._replace(features=half))
+    assert strategy.state_dict()["features"].dtype == torch.float32
+    single = started(epsilon=EXACT, partitions=1)
+    single.refresh(torch.arange(N), found._replace(features=half.float()))
+    assert torch.equal(strategy.draw(10, seeded()).indices, single.draw(10, seeded()).indices)
+    assert bool(strategy._distances.isfinite().all())
+
+
+@pytest.mark.parametrize("shape", [(N,), (N, 1), (N, C, 4)])
+def test_logits_that_are_no_row_per_instance_are_refused(shape: tuple[int, ...]):
+    with pytest.raises(ValueError, match=r"logits \(M, C\) with C ≥ 2, but they are \(60.*: let `logits_from` name"):
+        started().refresh(torch.arange(N), scores()._replace(logits=torch.zeros(shape).double()))
 
 
 def test_scores_in_any_order_are_those_of_their_instances():
@@ -337,7 +374,7 @@ def test_degenerate_data(normalise: bool):
 def test_one_instance():
     strategy = SubmodularBatchSelection()
     strategy.start(Bins([0]))
-    strategy.refresh(torch.tensor([0]), Scores(features=torch.ones(1, 2), logits=torch.zeros(1, 1).double()))
+    strategy.refresh(torch.tensor([0]), Scores(features=torch.ones(1, 2), logits=torch.zeros(1, 2).double()))
     for _ in range(3):
         assert strategy.draw(1, seeded()).indices.tolist() == [0]
 
