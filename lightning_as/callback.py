@@ -21,7 +21,7 @@ from lightning_as.wiring import (
     check_processes_agree,
     check_weights_reach,
     find_sampler,
-    gather_batch,
+    gather_found,
     length_of_training,
     refuse_overfit_batches,
     validation_metrics,
@@ -118,6 +118,7 @@ class AdaptiveSamplingCallback(Callback):
         self._observer: Observer | None = None
         self._scorer: Scorer | None = None
         self._checked = False
+        self._drawn = torch.empty(0, dtype=torch.int64)  # bins of this process's share of the batch that is trained on
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse what cannot work before the data is loaded."""
@@ -138,6 +139,7 @@ class AdaptiveSamplingCallback(Callback):
             losses="losses" in self.strategy.reads,
             bounds="bounds" in self.strategy.reads,
             gradients=self.strategy.gradients,
+            defer=self.strategy.defers_bounds and trainer.world_size == 1,  # several put theirs together at once
         )
         if self._weighing and self.logits_from is None:
             check_weights_reach(pl_module, self.strategy, self.weights)
@@ -162,18 +164,16 @@ class AdaptiveSamplingCallback(Callback):
         """Check the first batch before it is trained on; hand out the weights."""
         sampler, observer = self._at_work()
         draw = sampler.current
-        size = len(sampler.share(draw.indices))
-        if not self._checked and sampler.bins.labels is not None:
-            labels = observer.labels(batch, size)
-            if labels is not None:
-                check_labels(sampler.bins, sampler.share(draw.bins), labels)
+        self._drawn = sampler.share(draw.bins)
+        if not self._checked:
+            self._check_labels(batch)
         self._checked = True
         weights = self._weights_of(draw)
         if weights is not None:
             weights = sampler.share(weights).to(torch.float32).to(pl_module.device)
             if hasattr(pl_module, WEIGHTS):
                 setattr(pl_module, WEIGHTS, weights)
-        observer.arm(size, weights, scale=not hasattr(pl_module, WEIGHTS))
+        observer.arm(len(self._drawn), weights, scale=not hasattr(pl_module, WEIGHTS))
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         """Note by what the observed gradients will be scaled."""
@@ -185,19 +185,13 @@ class AdaptiveSamplingCallback(Callback):
     ) -> None:
         """Match the batch with its draw, and update the strategy."""
         sampler, observer = self._at_work()
-        size = len(sampler.share(sampler.current.indices))
         # In automatic optimization a `training_step` that returns None skips the batch; otherwise it means nothing.
         skipped = not outputs and pl_module.automatic_optimization
-        rows = None if skipped else observer.observe(outputs, batch, size)
+        rows = None if skipped else observer.observe(outputs, batch, len(self._drawn))
+        draw = sampler.commit()
         if rows is not None:
-            labels = None if sampler.bins.labels is None else observer.labels(batch, size)
-            losses, bounds, *drawn = gather_batch(trainer, rows if labels is None else [*rows, labels])
-            draw = sampler.commit()
-            if drawn:
-                check_labels(sampler.bins, draw.bins, drawn[0])
-            self.strategy.update(draw, losses, bounds)
-        else:
-            draw = sampler.commit()
+            self._check_labels(batch)
+            self.strategy.update(draw, *gather_found(trainer, *rows))
         observer.disarm()
         self._take_back_weights(pl_module)
         assert self._scorer is not None
@@ -254,6 +248,13 @@ class AdaptiveSamplingCallback(Callback):
             sampler.load_state_dict(state)
         self._scorer.attach()
         self._sampler, self._restored = sampler, None
+
+    def _check_labels(self, batch: Any) -> None:
+        """Raise if the bins are classes, and a batch has targets of others than were drawn."""
+        sampler, observer = self._at_work()
+        labels = None if sampler.bins.labels is None else observer.labels(batch, len(self._drawn))
+        if labels is not None:
+            check_labels(sampler.bins, self._drawn, labels)
 
     @property
     def _weighing(self) -> bool:

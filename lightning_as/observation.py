@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -12,13 +13,14 @@ from torch import Tensor
 
 from lightning_as.linear_gradients import LinearGradients
 from lightning_as.logits_hook import LogitsHook, submodules
-from lightning_as.losses import squared_gradient_norms
+from lightning_as.losses import has_closed_form, squared_gradient_norms
+from lightning_as.targets import describe, targets_of
 
 PerSample = Callable[[Tensor, Any], Any]  # to a tensor, but jsonargparse would then look for a class of tensors
 """A function of the logits (B, …) and the targets to one number per sample, a tensor (B,)."""
 
-TARGET_NAMES = ("targets", "target", "labels", "label", "y")
-"""Keys under which a batch that is a mapping may have its targets."""
+
+_LARGEST_KEPT = 2**16  # numbers in the logits of a batch whose bounds may be computed later
 
 
 class Observer:
@@ -29,6 +31,7 @@ class Observer:
         bounds: Whether anybody wants the bounds; zeros stand for them otherwise, and for all if nothing is wanted.
         gradients: What they are the gradients of: the logits, or the parameters of all linear layers, as observed in
             the module's own backward pass.
+        defer: Whether bounds may be a function that computes them, where they are cheap in memory to compute later.
 
     Raises:
         MisconfigurationException: If `logits_from` is no submodule of `module`; or if the linear layers are asked for,
@@ -46,6 +49,7 @@ class Observer:
         losses: bool = True,
         bounds: bool = True,
         gradients: Literal["logits", "linear"] = "logits",
+        defer: bool = False,
     ) -> None:
         self._module = module
         self._recompute = recompute
@@ -54,6 +58,7 @@ class Observer:
         self._gradient_bound = gradient_bound
         self._read_losses, self._read_bounds = losses, bounds
         self._loss_scale: float | None = None
+        self._defer = defer and gradient_bound is None
         autograd = gradient_bound == "autograd"
         linear = bounds and gradients == "linear"
         if linear and gradient_bound is not None:
@@ -97,8 +102,10 @@ class Observer:
             divisor = trainer.accumulate_grad_batches if self._module.automatic_optimization else 1
             self._loss_scale = (1.0 if scaler is None else scaler.get_scale()) / divisor
 
-    def observe(self, outputs: Any, batch: Any, size: int) -> list[Tensor] | None:
+    def observe(self, outputs: Any, batch: Any, size: int) -> tuple[Tensor, Tensor | Callable[[], Tensor]] | None:
         """Losses and squared gradient bounds of a batch of `size`, (B,) each, without a gradient.
+
+        The bounds may be a function that gives them, float64 on the CPU, if they may be deferred.
 
         None if they should come from a backward pass, but there was none, as where weight averaging makes a last round
         for the sake of batch norm.
@@ -112,7 +119,7 @@ class Observer:
             MisconfigurationException: If they are not to be found, or not one per instance.
         """
         if self.hook is None and not self._read_losses and not self._read_bounds:
-            return [torch.zeros(size), torch.zeros(size)]
+            return torch.zeros(size), torch.zeros(size)
         logits, losses = self._logits_and_losses(outputs, batch)
         if logits.dim() == 0 or len(logits) != size:
             raise MisconfigurationException(
@@ -126,9 +133,11 @@ class Observer:
                 "use `reduction='none'`, and the mean over anything that is not the batch."
             )
         if not self._read_bounds:
-            return [losses, torch.zeros_like(losses)]
-        bounds = self._observed_bounds(len(logits)) if self._observing else self.bounds_of(logits, batch)
-        return None if bounds is None else [losses, bounds]
+            return losses, torch.zeros_like(losses)
+        if self._observing:
+            bounds = self._observed_bounds(len(logits))
+            return None if bounds is None else (losses, bounds)
+        return losses, self._deferred(logits, batch) or self.bounds_of(logits, batch)
 
     def losses_of(self, logits: Tensor, batch: Any) -> Tensor:
         """The loss of each sample of a batch with these logits, (B,), without a gradient."""
@@ -150,6 +159,15 @@ class Observer:
                 f"shape {tuple(bounds.shape)}."
             )
         return bounds
+
+    def _deferred(self, logits: Tensor, batch: Any) -> Callable[[], Tensor] | None:
+        """What gives the bounds later on, from the logits and targets alone; None if it should be done now."""
+        if not self._defer or logits.numel() > _LARGEST_KEPT:
+            return None
+        targets = targets_of(batch, self._target_key)
+        if not has_closed_form(self._per_sample_loss, logits, targets):
+            return None
+        return partial(_bounds_on_cpu, self._per_sample_loss, logits, targets)
 
     def recompute(self, batch: Any) -> Tensor:
         """The logits of a batch by a forward pass of its own, see :func:`recompute_logits`."""
@@ -210,36 +228,8 @@ class Observer:
         return None if squares is None else squares * (size / (scale or 1.0)) ** 2
 
 
-def targets_of(batch: Any, key: str | int | None) -> Any:
-    """The targets of a batch: what `key` says, or the second of a pair, or what a mapping has under a usual name.
-
-    Raises:
-        MisconfigurationException: If that is not there, or not clear.
-    """
-    mend = "name it with `AdaptiveSamplingCallback(target_key=…)`."
-    if key is not None:
-        try:
-            return batch[key]
-        except (KeyError, IndexError, TypeError) as error:
-            raise MisconfigurationException(
-                f"`target_key={key!r}` is not in the batch, {describe(batch)}: name what holds the targets."
-            ) from error
-    if isinstance(batch, Mapping):
-        found = [name for name in TARGET_NAMES if name in batch]
-        if len(found) == 1:
-            return batch[found[0]]
-    elif isinstance(batch, (tuple, list)) and len(batch) == 2:
-        return batch[1]
-    raise MisconfigurationException(f"Which part of the batch, {describe(batch)}, has the targets? Please {mend}")
-
-
-def describe(batch: Any) -> str:
-    """A batch in a few words, for messages."""
-    if isinstance(batch, Mapping):
-        return f"a mapping with {', '.join(map(repr, batch))}"
-    if isinstance(batch, (tuple, list)):
-        return f"a {type(batch).__name__} of {len(batch)}"
-    return f"a {type(batch).__name__}"
+def _bounds_on_cpu(loss: PerSample, logits: Tensor, targets: Tensor) -> Tensor:
+    return squared_gradient_norms(loss, logits, targets).cpu()
 
 
 def recompute_logits(module: LightningModule, batch: Any, name: str | None = None) -> Tensor:

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lightning_as.dataloader import AdaptiveDataLoader, as_it_is
-from lightning_as.observation import Observer, describe
+from lightning_as.observation import Observer
 from lightning_as.strategies import BatchSelector, Scores
+from lightning_as.targets import describe
 from lightning_as.wiring import find_sampler, gather_rows
 
 

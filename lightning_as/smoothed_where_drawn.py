@@ -62,11 +62,11 @@ class SmoothedWhereDrawn(InstanceDistribution):
             self._see(indices)
         self._tree.set(places, scores, channel=_SCORE)
         scores = self._tree.get(places, channel=_SCORE)  # for duplicates the one that was written last
-        weight_sum, score_sum = self._sums()
+        weight_sum, score_sum, some_zero = self._sums()
         per_score = self._gain * weight_sum / score_sum
         held = self._tree.get(places, channel=_WEIGHT)
         moved = torch.addcmul(held * self.delta_q, per_score.index_select(0, bins), scores)
-        if float(score_sum.aminmax()[0]) < _SMALLEST_SCORE:  # a bin whose scores are all 0 keeps its Q
+        if some_zero:  # a bin whose scores are all 0 keeps its Q
             moved = torch.where(score_sum.index_select(0, bins) < _SMALLEST_SCORE, held, moved)
         self._tree.set(places, moved, channel=_WEIGHT)
 
@@ -82,14 +82,20 @@ class SmoothedWhereDrawn(InstanceDistribution):
     def _draw_leaves(self, bins: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
         return self._tree.draw(uniforms, bins)
 
-    def _sums(self) -> tuple[Tensor, Tensor]:
-        """W and Σ l of each bin, after scaling all weights if some W threatens to leave float64. O(N) then, rare."""
-        weight_sum, score_sum = self._tree.totals().unbind(1)
-        smallest, largest = weight_sum.aminmax()
-        if float(smallest) < _SMALLEST_SUM or float(largest) > _LARGEST_SUM:
+    def _sums(self) -> tuple[Tensor, Tensor, bool]:
+        """W and Σ l of each bin, and whether some Σ l is 0.
+
+        Scales all weights first if some W threatens to leave float64: O(N) then, rare.
+        """
+        totals = self._tree.totals()
+        weight_sum, score_sum = totals.unbind(1)
+        smallest, largest = (float(end) for end in totals.aminmax())  # of both, which hardly ever needs a closer look
+        if smallest >= _SMALLEST_SUM and largest <= _LARGEST_SUM:
+            return weight_sum, score_sum, False
+        if float(weight_sum.min()) < _SMALLEST_SUM or float(weight_sum.max()) > _LARGEST_SUM:
             self._tree.collapse(torch.stack([1 / weight_sum, torch.zeros_like(weight_sum)], dim=1), channel=_WEIGHT)
             weight_sum = self._tree.totals()[:, _WEIGHT]
-        return weight_sum, score_sum
+        return weight_sum, score_sum, float(score_sum.min()) < _SMALLEST_SCORE
 
     def _forget(self) -> None:
         """No instance is seen yet."""

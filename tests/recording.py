@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor
 
 from lightning_as import AdaptiveSampling, Bins, Draw
@@ -14,7 +16,8 @@ class Recording(AdaptiveSampling):
         super().start(bins)
         self.told: list[tuple[Draw, Tensor, Tensor]] = []
 
-    def update(self, draw: Draw, losses: Tensor, bounds: Tensor) -> None:
+    def update(self, draw: Draw, losses: Tensor, bounds: Tensor | Callable[[], Tensor]) -> None:
+        bounds = bounds() if callable(bounds) else bounds
         self.told.append((draw, losses.clone(), bounds.clone()))
         super().update(draw, losses, bounds)
 

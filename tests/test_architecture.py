@@ -50,7 +50,7 @@ FLOORS = [
     },
     {"strategies"},
     {"batch_sampler"},
-    {"dataloader", "evaluation", "logits_hook"},
+    {"dataloader", "evaluation", "logits_hook", "targets"},
     {"linear_gradients"},
     {"datamodule", "image_data", "observation", "wiring"},
     {"scoring"},

@@ -1,6 +1,5 @@
-from collections import UserDict
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +12,8 @@ from torch.utils.data import TensorDataset
 
 from lightning_as import AdaptiveDataLoader, AdaptiveSamplingCallback, Uniform
 from lightning_as.losses import BinaryCrossEntropy, CrossEntropy, squared_gradient_norms
-from lightning_as.observation import TARGET_NAMES, Observer, describe, recompute_logits, targets_of
+from lightning_as.observation import Observer, recompute_logits
+from lightning_as.targets import describe
 from tests.recording import Recording
 
 MakeTrainer = Callable[..., Trainer]
@@ -82,14 +82,14 @@ def losses_and_bounds(logits: Tensor) -> tuple[Tensor, Tensor]:
     return losses.detach(), gradient.square().sum(1)
 
 
-def observed(observing: Observer, outputs: Any, batch: Any = BATCH) -> list[Tensor]:
+def observed(observing: Observer, outputs: Any, batch: Any = BATCH) -> Any:
     rows = observing.observe(outputs, batch, B)
     assert rows is not None
     assert len(rows) == 2
     return rows
 
 
-def assert_observed(rows: list[Tensor], losses: Tensor, logits: Tensor) -> None:
+def assert_observed(rows: Any, losses: Tensor, logits: Tensor) -> None:
     assert not any(row.requires_grad for row in rows)
     torch.testing.assert_close(rows[0].double(), losses.double())
     torch.testing.assert_close(rows[1], losses_and_bounds(logits)[1], rtol=1e-5, atol=1e-7)
@@ -221,51 +221,6 @@ def test_a_submodule_that_is_not_there():
 # --- Targets ---
 
 
-class Pair(NamedTuple):
-    inputs: Tensor
-    targets: Tensor
-
-
-def test_the_targets_are_the_second_of_a_pair_or_have_a_usual_name_or_are_where_the_key_says():
-    assert targets_of((INPUTS, TARGETS), None) is TARGETS
-    assert targets_of([INPUTS, TARGETS], None) is TARGETS
-    assert targets_of(Pair(INPUTS, TARGETS), None) is TARGETS
-    for name in TARGET_NAMES:
-        assert targets_of({"x": INPUTS, name: TARGETS}, None) is TARGETS
-        assert targets_of(UserDict({"x": INPUTS, name: TARGETS}), None) is TARGETS  # as of Hugging Face's tokenizers
-    assert targets_of({"labels": INPUTS, "label": INPUTS, "class": TARGETS}, "class") is TARGETS
-    assert targets_of((TARGETS, INPUTS, INPUTS), 0) is TARGETS
-    assert targets_of((INPUTS, INPUTS, TARGETS), -1) is TARGETS
-    assert targets_of({3: TARGETS}, 3) is TARGETS
-
-
-@pytest.mark.parametrize(
-    ("batch", "words"),
-    [
-        ((INPUTS, TARGETS, TARGETS), "a tuple of 3"),
-        ([INPUTS], "a list of 1"),
-        ({"x": INPUTS, "class": TARGETS}, "a mapping with 'x', 'class'"),
-        ({"labels": TARGETS, "label": TARGETS}, "a mapping with 'labels', 'label'"),
-        ({}, "a mapping with "),
-        (INPUTS, "a Tensor"),
-        (None, "a NoneType"),
-    ],
-)
-def test_batches_whose_targets_are_not_clear(batch: Any, words: str):
-    assert describe(batch) == words
-    with raises(f"Which part of the batch, {words}, has the targets. Please name it with .*target_key=…"):
-        targets_of(batch, None)
-
-
-@pytest.mark.parametrize(
-    ("batch", "key"),
-    [((INPUTS, TARGETS), 2), ((INPUTS, TARGETS), "labels"), ({"x": INPUTS}, "labels"), (object(), "labels")],
-)
-def test_a_key_that_is_not_in_the_batch(batch: Any, key: str | int):
-    with raises(f"`target_key={key!r}` is not in the batch, {describe(batch)}: name what holds the targets"):
-        targets_of(batch, key)
-
-
 def test_the_key_is_heard_by_losses_bounds_and_labels():
     batch = {"labels": (TARGETS + 1) % C, "fine": TARGETS}
     observing, logits = observer(target_key="fine"), normal(B, C)
@@ -290,6 +245,34 @@ def test_other_targets_are_no_labels(targets: Any):
 def test_targets_of_another_number_than_drawn():
     with raises("A batch of 6 was drawn, but a tuple of 2 has 5 targets: each position in the data set must give one"):
         observer().labels((INPUTS, TARGETS[:5]), B)
+
+
+# --- Bounds later ---
+
+
+def test_bounds_may_be_a_function_of_the_logits_and_targets():
+    logits = normal(B, C, seed=5)
+    losses, bounds = observed(observer(defer=True), {"logits": logits})
+    assert callable(bounds)
+    assert_observed([losses, bounds()], losses_and_bounds(logits)[0], logits)
+
+
+@pytest.mark.parametrize(
+    ("options", "size"),
+    [
+        ({"defer": False}, B),
+        ({"gradient_bound": lambda logits, targets: logits[:, 0]}, B),
+        ({"per_sample_loss": CrossEntropy(label_smoothing=0.1)}, B),
+        ({"bounds": False}, B),
+        ({}, 2**14 + 1),  # too many logits to keep them
+    ],
+)
+def test_bounds_are_computed_at_once_where_that_is_safer(options: dict[str, Any], size: int):
+    rows = observer(**{"defer": True, **options}).observe(
+        {"logits": torch.zeros(size, C)}, (INPUTS, torch.zeros(size, dtype=torch.int64)), size
+    )
+    assert rows is not None
+    assert isinstance(rows[1], Tensor)
 
 
 # --- Recomputing ---

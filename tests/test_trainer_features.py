@@ -103,7 +103,8 @@ class Recording(AdaptiveSampling):
         super().__init__(beta=beta, delta_p=delta_p, **options)
         self.told: list[tuple[Draw, Tensor, Tensor]] = []
 
-    def update(self, draw: Draw, losses: Tensor, bounds: Tensor) -> None:
+    def update(self, draw: Draw, losses: Tensor, bounds: Tensor | Callable[[], Tensor]) -> None:
+        bounds = bounds() if callable(bounds) else bounds
         self.told.append((draw, losses.clone(), bounds.clone()))
         super().update(draw, losses, bounds)
 
