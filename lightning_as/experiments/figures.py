@@ -48,7 +48,7 @@ def training_cost_figure(runs: Sequence[Run], optimizer: str, statistic: str = "
         left.set_title(f"Batch {batch_size}" + _missing(runs, optimizer, batch_size), loc="left", fontsize=11)
         found = [row for row in ratios if row.batch_size == batch_size and row.ours.runs]
         parts = [
-            f"AS / {row.against} = {'undefined' if row.ours.value is None else as_text(row.ours.value)}"
+            f"AS / {row.against} " + ("undefined" if row.ours.value is None else f"= {as_text(row.ours.value)}")
             for row in found
         ]
         if parts:
@@ -152,7 +152,8 @@ def _curves(
     values = np.concatenate([run.measured[column] for runs, column, _ in lines for run in runs] or [np.ones(1)])
     seen = values[np.isfinite(values) & (values > 0)]
     bottom, top = (seen.min() / 10, seen.max() * 10) if len(seen) else (0.1, 10.0)
-    for runs, column, colour in lines:
+    for at, (runs, column, colour) in enumerate(lines):
+        ends = (bottom / 2**at, top * 2**at)  # of each line its own, so that none hides another
         drawn = [(x(run), run.measured[column], *_THIN) for run in runs]
         if last_common_epoch(runs):
             common = [np.isin(run.epochs, common_epochs(runs)) for run in runs]
@@ -161,7 +162,7 @@ def _curves(
             drawn.append((across, up, *_THICK))
         for across, up, width, alpha in drawn:
             if logarithmic:
-                _logarithmic(axes, across, up, (bottom, top), colour, width, alpha)
+                _logarithmic(axes, across, up, ends, colour, width, alpha)
             else:  # accuracy, of which epoch 0 would hide all others
                 axes.plot(across[across > 0], 100 * up[across > 0], color=colour, linewidth=width, alpha=alpha)
     if logarithmic:

@@ -206,7 +206,7 @@ def as_text(value: float | None, digits: int = 2) -> str:
     if value == 0 or 0.01 <= abs(value) < 1000:
         return np.format_float_positional(value, digits, unique=False, fractional=False, trim="-")
     mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
-    return f"{mantissa}e{int(exponent)}"
+    return f"{mantissa.rstrip('0').rstrip('.') if '.' in mantissa else mantissa}e{int(exponent)}"
 
 
 def _flat(row: NamedTuple) -> dict[str, object]:
