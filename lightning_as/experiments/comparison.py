@@ -151,14 +151,16 @@ def compare_accuracies(first: Sequence[float], second: Sequence[float], margin: 
 def accuracy_verdict(found: AccuracyComparison) -> str:
     """What the runs say of the thesis's claim that two arms are alike in test accuracy.
 
-    ``holds`` if they are equivalent (p < 0.05), ``does not hold`` if they differ (p < 0.05) and are not equivalent,
-    else ``open``.
+    ``holds`` if they are equivalent (p < 0.05); ``does not hold``, and which way, if they differ (p < 0.05) and are not
+    equivalent; else ``open``.
     """
     if found.welch_p is None or found.equivalence_p is None:
         return "open"
     if found.equivalence_p < 1 - LEVEL:
         return "holds"
-    return "does not hold" if found.welch_p < 1 - LEVEL else "open"
+    if found.welch_p >= 1 - LEVEL or found.difference is None:
+        return "open"
+    return f"does not hold: AS is {'better' if found.difference > 0 else 'worse'}"
 
 
 def hedges_g(first: Sequence[float] | np.ndarray, second: Sequence[float] | np.ndarray) -> tuple[float, float, float]:

@@ -157,11 +157,8 @@ def _bracketed(value: float | None, low: float | None, high: float | None) -> st
 def _ratios(rows: Sequence[RatioRow]) -> str:
     lines = []
     for row in rows:
-        runs = (
-            f"{row.ours.runs} {('pair' if row.ours.runs == 1 else 'pairs') if row.ours.paired else 'unpaired'}"
-            if row.ours.runs
-            else "–"
-        )
+        of = "unpaired" if not row.ours.paired else "pair" if row.ours.runs == 1 else "pairs"
+        runs = f"{row.ours.runs} {of}" if row.ours.runs else "–"
         head = [str(row.batch_size), f"AS / {row.against}", row.statistic, as_text(row.printed, 3)]
         lines.append([*head, _interval(row.ours), row.verdict, runs, as_text(row.epoch, 3)])
     return _table(["batch", "ratio", "training cost", "thesis", "ours", "verdict", "runs", "epoch"], lines)

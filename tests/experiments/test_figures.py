@@ -23,7 +23,11 @@ def runs_of(tmp_path: Path, rows: list[dict[str, object]]) -> list[Run]:
 def lines(figure: Figure, at: int, colour: str, thick: bool) -> list[np.ndarray]:
     """The data of a panel's lines, without single marks."""
     drawn = [line for line in figure.axes[at].get_lines() if line.get_linestyle() == "-"]
-    return [line.get_xydata() for line in drawn if line.get_color() == colour and (line.get_linewidth() > 2) == thick]
+    return [
+        np.asarray(line.get_xydata())
+        for line in drawn
+        if line.get_color() == colour and (line.get_linewidth() > 2) == thick
+    ]
 
 
 def legend(figure: Figure) -> list[str]:

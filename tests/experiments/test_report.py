@@ -12,7 +12,7 @@ from tests.experiments.synthetic import cell, row
 
 
 def test_one_folder_has_all_that_the_page_shows(tmp_path: Path):
-    rows = cell(seeds=2) + [row(experiment="grid-search", delta_p=0.9, delta_q=0.1)]
+    rows = [*cell(seeds=2), row(experiment="grid-search", delta_p=0.9, delta_q=0.1)]
     files = report(read([synthetic.write(tmp_path / "epochs.csv", rows)]))
     shown = re.findall(r"\]\((\S+)\)", files["report.md"].decode())
     assert shown == [f"figure_{name}.png" for name in (15, 20, "20_median", 22, 27)]

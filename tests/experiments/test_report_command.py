@@ -12,8 +12,9 @@ from tests.experiments.synthetic import cell, row, write
 
 
 def test_the_command_writes_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any):
+    rows = [row(experiment="grid-search", delta_p=0.9, delta_q=0.1, seed=seed) for seed in range(3)]
     monkeypatch.chdir(tmp_path)
-    write(tmp_path / "experiments" / "thesis" / "epochs.csv", cell(seeds=1, epochs=2))
+    write(tmp_path / "experiments" / "thesis" / "epochs.csv", rows)
     monkeypatch.setattr(sys, "argv", ["lightning-as", "report", "thesis"])
     cli.main()
     assert (tmp_path / "experiments" / "thesis" / "report" / "report.md").is_file()
