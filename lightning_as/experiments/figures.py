@@ -19,6 +19,11 @@ from lightning_as.experiments.tables import STATISTICS, as_text, ratio_rows
 from lightning_as.experiments.thesis import ARMS, BATCH_SIZES, OPTIMIZERS
 
 COLOURS = {"AS": "#0072B2", "OBS": "#D55E00", "uniform": "#000000"}  # of Okabe and Ito
+_FULL_NAMES = {
+    "AS": "adaptive sampling (AS)",
+    "OBS": "online batch selection (OBS)",
+    "uniform": "uniform sampling",
+}
 VARIANCES = {
     "variance_uniform": ("uniform draws", "#000000"),
     "variance_weighted": ("draws of AS, weighted (unbiased)", "#0072B2"),
@@ -111,7 +116,7 @@ def overview_figure(runs: Sequence[Run], batch_size: int = 256) -> Figure:
         axes.set_title(name + _missing(runs, optimizer, batch_size), loc="left", fontsize=11)
         axes.set_xlabel(EPOCH_LABEL)
     figure.axes[0].set_ylabel(_COST_LABELS["mean"])
-    _legend(figure, [(arm, COLOURS[arm]) for arm in ARMS])
+    _legend(figure, [(_FULL_NAMES[arm], COLOURS[arm]) for arm in ARMS])
     return figure
 
 

@@ -108,3 +108,4 @@ def test_the_readme_s_picture_has_both_optimizers(tmp_path: Path):
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["Adadelta", "Adam (no runs of OBS)"]
     assert [len(lines(figure, at, COLOURS["OBS"], thick=True)) for at in (0, 1)] == [1, 0]
     assert figure.axes[0].get_yscale() == "log"
+    assert legend(figure)[0] == "adaptive sampling (AS)"
