@@ -73,7 +73,7 @@ def summary(
 
 def main() -> None:
     """Run ``lightning-as`` with the arguments of the process."""
-    commands = {"strategies": _strategies, "irreducible-losses": _irreducible_losses}
+    commands = {"strategies": _strategies, "irreducible-losses": _irreducible_losses, "report": _report}
     if sys.argv[1:2] and sys.argv[1] in commands:
         commands[sys.argv[1]](sys.argv[2:])
         return
@@ -119,6 +119,13 @@ def _irreducible_losses(arguments: Sequence[str]) -> None:
     losses = irreducible_losses(ConvNetClassifier, loader, make_trainer, options.seed)
     torch.save(losses, options.output)
     print(f"{len(losses)} losses, {float(losses.mean()):.3e} on average, are in {options.output}.")
+
+
+def _report(arguments: Sequence[str]) -> None:
+    """The command ``lightning-as report``."""
+    from lightning_as.experiments.report_command import main as report  # late: nothing else needs it
+
+    report(arguments)
 
 
 def presets() -> list[str]:

@@ -1,0 +1,1 @@
+"""Experiments: the thesis's protocol, run as studies, and what came out of them."""
