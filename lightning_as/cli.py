@@ -73,7 +73,7 @@ def summary(
 
 def main() -> None:
     """Run ``lightning-as`` with the arguments of the process."""
-    commands = {"strategies": _strategies, "irreducible-losses": _irreducible_losses}
+    commands = {"strategies": _strategies, "irreducible-losses": _irreducible_losses, "experiment": _experiment}
     if sys.argv[1:2] and sys.argv[1] in commands:
         commands[sys.argv[1]](sys.argv[2:])
         return
@@ -119,6 +119,15 @@ def _irreducible_losses(arguments: Sequence[str]) -> None:
     losses = irreducible_losses(ConvNetClassifier, loader, make_trainer, options.seed)
     torch.save(losses, options.output)
     print(f"{len(losses)} losses, {float(losses.mean()):.3e} on average, are in {options.output}.")
+
+
+def _experiment(arguments: Sequence[str]) -> None:
+    """The command ``lightning-as experiment``."""
+    try:
+        from lightning_as.experiments import command  # late: with packages that no other command needs
+    except ModuleNotFoundError as error:
+        sys.exit(f'lightning-as experiment: {error.name} is missing: pip install "lightning-as[experiments]"')
+    command.run(arguments)
 
 
 def presets() -> list[str]:

@@ -45,8 +45,8 @@ class MNISTDataModule(ImageDataModule):
             whole. Default: all are kept.
         label_noise: Share of the training images, of those that are kept, that get a wrong label, in [0, 1): any other
             digit, each as likely. Which ones and what they get depends on nothing else, not on `seed` either, and a
-            larger share has the wrong labels of a smaller one. Bins by label are of the noisy labels. The test set stays
-            clean. Default: 0.
+            larger share has the wrong labels of a smaller one. Bins by label are of the noisy labels. The test set
+            stays clean. Default: 0.
 
     Raises:
         ValueError: If an argument is out of range; in `setup`, if `bins` are of another number of instances.
@@ -158,7 +158,9 @@ def _mislabel(dataset: ImageDataset, share: float) -> ImageDataset:
     generator = torch.Generator().manual_seed(0)  # the data must be the same for all seeds of a comparison
     size = len(dataset)
     chosen = torch.randperm(size, generator=generator)[: round(share * size)]
-    shifts = torch.randint(1, _CLASSES, (size,), generator=generator)  # of all, so that a larger share has the same ones
+    shifts = torch.randint(
+        1, _CLASSES, (size,), generator=generator
+    )  # of all, so that a larger share has the same ones
     labels = dataset.labels.clone()
     labels[chosen] = (labels[chosen] + shifts[chosen]) % _CLASSES
     return ImageDataset(dataset.images, labels)
