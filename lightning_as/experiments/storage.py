@@ -50,7 +50,8 @@ def open_study(url: str) -> optuna.Study:
         # Nothing is sampled: all parameters of a trial are given.
         return optuna.create_study(storage=storage, sampler=RandomSampler(), study_name=NAME, load_if_exists=True)
     except Exception as error:  # of SQLAlchemy, of a database's driver, of a driver that is missing
-        raise ValueError(f"`storage` cannot be opened ({type(error).__name__}: {error}): give another URL.") from error
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ValueError(f"`storage` cannot be opened ({reason}): give another URL.") from error
 
 
 def parameters(cell: Cell) -> dict[str, Any]:

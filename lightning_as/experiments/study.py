@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import socket
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -26,7 +27,7 @@ from typing import Any
 
 import optuna
 from filelock import FileLock, Timeout
-from optuna.exceptions import TrialPruned, UpdateFinishedTrialError
+from optuna.exceptions import ExperimentalWarning, TrialPruned, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from lightning_as.experiments import epochs_csv
@@ -39,6 +40,7 @@ from lightning_as.experiments.training import train
 PROTOCOL = 1
 """Number of what is trained and measured; it goes up when rows of then and now are not to be compared."""
 _LIVE = (TrialState.WAITING, TrialState.RUNNING, TrialState.COMPLETE)
+_PATIENCE = 5.0  # seconds for a lock that another process may hold for a moment, to see whether it is free
 
 
 class Study:
@@ -91,6 +93,9 @@ class Study:
                 self._study.enqueue_trial(parameters(cell), user_attrs={"cell": cell.name})
             self._run_one()
         self._write()
+        elsewhere = len(self._taken() - set(self._finished()))
+        if elsewhere:
+            print(f"{elsewhere} are with other processes. If one dies, the same command goes on with what it leaves.")
         return self._failed()
 
     def _run_one(self) -> None:
@@ -158,7 +163,7 @@ class Study:
         """
         self._lock = FileLock(self._file(name, "lock"))
         try:
-            self._lock.acquire(timeout=5)  # while others may test it for a moment
+            self._lock.acquire(timeout=_PATIENCE)
         except Timeout:
             self._lock = None
             self._passed_over.add(name)
@@ -169,6 +174,9 @@ class Study:
 
     def _free_dead(self) -> None:
         """Fail the trials whose process has ended without a word."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            optuna.storages.fail_stale_trials(self._study)
         for trial in self._trials((TrialState.RUNNING,)):
             if trial.user_attrs.get("place") != self._place:
                 continue
@@ -182,8 +190,12 @@ class Study:
                 self._file(trial.user_attrs["cell"], kind).unlink(missing_ok=True)
 
     def _next(self) -> Cell | None:
-        taken = {trial.user_attrs["cell"] for trial in self._trials(_LIVE)} | self._passed_over
+        taken = self._taken() | self._passed_over
         return next((cell for name, cell in self._cells.items() if name not in taken), None)
+
+    def _taken(self) -> set[str]:
+        """The selected cells that someone works on or has done."""
+        return {trial.user_attrs["cell"] for trial in self._trials(_LIVE)} & set(self._cells)
 
     def _trials(self, states: tuple[TrialState, ...] | None = None) -> list[FrozenTrial]:
         """The trials that are of a cell, by number."""
