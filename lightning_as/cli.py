@@ -73,7 +73,12 @@ def summary(
 
 def main() -> None:
     """Run ``lightning-as`` with the arguments of the process."""
-    commands = {"strategies": _strategies, "irreducible-losses": _irreducible_losses, "report": _report}
+    commands = {
+        "strategies": _strategies,
+        "irreducible-losses": _irreducible_losses,
+        "experiment": _experiment,
+        "report": _report,
+    }
     if sys.argv[1:2] and sys.argv[1] in commands:
         commands[sys.argv[1]](sys.argv[2:])
         return
@@ -121,11 +126,22 @@ def _irreducible_losses(arguments: Sequence[str]) -> None:
     print(f"{len(losses)} losses, {float(losses.mean()):.3e} on average, are in {options.output}.")
 
 
+def _experiment(arguments: Sequence[str]) -> None:
+    """The command ``lightning-as experiment``."""
+    try:
+        from lightning_as.experiments import command  # late: with packages that no other command needs
+    except ModuleNotFoundError as error:
+        sys.exit(f'lightning-as experiment: {error.name} is missing: pip install "lightning-as[experiments]"')
+    command.run(arguments)
+
+
 def _report(arguments: Sequence[str]) -> None:
     """The command ``lightning-as report``."""
-    from lightning_as.experiments.report_command import main as report  # late: nothing else needs it
-
-    report(arguments)
+    try:
+        from lightning_as.experiments import report_command
+    except ModuleNotFoundError as error:
+        sys.exit(f'lightning-as report: {error.name} is missing: pip install "lightning-as[experiments]"')
+    report_command.main(arguments)
 
 
 def presets() -> list[str]:

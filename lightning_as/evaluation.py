@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -20,7 +20,17 @@ class Evaluation(NamedTuple):
     """Share of instances whose largest logit is the right one."""
 
 
-@torch.inference_mode()
+class Instances(NamedTuple):
+    """What :func:`evaluate_each` finds of each instance, in the order of the batches, on the CPU."""
+
+    losses: Tensor
+    """Cross-entropies in nats, (N,) float64."""
+    correct: Tensor
+    """Whether the largest logit is the right one, (N,) bool."""
+    gradients: Tensor
+    """Of the losses with respect to the logits, softmax(z) − y, (N, C) float64."""
+
+
 def evaluate(module: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Evaluation:
     """Mean cross-entropy and accuracy over the given batches, in evaluation mode and float64.
 
@@ -31,17 +41,35 @@ def evaluate(module: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Eva
         module: Gives logits (B, C) for inputs.
         batches: Pairs of inputs and class indices (B,), such as a DataLoader.
     """
-    device = next((p.device for p in module.parameters()), torch.device("cpu"))
     # On the CPU, since not every device knows float64.
     cost, accuracy = MeanMetric().set_dtype(torch.float64), MeanMetric().set_dtype(torch.float64)
+    for logits, targets in _logits(module, batches):
+        cost.update(cross_entropy(logits, targets, reduction="none"))
+        accuracy.update((logits.argmax(dim=1) == targets).to(torch.float64))
+    return Evaluation(float(cost.compute()), float(accuracy.compute()))
+
+
+def evaluate_each(module: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Instances:
+    """The same of each instance, and the gradients with respect to the logits, in one pass; see :func:`evaluate`."""
+    found = []
+    for logits, targets in _logits(module, batches):
+        losses, correct = cross_entropy(logits, targets, reduction="none"), logits.argmax(dim=1) == targets
+        gradients = logits.softmax(dim=1).scatter_(1, targets.unsqueeze(1), 0.0)
+        # softmax_y − 1 is minus what the others sum to: subtracting would cancel all digits of a sure prediction.
+        gradients.scatter_(1, targets.unsqueeze(1), -gradients.sum(dim=1, keepdim=True))
+        found.append((losses, correct, gradients))
+    return Instances(*(torch.cat(column) for column in zip(*found, strict=True)))
+
+
+@torch.inference_mode()
+def _logits(module: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Logits (B, C) float64 and targets of each batch, on the CPU, in evaluation mode."""
+    device = next((p.device for p in module.parameters()), torch.device("cpu"))
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:
         for inputs, targets in batches:
-            logits, targets = module(inputs.to(device)).cpu().to(torch.float64), targets.cpu()
-            cost.update(cross_entropy(logits, targets, reduction="none"))
-            accuracy.update((logits.argmax(dim=1) == targets).to(torch.float64))
+            yield module(inputs.to(device)).cpu().to(torch.float64), targets.cpu()
     finally:
         for part, training in modes:
             part.training = training
-    return Evaluation(float(cost.compute()), float(accuracy.compute()))

@@ -1,4 +1,4 @@
-"""MNIST, whole or imbalanced, as a DataModule."""
+"""MNIST, whole or imbalanced, with clean or noisy labels, as a DataModule."""
 
 from __future__ import annotations
 
@@ -43,6 +43,10 @@ class MNISTDataModule(ImageDataModule):
             for the others, as in ``{0: 0.01, 1: 0.01}``. At least one image is kept of each. The choice depends on
             nothing else, not on `seed` either, and a larger share has the images of a smaller one. The test set stays
             whole. Default: all are kept.
+        label_noise: Share of the training images, of those that are kept, that get a wrong label, in [0, 1): any other
+            digit, each as likely. Which ones and what they get depends on nothing else, not on `seed` either, and a
+            larger share has the wrong labels of a smaller one. Bins by label are of the noisy labels. The test set
+            stays clean. Default: 0.
 
     Raises:
         ValueError: If an argument is out of range; in `setup`, if `bins` are of another number of instances.
@@ -67,12 +71,16 @@ class MNISTDataModule(ImageDataModule):
         seed: int | None = None,
         pin_memory: bool = False,
         imbalance: list[float] | dict[int, float] | None = None,
+        label_noise: float = 0.0,
     ) -> None:
         data_dir = None if data_dir is None else str(data_dir)  # a Path would keep checkpoints from loading
         imbalance = None if imbalance is None else _shares(imbalance)
+        if not 0 <= label_noise < 1:
+            raise ValueError(f"`label_noise` must be a share of the images in [0, 1), got {label_noise}.")
         super().__init__(batch_size, num_workers, bins, batches_per_epoch, seed, pin_memory)
         self.data_dir = data_dir
         self.imbalance = imbalance
+        self.label_noise = label_noise
 
     def prepare_data(self) -> None:
         """Download MNIST if a `data_dir` was given that does not have it."""
@@ -80,9 +88,13 @@ class MNISTDataModule(ImageDataModule):
             _download(self.data_dir)
 
     def load(self, part: Part) -> ImageDataset:
-        """Read a part, and of the training part keep the shares that are asked for."""
+        """Read a part; of the training part keep the shares and spoil the labels that are asked for."""
         dataset = load_mnist(part, self.data_dir)
-        return dataset if part == "test" or self.imbalance is None else _thin(dataset, self.imbalance)
+        if part == "test":
+            return dataset
+        if self.imbalance is not None:
+            dataset = _thin(dataset, self.imbalance)
+        return dataset if self.label_noise == 0 else _mislabel(dataset, self.label_noise)
 
 
 def load_mnist(part: Part, data_dir: str | None = None) -> ImageDataset:
@@ -138,6 +150,20 @@ def _thin(dataset: ImageDataset, shares: Sequence[float]) -> ImageDataset:
         kept.append(shuffled[: max(1, round(share * len(members)))])
     indices = torch.cat(kept).sort().values
     return ImageDataset(dataset.images[indices], dataset.labels[indices])
+
+
+def _mislabel(dataset: ImageDataset, share: float) -> ImageDataset:
+    """The data set with a share of its labels replaced by other ones."""
+    assert dataset.labels is not None
+    generator = torch.Generator().manual_seed(0)  # the data must be the same for all seeds of a comparison
+    size = len(dataset)
+    chosen = torch.randperm(size, generator=generator)[: round(share * size)]
+    shifts = torch.randint(
+        1, _CLASSES, (size,), generator=generator
+    )  # of all, so that a larger share has the same ones
+    labels = dataset.labels.clone()
+    labels[chosen] = (labels[chosen] + shifts[chosen]) % _CLASSES
+    return ImageDataset(dataset.images, labels)
 
 
 def _find(data_dir: str | None, part: str) -> list[Path] | None:

@@ -62,6 +62,11 @@ FLOORS = [
     {"experiments.distribution_figures", "experiments.figures", "experiments.markdown"},
     {"experiments.report"},
     {"experiments.report_command"},
+    {"experiments.grid"},
+    {"experiments.measurements", "experiments.pace"},
+    {"experiments.epochs_csv", "experiments.storage", "experiments.training"},
+    {"experiments.study"},
+    {"experiments.command"},
     {"cli"},
     {"__main__"},
 ]

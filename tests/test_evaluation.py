@@ -2,7 +2,7 @@ import torch
 from torch import nn
 
 from lightning_as import ConvNetClassifier
-from lightning_as.evaluation import evaluate
+from lightning_as.evaluation import evaluate, evaluate_each
 
 
 def test_it_is_the_mean_over_instances_in_float64_and_evaluation_mode():
@@ -39,3 +39,26 @@ def test_it_leaves_the_classifier_as_it_was():
     evaluate(module, [(torch.rand(5, 1, 28, 28), torch.zeros(5, dtype=torch.int64))])
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
     assert module.training
+
+
+def test_each_instance_in_the_order_of_the_batches_with_its_gradient():
+    generator = torch.Generator().manual_seed(0)
+    module = nn.Linear(4, 3)
+    inputs, targets = torch.randn(50, 4, generator=generator), torch.randint(3, (50,), generator=generator)
+    found = evaluate_each(module, [(inputs[:40], targets[:40]), (inputs[40:], targets[40:])])
+    logits = module(inputs).detach().double().requires_grad_()
+    losses = nn.functional.cross_entropy(logits, targets, reduction="none")
+    losses.sum().backward()
+    torch.testing.assert_close(found.losses, losses.detach())
+    torch.testing.assert_close(found.gradients, logits.grad)
+    assert torch.equal(found.correct, logits.argmax(1) == targets)
+    whole = evaluate(module, [(inputs, targets)])
+    assert (whole.cost, whole.accuracy) == (float(found.losses.mean()), float(found.correct.double().mean()))
+    assert module.training
+
+
+def test_gradients_of_sure_predictions_keep_their_digits():
+    logits = torch.tensor([[40.0, 0.0]])
+    found = evaluate_each(nn.Identity(), [(logits, torch.tensor([0]))])
+    expected = torch.tensor([[-1.0, 1.0]], dtype=torch.float64) * 4.248354255291589e-18
+    torch.testing.assert_close(found.gradients, expected, rtol=1e-12, atol=0)

@@ -167,6 +167,46 @@ def test_imbalance_from_yaml_and_the_command_line(data_from_arguments: Any, text
         assert data_from_arguments(*arguments).imbalance == [0.01] * 5 + [1.0] * 5
 
 
+def test_noisy_labels_are_wrong_of_a_share_nested_and_the_same_whatever_the_seed(make_data: MakeData, mnist: dict):
+    clean = mnist["train"].labels
+    few, many = (make_data(label_noise=share, seed=0) for share in (0.1, 0.4))
+    wrong = [data.dataset("train").labels != clean for data in (few, many)]
+    assert [int(mask.sum()) for mask in wrong] == [200, 800]
+    assert bool((wrong[0] <= wrong[1]).all())
+    assert torch.equal(few.dataset("train").labels[wrong[0]], many.dataset("train").labels[wrong[0]])
+    torch.manual_seed(1)
+    assert torch.equal(make_data(label_noise=0.4, seed=1).dataset("train").labels, many.dataset("train").labels)
+    assert torch.equal(many.dataset("train").images, mnist["train"].images)
+    assert many.dataset("test") is mnist["test"]
+    assert make_data().dataset("train") is mnist["train"]
+    many.setup("fit")
+    assert many.sampler is not None
+    assert many.sampler.bins.sizes == many.dataset("train").labels.bincount().tolist()
+
+
+def test_a_wrong_label_is_any_other_digit_with_the_same_chance(make_data: MakeData, mnist: dict):
+    clean, noisy = mnist["train"].labels, make_data(label_noise=0.99).dataset("train").labels
+    wrong = clean != noisy
+    counts = ((noisy - clean) % 10)[wrong].bincount(minlength=10)
+    assert counts[0] == 0
+    expected = float(wrong.sum()) / 9
+    assert float(((counts[1:] - expected) ** 2 / expected).sum()) < 26.1  # chi-square of 8, at 0.001
+
+
+def test_noise_is_of_the_images_that_are_kept(make_data: MakeData):
+    imbalance = [0.1] * 5 + [1.0] * 5
+    clean = make_data(imbalance=imbalance).dataset("train")
+    noisy = make_data(imbalance=imbalance, label_noise=0.1).dataset("train")
+    assert torch.equal(noisy.images, clean.images)
+    assert int((noisy.labels != clean.labels).sum()) == round(0.1 * len(clean))
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])
+def test_a_bad_label_noise(share: float):
+    with pytest.raises(ValueError, match=rf"`label_noise` must be a share of the images in \[0, 1\), got {share}"):
+        MNISTDataModule(label_noise=share)
+
+
 def test_a_checkpoint_brings_the_module_back(make_data: MakeData, make_trainer: Callable[..., Trainer], tmp_path: Path):
     data = make_data(data_dir=tmp_path, imbalance={3: 0.5})
     trainer = make_trainer(limit_train_batches=1)

@@ -1,1 +1,1 @@
-"""Experiments: the thesis's protocol, run as studies, and what came out of them."""
+"""The thesis's experiments, and those that its questions ask for: run, measured and reported by commands."""
