@@ -137,10 +137,8 @@ def _experiment(arguments: Sequence[str]) -> None:
 
 def _report(arguments: Sequence[str]) -> None:
     """The command ``lightning-as report``."""
-    try:
-        from lightning_as.experiments import report_command
-    except ModuleNotFoundError as error:
-        sys.exit(f'lightning-as report: {error.name} is missing: pip install "lightning-as[experiments]"')
+    from lightning_as.experiments import report_command  # late: nothing else needs it
+
     report_command.main(arguments)
 
 
