@@ -28,6 +28,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
@@ -168,7 +169,8 @@ def summary(rows: list[dict[str, str]]) -> list[dict[str, Any]]:
             own = [row for row in of_data if row["strategy"] == strategy]
             runs = [[row for row in own if row["seed"] == seed] for seed in sorted({row["seed"] for row in own})]
             last = [run[-1] for run in runs]
-            in_time = [[row for row in run if float(row["seconds"]) <= 1.02 * ends.get(row["seed"], 0)] for run in runs]
+            in_time = [at_time(run, ends.get(run[0]["seed"], 0.0)) for run in runs]
+            ratios = [float(run[-1]["seconds"]) / ends.get(run[0]["seed"], float("nan")) for run in runs]
             found.append(
                 {
                     "data": data,
@@ -176,15 +178,40 @@ def summary(rows: list[dict[str, str]]) -> list[dict[str, Any]]:
                     "seeds": len(runs),
                     "cost": statistics.median(float(row["training_cost"]) for row in last),
                     "accuracy": statistics.median(float(row["test_accuracy"]) for row in last),
-                    "cost_in_time": statistics.median(
-                        float(run[-1]["training_cost"]) if run else float("nan") for run in in_time
-                    ),
-                    "accuracy_in_time": statistics.median(
-                        float(run[-1]["test_accuracy"]) if run else float("nan") for run in in_time
-                    ),
+                    "cost_in_time": statistics.median(cost for cost, _ in in_time),
+                    "accuracy_in_time": statistics.median(accuracy for _, accuracy in in_time),
+                    "time": statistics.median(ratios),
                 }
             )
     return found
+
+
+def at_time(run: list[dict[str, str]], seconds: float) -> tuple[float, float]:
+    """Training cost and test accuracy of a run at some time, interpolated between two checks, the cost on a log scale.
+
+    NaN before the first check; those of the end after it.
+    """
+    times = [float(row["seconds"]) for row in run]
+    if seconds < times[0]:
+        return float("nan"), float("nan")
+    logs = np.log([float(row["training_cost"]) for row in run])
+    accuracies = [float(row["test_accuracy"]) for row in run]
+    return float(np.exp(np.interp(seconds, times, logs))), float(np.interp(seconds, times, accuracies))
+
+
+def table(rows: list[dict[str, str]], kind: str) -> str:
+    """Markdown: the strategies on one kind of data, the best training cost first."""
+    lines = [
+        "| strategy | training cost | in uniform's time | test accuracy | in uniform's time | time / uniform |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in sorted((row for row in summary(rows) if row["data"] == kind), key=lambda row: row["cost"]):
+        late = np.isnan(row["cost_in_time"])
+        lines.append(
+            f"| {row['strategy']} | {row['cost']:.1e} | {'–' if late else format(row['cost_in_time'], '.1e')} | "
+            f"{row['accuracy']:.2%} | {'–' if late else format(row['accuracy_in_time'], '.2%')} | {row['time']:.2f} |"
+        )
+    return "\n".join(lines)
 
 
 def figures(rows: list[dict[str, str]]) -> dict[str, float]:
@@ -192,7 +219,7 @@ def figures(rows: list[dict[str, str]]) -> dict[str, float]:
     return {
         f"{row['data']}_{row['strategy']}_{key}": row[key]
         for row in summary(rows)
-        for key in ("cost", "accuracy", "cost_in_time", "accuracy_in_time")
+        for key in ("cost", "accuracy", "cost_in_time", "accuracy_in_time", "time")
     }
 
 
@@ -266,6 +293,8 @@ def main() -> None:
                 if (kind, name, str(seed)) not in {(r["data"], r["strategy"], r["seed"]) for r in read(options.output)}:
                     append(options.output, FIELDS, run(name, seed, kind == "imbalanced", options.epochs))
     plot(read(options.output), options.output.with_suffix(".png"))
+    for kind in options.data:
+        print(f"\n{kind}\n\n{table(read(options.output), kind)}\n")
     print(json.dumps({"benchmark": "strategies", "figures": figures(read(options.output))}))
 
 
