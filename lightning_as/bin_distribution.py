@@ -7,7 +7,6 @@ that were drawn, and the thesis, its annex D and Gopal (ICML 2016) each estimate
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -58,9 +57,6 @@ class BinDistribution:
         self._accumulated = torch.zeros_like(self._sizes)
         self._count = torch.zeros_like(self._sizes)
         self._averaged = torch.full_like(self._sizes, -1)  # what is under the roots, -1 where it is not known
-        # Batches whose bounds are not computed yet. In a row, once per window, they take a third of the time that they
-        # take one by one, after steps that have emptied the caches.
-        self._waiting: list[tuple[Tensor, Callable[[], Tensor], Tensor]] = []
         self.age = 0
         """Batches since P was last recomputed."""
         self._shares = self._sizes / self._sizes.sum()
@@ -75,19 +71,21 @@ class BinDistribution:
         """Draw bins with replacement from uniforms in [0, 1), (B,): (B,) int64. A bin with p = 0 is never drawn."""
         return torch.searchsorted(self._cumulative, uniforms, right=True)
 
-    def update(self, bins: Tensor, bounds: Tensor | Callable[[], Tensor], within: Tensor) -> None:
+    def update(self, bins: Tensor, bounds: Tensor, within: Tensor) -> None:
         """Accumulate the bounds of a trained batch; recompute P if it is the β-th since the last time.
 
         Args:
             bins: The bin of each instance, (B,) int64.
-            bounds: Squared gradient bounds Ĝ, (B,) float64, finite; or a function that computes them, which is called
-                when P is recomputed. What it gives that is not finite adds nothing.
+            bounds: Finite squared gradient bounds Ĝ, (B,) float64.
             within: Probability q of each instance in its bin at the time of the draw, (B,) float64.
         """
-        if callable(bounds):
-            self._waiting.append((bins, bounds, within))
-        else:
-            self._accumulate(bins, bounds, within)
+        if self.statistic == "sum_over_q":
+            bounds = bounds / within
+        elif self.statistic == "second_moment":
+            bounds = bounds / within.square()
+        self._accumulated.index_add_(0, bins, bounds)
+        if self.statistic in ("mean", "second_moment"):
+            self._count.index_add_(0, bins, torch.ones_like(bounds))
         self.age += 1
         if self.age == self.beta:
             self.recompute()
@@ -95,12 +93,10 @@ class BinDistribution:
     @property
     def draws(self) -> int:
         """Number of draws since P was last recomputed, for the statistics that count them."""
-        self._settle()
         return int(self._count.sum())
 
     def state_dict(self) -> dict[str, Any]:
         """State as plain tensors and ints."""
-        self._settle()
         return {
             "probabilities": self._probabilities.clone(),
             "accumulated": self._accumulated.clone(),
@@ -114,13 +110,11 @@ class BinDistribution:
         self._accumulated = state["accumulated"].clone()
         self._count = state["count"].clone()
         self._averaged = state["averaged"].clone()
-        self._waiting.clear()
         self.age = state["age"]
         self._set(state["probabilities"].clone())
 
     def recompute(self) -> None:
         """Lines 13 to 15. A window in which every bound was 0 says nothing: P stays."""
-        self._settle()
         estimate = self._estimate()
         if estimate is not None:
             base = {"previous": self._probabilities, "original": self._shares, "statistic": estimate}[self.smoothing]
@@ -129,22 +123,6 @@ class BinDistribution:
         self._accumulated.zero_()
         self._count.zero_()
         self.age = 0
-
-    def _settle(self) -> None:
-        """Compute the bounds that are waiting, in the order of their batches."""
-        for bins, bounds, within in self._waiting:
-            self._accumulate(bins, bounds().nan_to_num(0.0, 0.0, 0.0), within)
-        self._waiting.clear()
-
-    def _accumulate(self, bins: Tensor, bounds: Tensor, within: Tensor) -> None:
-        """Line 11, or what the statistic has in its place."""
-        if self.statistic == "sum_over_q":
-            bounds = bounds / within
-        elif self.statistic == "second_moment":
-            bounds = bounds / within.square()
-        self._accumulated.index_add_(0, bins, bounds)
-        if self.statistic in ("mean", "second_moment"):
-            self._count.index_add_(0, bins, torch.ones_like(bounds))
 
     def _estimate(self) -> Tensor | None:
         """The new p̂, normalised, or None if nothing was measured."""

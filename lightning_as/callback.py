@@ -21,7 +21,7 @@ from lightning_as.wiring import (
     check_processes_agree,
     check_weights_reach,
     find_sampler,
-    gather_found,
+    gather_batch,
     length_of_training,
     refuse_overfit_batches,
     validation_metrics,
@@ -139,7 +139,6 @@ class AdaptiveSamplingCallback(Callback):
             losses="losses" in self.strategy.reads,
             bounds="bounds" in self.strategy.reads,
             gradients=self.strategy.gradients,
-            defer=self.strategy.defers_bounds and trainer.world_size == 1,  # several put theirs together at once
         )
         if self._weighing and self.logits_from is None:
             check_weights_reach(pl_module, self.strategy, self.weights)
@@ -191,7 +190,8 @@ class AdaptiveSamplingCallback(Callback):
         draw = sampler.commit()
         if rows is not None:
             self._check_labels(batch)
-            self.strategy.update(draw, *gather_found(trainer, *rows))
+            losses, bounds = gather_batch(trainer, rows)
+            self.strategy.update(draw, losses, bounds)
         observer.disarm()
         self._take_back_weights(pl_module)
         assert self._scorer is not None

@@ -161,7 +161,7 @@ def squared_gradient_norms(loss: Callable[[Tensor, Any], Tensor], logits: Tensor
     Raises:
         ValueError: If the loss gives another shape than (B,).
     """
-    if has_closed_form(loss, logits, targets):
+    if _has_closed_form(loss, logits, targets):
         return _of_cross_entropy(logits, targets.long())
     # Autograd saves no tensors that were made in inference mode, only copies of them.
     with torch.inference_mode(False), torch.enable_grad():
@@ -179,17 +179,6 @@ def squared_gradient_norms(loss: Callable[[Tensor, Any], Tensor], logits: Tensor
         return _rows(gradient).to(wide).square().sum(1)
 
 
-def has_closed_form(loss: object, logits: Tensor, targets: Any) -> bool:
-    """Whether :func:`squared_gradient_norms` needs no autograd: plain :class:`CrossEntropy` of samples."""
-    # A subclass may compute something else. MPS has no float64.
-    if type(loss) is not CrossEntropy or logits.device.type == "mps":
-        return False
-    if loss.label_smoothing or loss.class_weights is not None:
-        return False
-    indices = isinstance(targets, Tensor) and not targets.is_floating_point()
-    return indices and logits.dim() == 2 and targets.shape == logits.shape[:1]
-
-
 def _of_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     if logits.device.type == "cpu":
         try:  # hardly ever is a sample ignored, and to look for it costs a fifth of the bound
@@ -199,6 +188,15 @@ def _of_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     # Filled in rather than looked for: a look would make a GPU wait.
     ignored = targets == IGNORED
     return gradient_bound(logits, targets.masked_fill(ignored, 0)).masked_fill_(ignored, 0.0)
+
+
+def _has_closed_form(loss: object, logits: Tensor, targets: Tensor) -> bool:
+    # A subclass may compute something else. MPS has no float64.
+    if type(loss) is not CrossEntropy or logits.device.type == "mps":
+        return False
+    if loss.label_smoothing or loss.class_weights is not None:
+        return False
+    return logits.dim() == 2 and targets.shape == logits.shape[:1] and not targets.is_floating_point()
 
 
 def _check_weights(name: str, weights: list[float]) -> list[float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -13,14 +12,11 @@ from torch import Tensor
 
 from lightning_as.linear_gradients import LinearGradients
 from lightning_as.logits_hook import LogitsHook, submodules
-from lightning_as.losses import has_closed_form, squared_gradient_norms
+from lightning_as.losses import squared_gradient_norms
 from lightning_as.targets import describe, targets_of
 
 PerSample = Callable[[Tensor, Any], Any]  # to a tensor, but jsonargparse would then look for a class of tensors
 """A function of the logits (B, …) and the targets to one number per sample, a tensor (B,)."""
-
-
-_LARGEST_KEPT = 2**16  # numbers in the logits of a batch whose bounds may be computed later
 
 
 class Observer:
@@ -31,7 +27,6 @@ class Observer:
         bounds: Whether anybody wants the bounds; zeros stand for them otherwise, and for all if nothing is wanted.
         gradients: What they are the gradients of: the logits, or the parameters of all linear layers, as observed in
             the module's own backward pass.
-        defer: Whether bounds may be a function that computes them, where they are cheap in memory to compute later.
 
     Raises:
         MisconfigurationException: If `logits_from` is no submodule of `module`; or if the linear layers are asked for,
@@ -49,7 +44,6 @@ class Observer:
         losses: bool = True,
         bounds: bool = True,
         gradients: Literal["logits", "linear"] = "logits",
-        defer: bool = False,
     ) -> None:
         self._module = module
         self._recompute = recompute
@@ -58,7 +52,6 @@ class Observer:
         self._gradient_bound = gradient_bound
         self._read_losses, self._read_bounds = losses, bounds
         self._loss_scale: float | None = None
-        self._defer = defer and gradient_bound is None
         autograd = gradient_bound == "autograd"
         linear = bounds and gradients == "linear"
         if linear and gradient_bound is not None:
@@ -102,10 +95,8 @@ class Observer:
             divisor = trainer.accumulate_grad_batches if self._module.automatic_optimization else 1
             self._loss_scale = (1.0 if scaler is None else scaler.get_scale()) / divisor
 
-    def observe(self, outputs: Any, batch: Any, size: int) -> tuple[Tensor, Tensor | Callable[[], Tensor]] | None:
+    def observe(self, outputs: Any, batch: Any, size: int) -> list[Tensor] | None:
         """Losses and squared gradient bounds of a batch of `size`, (B,) each, without a gradient.
-
-        The bounds may be a function that gives them, float64 on the CPU, if they may be deferred.
 
         None if they should come from a backward pass, but there was none, as where weight averaging makes a last round
         for the sake of batch norm.
@@ -119,7 +110,7 @@ class Observer:
             MisconfigurationException: If they are not to be found, or not one per instance.
         """
         if self.hook is None and not self._read_losses and not self._read_bounds:
-            return torch.zeros(size), torch.zeros(size)
+            return [torch.zeros(size), torch.zeros(size)]
         logits, losses = self._logits_and_losses(outputs, batch)
         if logits.dim() == 0 or len(logits) != size:
             raise MisconfigurationException(
@@ -133,11 +124,9 @@ class Observer:
                 "use `reduction='none'`, and the mean over anything that is not the batch."
             )
         if not self._read_bounds:
-            return losses, torch.zeros_like(losses)
-        if self._observing:
-            bounds = self._observed_bounds(len(logits))
-            return None if bounds is None else (losses, bounds)
-        return losses, self._deferred(logits, batch) or self.bounds_of(logits, batch)
+            return [losses, torch.zeros_like(losses)]
+        bounds = self._observed_bounds(len(logits)) if self._observing else self.bounds_of(logits, batch)
+        return None if bounds is None else [losses, bounds]
 
     def losses_of(self, logits: Tensor, batch: Any) -> Tensor:
         """The loss of each sample of a batch with these logits, (B,), without a gradient."""
@@ -159,15 +148,6 @@ class Observer:
                 f"shape {tuple(bounds.shape)}."
             )
         return bounds
-
-    def _deferred(self, logits: Tensor, batch: Any) -> Callable[[], Tensor] | None:
-        """What gives the bounds later on, from the logits and targets alone; None if it should be done now."""
-        if not self._defer or logits.numel() > _LARGEST_KEPT:
-            return None
-        targets = targets_of(batch, self._target_key)
-        if not has_closed_form(self._per_sample_loss, logits, targets):
-            return None
-        return partial(_bounds_on_cpu, self._per_sample_loss, logits, targets)
 
     def recompute(self, batch: Any) -> Tensor:
         """The logits of a batch by a forward pass of its own, see :func:`recompute_logits`."""
@@ -226,10 +206,6 @@ class Observer:
             raise MisconfigurationException(f"No gradient came back to {where} needs: {mend}.")
         # The loss is the mean over the batch: that, too, has scaled what came back.
         return None if squares is None else squares * (size / (scale or 1.0)) ** 2
-
-
-def _bounds_on_cpu(loss: PerSample, logits: Tensor, targets: Tensor) -> Tensor:
-    return squared_gradient_norms(loss, logits, targets).cpu()
 
 
 def recompute_logits(module: LightningModule, batch: Any, name: str | None = None) -> Tensor:

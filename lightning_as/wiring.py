@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -153,16 +152,6 @@ def gather_batch(trainer: Trainer, rows: list[Tensor]) -> list[Tensor]:
     assert isinstance(shares, Tensor)
     # Entry i of process r is entry i · processes + r of the global batch.
     return list(shares.permute(1, 2, 0).flatten(1).cpu().unbind())
-
-
-def gather_found(
-    trainer: Trainer, losses: Tensor, bounds: Tensor | Callable[[], Tensor]
-) -> tuple[Tensor, Tensor | Callable[[], Tensor]]:
-    """What each process found out about its share, put together by :func:`gather_batch`; a function stays one."""
-    if callable(bounds):
-        return gather_batch(trainer, [losses])[0], bounds
-    losses, bounds = gather_batch(trainer, [losses, bounds])
-    return losses, bounds
 
 
 def gather_rows(trainer: Trainer, parts: list[Tensor | None]) -> list[Tensor | None]:

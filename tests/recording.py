@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from torch import Tensor
 
 from lightning_as import AdaptiveSampling, Bins, Draw
@@ -16,8 +14,7 @@ class Recording(AdaptiveSampling):
         super().start(bins)
         self.told: list[tuple[Draw, Tensor, Tensor]] = []
 
-    def update(self, draw: Draw, losses: Tensor, bounds: Tensor | Callable[[], Tensor]) -> None:
-        bounds = bounds() if callable(bounds) else bounds
+    def update(self, draw: Draw, losses: Tensor, bounds: Tensor) -> None:
         self.told.append((draw, losses.clone(), bounds.clone()))
         super().update(draw, losses, bounds)
 

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from lightning_as.bin_distribution import BinDistribution
-from tests.test_trainer_features import differences
 
 SIZES = [2, 3, 5]
 
@@ -193,34 +192,3 @@ def test_a_state_taken_in_mid_window_goes_on_equally_and_is_a_copy(statistic, sm
     again.load_state_dict(state)
     assert again.age == 1
     assert not torch.equal(again.probabilities, original.probabilities)
-
-
-@pytest.mark.parametrize("statistic", ["sum", "sum_over_q", "mean", "second_moment"])
-@pytest.mark.parametrize("saved", [False, True])
-def test_bounds_that_are_computed_later_count_as_those_that_are_there(statistic, saved):
-    at_once, later = (BinDistribution(SIZES, 4, statistic=statistic) for _ in range(2))
-    generator, calls = torch.Generator().manual_seed(0), []
-    for step in range(1, 10):
-        bins = torch.randint(len(SIZES), (16,), generator=generator)
-        bounds, within = torch.rand(2, 16, dtype=torch.float64, generator=generator)
-        at_once.update(bins, bounds, within)
-        later.update(bins, lambda bounds=bounds: calls.append(1) or bounds, within)
-        if saved and step == 6:
-            assert differences(later.state_dict(), at_once.state_dict()) == []
-        assert torch.equal(later.probabilities, at_once.probabilities)
-        assert len(calls) == (6 if saved and step in (6, 7) else step // 4 * 4)
-    assert later.draws == at_once.draws
-    assert differences(later.state_dict(), at_once.state_dict()) == []
-
-
-def test_bounds_that_turn_out_not_to_be_finite_add_nothing_and_a_loaded_state_forgets_those_that_wait():
-    plain, later = BinDistribution(SIZES, 2), BinDistribution(SIZES, 2)
-    state = plain.state_dict()
-    for distribution in (plain, later):
-        distribution.update(torch.tensor([0, 1]), double(1, 4), double(0.5, 0.5))
-    later.update(torch.tensor([0, 1, 2]), lambda: double(math.nan, math.inf, 0), double(0.5, 0.5, 0.5))
-    plain.recompute()
-    assert torch.equal(later.probabilities, plain.probabilities)
-    later.update(torch.tensor([0]), lambda: double(9), double(0.5))
-    later.load_state_dict(state)
-    assert differences(later.state_dict(), state) == []

@@ -25,7 +25,6 @@ from lightning_as import (
     gradient_bound,
 )
 from tests.recording import Recording
-from tests.test_trainer_features import differences
 
 MakeData = Callable[..., MNISTDataModule]
 MakeTrainer = Callable[..., Trainer]
@@ -69,19 +68,6 @@ def test_every_batch_updates_the_strategy_with_its_own_losses(
         assert torch.equal(bounds, gradient_bound(logits, labels[draw.indices]))
         assert not losses.requires_grad
     assert strategy.metrics()["seen"] > 0.8
-
-
-def test_bounds_that_are_computed_later_change_nothing(make_data: MakeData, make_trainer: MakeTrainer):
-    def fit(defers: bool) -> dict[str, Any]:
-        strategy, module = AdaptiveSampling(beta=7), Linear()
-        strategy.defers_bounds = defers
-        with torch.no_grad():
-            for weight in module.parameters():
-                weight.zero_()
-        make_trainer(callbacks=[AdaptiveSamplingCallback(strategy)], max_epochs=2).fit(module, datamodule=make_data())
-        return {"strategy": strategy.state_dict(), "seen": module.seen}
-
-    assert differences(fit(True), fit(False)) == []
 
 
 def test_the_law_favours_what_is_hard(make_data: MakeData, make_trainer: MakeTrainer):

@@ -82,14 +82,14 @@ def losses_and_bounds(logits: Tensor) -> tuple[Tensor, Tensor]:
     return losses.detach(), gradient.square().sum(1)
 
 
-def observed(observing: Observer, outputs: Any, batch: Any = BATCH) -> Any:
+def observed(observing: Observer, outputs: Any, batch: Any = BATCH) -> list[Tensor]:
     rows = observing.observe(outputs, batch, B)
     assert rows is not None
     assert len(rows) == 2
     return rows
 
 
-def assert_observed(rows: Any, losses: Tensor, logits: Tensor) -> None:
+def assert_observed(rows: list[Tensor], losses: Tensor, logits: Tensor) -> None:
     assert not any(row.requires_grad for row in rows)
     torch.testing.assert_close(rows[0].double(), losses.double())
     torch.testing.assert_close(rows[1], losses_and_bounds(logits)[1], rtol=1e-5, atol=1e-7)
@@ -245,34 +245,6 @@ def test_other_targets_are_no_labels(targets: Any):
 def test_targets_of_another_number_than_drawn():
     with raises("A batch of 6 was drawn, but a tuple of 2 has 5 targets: each position in the data set must give one"):
         observer().labels((INPUTS, TARGETS[:5]), B)
-
-
-# --- Bounds later ---
-
-
-def test_bounds_may_be_a_function_of_the_logits_and_targets():
-    logits = normal(B, C, seed=5)
-    losses, bounds = observed(observer(defer=True), {"logits": logits})
-    assert callable(bounds)
-    assert_observed([losses, bounds()], losses_and_bounds(logits)[0], logits)
-
-
-@pytest.mark.parametrize(
-    ("options", "size"),
-    [
-        ({"defer": False}, B),
-        ({"gradient_bound": lambda logits, targets: logits[:, 0]}, B),
-        ({"per_sample_loss": CrossEntropy(label_smoothing=0.1)}, B),
-        ({"bounds": False}, B),
-        ({}, 2**14 + 1),  # too many logits to keep them
-    ],
-)
-def test_bounds_are_computed_at_once_where_that_is_safer(options: dict[str, Any], size: int):
-    rows = observer(**{"defer": True, **options}).observe(
-        {"logits": torch.zeros(size, C)}, (INPUTS, torch.zeros(size, dtype=torch.int64)), size
-    )
-    assert rows is not None
-    assert isinstance(rows[1], Tensor)
 
 
 # --- Recomputing ---

@@ -103,8 +103,7 @@ class Recording(AdaptiveSampling):
         super().__init__(beta=beta, delta_p=delta_p, **options)
         self.told: list[tuple[Draw, Tensor, Tensor]] = []
 
-    def update(self, draw: Draw, losses: Tensor, bounds: Tensor | Callable[[], Tensor]) -> None:
-        bounds = bounds() if callable(bounds) else bounds
+    def update(self, draw: Draw, losses: Tensor, bounds: Tensor) -> None:
         self.told.append((draw, losses.clone(), bounds.clone()))
         super().update(draw, losses, bounds)
 

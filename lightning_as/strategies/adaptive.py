@@ -36,7 +36,6 @@ When not: noisy labels are drawn again and again; a module whose loss must stay 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import torch
@@ -118,7 +117,7 @@ class AdaptiveSampling(Strategy):
         self.delta_q = delta_q
         self.bin_statistic: BinStatistic = bin_statistic
         self.score: Score = score
-        self.samples_by_loss = self.defers_bounds = score == "loss"
+        self.samples_by_loss = score == "loss"
         self.q_update: QUpdate = q_update
         self.unseen: Unseen = unseen
         self.smoothing: Smoothing = smoothing
@@ -165,11 +164,6 @@ class AdaptiveSampling(Strategy):
         assert draw.within is not None, "a draw from here has it"
         self._over_bins.update(draw.bins, bounds, draw.within)
         self._inside.update(draw.indices, draw.bins, losses if self.score == "loss" else bounds.sqrt())
-
-    def learn_later(self, draw: Draw, losses: Tensor, bounds: Callable[[], Tensor]) -> None:
-        assert draw.within is not None, "a draw from here has it"
-        self._over_bins.update(draw.bins, bounds, draw.within)
-        self._inside.update(draw.indices, draw.bins, losses)
 
     def metrics(self) -> dict[str, float]:
         """Of P: entropy (nats), smallest and largest entry, age (batches); share of instances seen."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -54,8 +53,6 @@ class Strategy(ABC):
     :meth:`wanted` any of the :class:`Scores`."""
     gradients: ClassVar[Literal["logits", "linear"]] = "logits"
     """What the bounds of trained batches are the gradients of: the logits, or the parameters of all linear layers."""
-    defers_bounds: bool = False
-    """Whether it has no use for the bounds of a batch at once: it may be given them as a function to call later on."""
     weighted: bool = False
     """Whether its source weights the losses, so that its draws have weights."""
 
@@ -96,25 +93,19 @@ class Strategy(ABC):
 
     # Inference mode spares a fifth of the time that a few dozen small operations take.
     @torch.inference_mode()
-    def update(self, draw: Draw, losses: Tensor, bounds: Tensor | Callable[[], Tensor]) -> None:
+    def update(self, draw: Draw, losses: Tensor, bounds: Tensor) -> None:
         """Learn from a batch that has been trained on. Losses and bounds that are not finite are left out, and counted.
 
         Args:
             draw: The batch, as it was drawn.
             losses: Its losses, (B,) float64, on the CPU.
-            bounds: Its squared gradient bounds, (B,) float64, on the CPU, or a function that gives them; zeros if they
-                are not among :attr:`reads`.
+            bounds: Its squared gradient bounds, (B,) float64, on the CPU; zeros if they are not among :attr:`reads`.
 
         Raises:
             ValueError: If a loss is negative, and the method needs them not to be.
         """
         values = losses.tolist()  # a third of the time of looking with torch; NaN and infinity show in the sum
-        ordinary = min(values) >= 0 and sum(values) < _LARGEST
-        if callable(bounds):
-            if ordinary and self.defers_bounds:
-                return self.learn_later(draw, losses, bounds)
-            bounds = bounds()
-        if not (ordinary and float(bounds.sum()) < _LARGEST):
+        if not (min(values) >= 0 and sum(values) < _LARGEST and float(bounds.sum()) < _LARGEST):
             finite = (losses.isfinite() & bounds.isfinite()).nonzero()[:, 0]
             self._note_skipped(len(losses) - len(finite))
             draw = draw.select(finite)
@@ -129,10 +120,6 @@ class Strategy(ABC):
     @abstractmethod
     def learn(self, draw: Draw, losses: Tensor, bounds: Tensor) -> None:
         """What :meth:`update` does with the part of a batch that is finite, which may be empty."""
-
-    def learn_later(self, draw: Draw, losses: Tensor, bounds: Callable[[], Tensor]) -> None:
-        """As :meth:`learn`, for a strategy that :attr:`defers_bounds`; what they give need not be finite."""
-        self.learn(draw, losses, bounds())
 
     def wanted(self) -> Tensor | None:
         """Instances to be scored before the next draw, by a forward pass in evaluation mode, (M,) int64; None for none.

@@ -3,7 +3,6 @@ from __future__ import annotations
 import io
 import itertools
 import logging
-import math
 from typing import Any
 
 import pytest
@@ -16,7 +15,6 @@ from lightning_as.draw import Draw
 from lightning_as.strategies import AdaptiveSampling
 from tests.strategies.oracle import AlgorithmOne
 from tests.test_sum_tree import p_value
-from tests.test_trainer_features import differences
 
 TAGS = torch.repeat_interleave(torch.arange(5), torch.tensor([40, 1, 17, 3, 90]))[
     torch.randperm(151, generator=torch.Generator().manual_seed(0))
@@ -467,18 +465,3 @@ def test_a_state_of_another_q_update_is_refused_and_changes_nothing(saved, here)
         strategy.load_state_dict(trained(9, seeded(16), beta=3, q_update=saved).state_dict())
     assert torch.equal(strategy.probabilities(), before)
     assert torch.equal(strategy.bin_probabilities, p)
-
-
-@pytest.mark.parametrize("options", [{}, {"floor": 0.2, "bin_statistic": "second_moment"}, {"score": "gradient"}])
-def test_bounds_may_come_as_a_function(options: dict[str, Any]):
-    at_once, later = started(beta=3, **options), started(beta=3, **options)
-    generator = seeded()
-    for step in range(8):
-        draw, losses, bounds = random_batch(at_once, generator, step)
-        if step == 5:
-            losses[2] = math.nan
-        at_once.update(draw, losses, bounds)
-        later.update(draw, losses, lambda bounds=bounds: bounds)
-        if step in (4, 7):
-            assert differences(later.state_dict(), at_once.state_dict()) == []
-    assert later.skipped == at_once.skipped == 1
