@@ -9,11 +9,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from lightning_as.experiments.grid import Cell
-from lightning_as.experiments.measurements import MEASURED, Row
+from lightning_as.experiments.measurements import Row
+from lightning_as.experiments.results import COLUMNS, NAMES
 
-_OF_CELL = ("experiment", "arm", "optimizer", "batch_size", "data", "seed")
-COLUMNS = (*_OF_CELL, *MEASURED[:-1], "delta_p", "delta_q", MEASURED[-1])
-"""The names in the first line; see :mod:`lightning_as.experiments.measurements` for what they mean."""
+_OF_CELL = NAMES[:6]
 
 
 def write(path: Path, finished: Iterable[tuple[Cell, list[Row]]]) -> None:

@@ -24,22 +24,11 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
 from lightning_as.evaluation import evaluate, evaluate_each
+from lightning_as.experiments import results
 from lightning_as.image_data import ImageDataModule
 from lightning_as.strategies import Strategy
 
-MEASURED = (
-    "epoch",
-    "training_cost_mean",
-    "training_cost_median",
-    "test_cost",
-    "test_accuracy",
-    "seconds",
-    "ess",
-    "variance_uniform",
-    "variance_weighted",
-    "variance_drawn",
-    "p",
-)
+MEASURED = ("epoch", *results.MEASURED, "p")
 """What a row says of an epoch."""
 
 Row = dict[str, str]
