@@ -58,6 +58,7 @@ FLOORS = [
     {"__init__"},
     {"experiments"},
     {"experiments.comparison", "experiments.results", "experiments.thesis"},
+    {"experiments.curves", "experiments.text"},
     {"experiments.tables"},
     {"experiments.distribution_figures", "experiments.figures", "experiments.markdown"},
     {"experiments.report"},

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from textwrap import fill
 
-from lightning_as.experiments.comparison import MARGIN, RULE, Estimate, Ratio
+from lightning_as.experiments.comparison import MARGIN, RULE
 from lightning_as.experiments.results import Run, select
 from lightning_as.experiments.tables import (
     AccuracyRow,
     CellRow,
     RatioRow,
     accuracy_rows,
-    as_text,
     cell_rows,
     missing_cells,
     ratio_rows,
 )
+from lightning_as.experiments.text import as_text, interval, markdown_table
 from lightning_as.experiments.thesis import ARMS, BATCH_SIZES, EPOCH, OPTIMIZERS
 
 _SECTIONS = {
@@ -85,28 +85,14 @@ def _figures(title: str, numbers: Iterable[int], captions: Mapping[str, str]) ->
     return "\n\n".join(parts)
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _interval(found: Estimate | Ratio, digits: int = 2) -> str:
-    """A value and its interval, or why there is none."""
-    if found.value is None:
-        return f"undefined: {found.note}" if isinstance(found, Ratio) and found.runs else "not run"
-    if found.low is None:
-        return f"{as_text(found.value, digits)} (one run)"
-    return f"{as_text(found.value, digits)} [{as_text(found.low, digits)}, {as_text(found.high, digits)}]"
-
-
 def _summary(ratios: Sequence[RatioRow]) -> str:
     """A verdict on each ratio of Tables 3 and 4, under the mean and under the median."""
     rows = []
     for mean, median in zip(ratios[::2], ratios[1::2], strict=True):
         cell = f"{OPTIMIZERS[mean.optimizer]} {mean.batch_size}, AS / {mean.against}"
-        found = (f"{row.verdict}: {_interval(row.ours)}" for row in (mean, median))
+        found = (f"{row.verdict}: {interval(row.ours)}" for row in (mean, median))
         rows.append([cell, as_text(mean.printed, 3), *found])
-    return _table(["training cost", "thesis", "ours, mean cost", "ours, median cost"], rows)
+    return markdown_table(["training cost", "thesis", "ours, mean cost", "ours, median cost"], rows)
 
 
 def _cells(runs: Sequence[Run]) -> str:
@@ -117,7 +103,7 @@ def _cells(runs: Sequence[Run]) -> str:
             rows.append([name, str(batch_size), *(_seeds(arm) for arm in own)])
     missing = missing_cells(runs)
     said = f"**Not run: {'; '.join(missing)}.**" if missing else "No cell of the protocol is missing."
-    return "\n\n".join([_table(["optimizer", "batch", *ARMS], rows), said])
+    return "\n\n".join([markdown_table(["optimizer", "batch", *ARMS], rows), said])
 
 
 def _seeds(runs: Sequence[Run]) -> str:
@@ -147,7 +133,7 @@ def _accuracies(rows: Sequence[AccuracyRow]) -> str:
             ]
         )
     header = ["hypothesis", "thesis: p", "difference", "Welch: p", "equivalence: p", "g", "runs", "epoch"]
-    return _table([*header, "as accurate?", "ours the thesis's way: p"], lines)
+    return markdown_table([*header, "as accurate?", "ours the thesis's way: p"], lines)
 
 
 def _bracketed(value: float | None, low: float | None, high: float | None) -> str:
@@ -160,18 +146,18 @@ def _ratios(rows: Sequence[RatioRow]) -> str:
         of = "unpaired" if not row.ours.paired else "pair" if row.ours.runs == 1 else "pairs"
         runs = f"{row.ours.runs} {of}" if row.ours.runs else "–"
         head = [str(row.batch_size), f"AS / {row.against}", row.statistic, as_text(row.printed, 3)]
-        lines.append([*head, _interval(row.ours), row.verdict, runs, as_text(row.epoch, 3)])
-    return _table(["batch", "ratio", "training cost", "thesis", "ours", "verdict", "runs", "epoch"], lines)
+        lines.append([*head, interval(row.ours), row.verdict, runs, as_text(row.epoch, 3)])
+    return markdown_table(["batch", "ratio", "training cost", "thesis", "ours", "verdict", "runs", "epoch"], lines)
 
 
 def _costs(rows: Sequence[CellRow]) -> str:
     lines = []
     for row in rows:
         zeros = f"; exactly 0 in {row.zeros} of {row.cost_median.runs} runs" if row.zeros else ""
-        costs = [_interval(row.cost_mean), _interval(row.cost_median) + zeros, _interval(row.accuracy, 4)]
+        costs = [interval(row.cost_mean), interval(row.cost_median) + zeros, interval(row.accuracy, 4)]
         lines.append([str(row.batch_size), row.arm, *costs, str(row.cost_mean.runs), as_text(row.epoch, 3)])
     header = ["batch", "arm", "mean training cost (nats)", "median training cost (nats)", "test accuracy (%)"]
-    return "What the ratios are of:\n\n" + _table([*header, "runs", "epoch"], lines)
+    return "What the ratios are of:\n\n" + markdown_table([*header, "runs", "epoch"], lines)
 
 
 def _minutes(rows: Sequence[CellRow]) -> str:
@@ -181,10 +167,10 @@ def _minutes(rows: Sequence[CellRow]) -> str:
         ours, of_uniform = row.minutes.value, base.minutes.value
         times = None if ours is None or not of_uniform else ours / of_uniform
         printed = [as_text(row.minutes_printed, 3), as_text(row.minutes_printed / base.minutes_printed)]
-        lines.append([str(row.batch_size), row.arm, printed[0], _interval(row.minutes), printed[1], as_text(times)])
+        lines.append([str(row.batch_size), row.arm, printed[0], interval(row.minutes), printed[1], as_text(times)])
     header = ["batch", "arm", "thesis: minutes", "ours: minutes", "thesis: times uniform's", "ours: times uniform's"]
     note = (
         f"Training time until the epoch compared (thesis: epoch {EPOCH}), without the evaluations. The thesis's "
         "machine was another, so that only the multiples of uniform's time can be compared, and no verdict is given:"
     )
-    return f"{fill(note, 120)}\n\n{_table(header, lines)}"
+    return f"{fill(note, 120)}\n\n{markdown_table(header, lines)}"

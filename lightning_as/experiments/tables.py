@@ -192,23 +192,6 @@ def as_csv(rows: Sequence[NamedTuple]) -> str:
     return stream.getvalue()
 
 
-def as_text(value: float | None, digits: int = 2) -> str:
-    """A number as text is to show it: 0.83, 120, 3.8e-5.
-
-    Args:
-        value: None is a dash.
-        digits: Significant ones.
-    """
-    if value is None:
-        return "–"
-    if not np.isfinite(value):
-        return "not finite"
-    if value == 0 or 0.01 <= abs(value) < 1000:
-        return np.format_float_positional(value, digits, unique=False, fractional=False, trim="-")
-    mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
-    return f"{mantissa.rstrip('0').rstrip('.') if '.' in mantissa else mantissa}e{int(exponent)}"
-
-
 def _flat(row: NamedTuple) -> dict[str, object]:
     found: dict[str, object] = {}
     for name, value in row._asdict().items():

@@ -11,7 +11,6 @@ from lightning_as.experiments.results import Run, read
 from lightning_as.experiments.tables import (
     accuracy_rows,
     as_csv,
-    as_text,
     cell_rows,
     grid_rows,
     missing_cells,
@@ -135,12 +134,3 @@ def test_rows_as_csv(tmp_path: Path):
         ("0.0001", "5e-05", "holds"),
         ("", "", "open"),
     ]
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(None, "–"), (0.0, "0"), (3.84e-5, "3.8e-5"), (0.0123, "0.012"), (17e2, "1.7e3"), (123.4, "120"), (1.0, "1"),
-     (-0.251, "-0.25"), (math.inf, "not finite"), (math.nan, "not finite"), (2e-10, "2e-10")],
-)  # fmt: skip
-def test_numbers_as_text(value: float | None, text: str):
-    assert as_text(value) == text
