@@ -45,7 +45,7 @@ def report(runs: Sequence[Run]) -> dict[str, bytes]:
             "Run `lightning-as experiment thesis` first."
         )
     drawn = figures(runs)
-    files = {name: _png(figure) for name, (figure, _) in drawn.items()}
+    files = {name: png(figure) for name, (figure, _) in drawn.items()}
     tables = {
         "table_2": accuracy_rows(runs),
         "tables_3_and_4": [row for optimizer in OPTIMIZERS for row in ratio_rows(runs, optimizer)],
@@ -117,7 +117,8 @@ def _law_figures(runs: Sequence[Run]) -> Iterator[tuple[str, str, Figure]]:
             yield str(number), f"variance of the gradients, {name}", variance_figure(runs, optimizer)
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """A figure as a PNG file, small enough for a repository."""
     drawn, small = io.BytesIO(), io.BytesIO()
     figure.savefig(drawn, format="png", dpi=DPI)
     Image.open(drawn).convert("RGB").quantize(_PNG_COLOURS).save(small, format="png", optimize=True)

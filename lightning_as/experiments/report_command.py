@@ -21,34 +21,41 @@ def main(arguments: Sequence[str]) -> None:
     """
     parser = argparse.ArgumentParser(
         "lightning-as report",
-        description="Write Tables 2 to 4 and Figures 13 to 28 of the thesis from the results of `lightning-as "
-        "experiment`, beside what the thesis prints: report.md, CSV tables and PNG figures.",
+        description="Write a report of the results of `lightning-as experiment`: a page, CSV tables and PNG figures. "
+        "`thesis`: its Tables 2 to 4 and Figures 13 to 28, beside what it prints. `evidence`: what all experiments say "
+        "about the questions of docs/evidence.md.",
     )
-    parser.add_argument("what", choices=["thesis"], help="what to report")
+    parser.add_argument("what", choices=["thesis", "evidence"], help="what to report")
     parser.add_argument(
         "--results",
         type=Path,
         nargs="+",
-        default=[RESULTS],
         metavar="PATH",
-        help=f"epochs.csv files, or folders of one (default: {RESULTS})",
+        help=f"epochs.csv files, or folders of one (default: {RESULTS}; of evidence: every folder beside it)",
     )
     parser.add_argument(
-        "--output", type=Path, default=RESULTS / "report", help="folder to write into (default: %(default)s)"
+        "--output", type=Path, help=f"folder to write into (default: {RESULTS.parent}/report/ and what is reported)"
     )
     options = parser.parse_args(arguments)
+    output = RESULTS.parent / "report" / options.what if options.output is None else options.output
     try:
+        from lightning_as.experiments.evidence_report import evidence_report
         from lightning_as.experiments.report import report, write
         from lightning_as.experiments.results import read
     except ModuleNotFoundError as error:
         parser.error(f'{error.name} is not installed: pip install "lightning-as[experiments]"')
     try:
-        runs = read(options.results)
-        _check_writable(options.output)
-        write(report(runs), options.output)
+        runs = read(options.results or _results(options.what))
+        _check_writable(output)
+        write(report(runs) if options.what == "thesis" else evidence_report(runs), output)
     except (OSError, ValueError) as error:
         parser.error(str(error))
-    print(f"The report of {len(runs)} runs is in {options.output / 'report.md'}.")
+    print(f"The report of {len(runs)} runs is in {output}.")
+
+
+def _results(what: str) -> list[Path]:
+    found = sorted(RESULTS.parent.glob("*/epochs.csv")) if what == "evidence" else []
+    return found or [RESULTS]
 
 
 def _check_writable(folder: Path) -> None:

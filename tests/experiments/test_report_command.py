@@ -17,8 +17,18 @@ def test_the_command_writes_the_folder(tmp_path: Path, monkeypatch: pytest.Monke
     write(tmp_path / "experiments" / "thesis" / "epochs.csv", rows)
     monkeypatch.setattr(sys, "argv", ["lightning-as", "report", "thesis"])
     cli.main()
-    assert (tmp_path / "experiments" / "thesis" / "report" / "report.md").is_file()
-    assert "The report of 3 runs is in experiments/thesis/report/report.md." in capsys.readouterr().out
+    assert (tmp_path / "experiments" / "report" / "thesis" / "report.md").is_file()
+    assert "The report of 3 runs is in experiments/report/thesis." in capsys.readouterr().out
+
+
+def test_the_evidence_is_of_all_experiments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any):
+    monkeypatch.chdir(tmp_path)
+    for experiment in ("time", "weights"):
+        rows = [row(experiment=experiment, arm="uniform" if experiment == "time" else "AS")]
+        write(tmp_path / "experiments" / experiment / "epochs.csv", rows)
+    main(["evidence"])
+    assert "The report of 2 runs is in experiments/report/evidence." in capsys.readouterr().out
+    assert "| Adadelta 256 | AS |" in (tmp_path / "experiments" / "report" / "evidence" / "tables.md").read_text()
 
 
 def refused(arguments: list[str], capsys: Any) -> str:

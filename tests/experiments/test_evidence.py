@@ -1,0 +1,139 @@
+import csv
+import math
+from pathlib import Path
+
+import pytest
+
+from lightning_as.experiments.evidence import (
+    ACCURACY,
+    MENDS,
+    PARTS,
+    TARGETS,
+    WEIGHTS,
+    arm_rows,
+    default_rows,
+    late_cost,
+    of,
+    pool,
+    time_rows,
+)
+from lightning_as.experiments.results import Run, read
+from lightning_as.experiments.thesis import BATCH_SIZES, OPTIMIZERS
+from tests.experiments.synthetic import cell, row, write
+
+
+def runs_of(tmp_path: Path, rows: list[dict[str, object]]) -> list[Run]:
+    return pool(read([write(tmp_path / "epochs.csv", rows)]))
+
+
+def training(costs: list[float], **changes: object) -> list[dict[str, object]]:
+    """The rows of one run with these costs after epochs 1, 2, …."""
+    return [row(epoch=at, training_cost_mean=cost, seconds=60 * at, **changes) for at, cost in enumerate([1.0, *costs])]
+
+
+def test_the_same_training_of_two_experiments_counts_once_and_the_longer_one(tmp_path: Path):
+    rows = [r | {"experiment": "weights"} for r in cell(epochs=10)] + cell(epochs=15)
+    found = runs_of(tmp_path, rows)
+    assert len(found) == 9
+    assert {int(run.epochs[-1]) for run in found} == {15}
+    assert {int(run.epochs[-1]) for run in runs_of(tmp_path, rows[::-1])} == {15}
+
+
+def test_of_leaves_out_searches_and_selection_seeds(tmp_path: Path):
+    rows = cell(seeds=1, epochs=1)
+    rows += [row(seed=100), row(seed=1, delta_p=0.9, delta_q=0.1), row(seed=2, data="noisy_10")]
+    assert [run.cell.seed for run in of(runs_of(tmp_path, rows), "AS", "adadelta", 256)] == [0]
+
+
+def test_late_costs_are_geometric_means_over_three_epochs(tmp_path: Path):
+    run = runs_of(tmp_path, training([8.0, 1e-2, 1e-4, 1e-3]))[0]
+    assert late_cost(run, 4) == pytest.approx(1e-3)
+    assert late_cost(run, 1) == pytest.approx(8.0)  # there is one epoch: what is before the first is none
+    assert late_cost(runs_of(tmp_path, training([1.0, 0.0, 1.0]))[0], 3) == 0.0
+
+
+def test_arms_are_compared_at_the_last_epoch_that_all_have(tmp_path: Path):
+    rows = training([2e-2] * 5, arm="uniform") + training([2e-3] * 3, arm="AS_weighted")
+    rows += training([2e-4] * 3 + [1e-9], arm="AS")
+    found = arm_rows(runs_of(tmp_path, rows), WEIGHTS, "adadelta", 256)
+    assert [(r.arm, r.epoch) for r in found] == [("uniform", 3), ("AS", 3), ("AS_weighted", 3)]
+    assert [r.ratio.value for r in found] == pytest.approx([1.0, 0.01, 0.1])
+    assert found[1].cost.value == pytest.approx(2e-4)
+    assert found[1].accuracy.value == pytest.approx(99.0)
+    assert [r.arm for r in arm_rows(runs_of(tmp_path, rows), PARTS, "adadelta", 256)] == ["uniform", "AS"]
+    assert arm_rows(runs_of(tmp_path, rows), PARTS, "adam", 256) == []
+
+
+def test_the_smallest_p_is_that_of_any_epoch(tmp_path: Path):
+    rows = training([1.0, 1.0, 1.0])
+    rows[2]["p"] = ";".join(["0.001", "0.199", *["0.1"] * 8])
+    (found,) = arm_rows(runs_of(tmp_path, rows), ["AS"], "adadelta", 256, base="AS")
+    assert found.smallest_p.value == pytest.approx(0.001)
+
+
+def test_times_to_targets_and_runs_that_do_not_reach_them(tmp_path: Path):
+    rows = training([0.1, 5e-3, 0.1], seed=0, test_accuracy=0.994) + training([0.1, 0.1, 5e-3], seed=1)
+    rows += training([0.1, 0.1, 0.1], arm="OBS")
+    found = {(r.target, r.arm): r for r in time_rows(runs_of(tmp_path, rows), ("AS", "OBS"), (256,))}
+    assert len(found) == 2 * len(TARGETS)
+    cost = found[TARGETS[0].label, "AS"]
+    assert (cost.epochs, cost.minutes.value, cost.minutes.runs, cost.runs) == (2.5, 2.5, 2, 2)
+    accuracy = found[ACCURACY.label, "AS"]  # one of two, from before the first step: half of them is not a median
+    assert (accuracy.epochs, accuracy.minutes.runs, accuracy.runs) == (None, 1, 2)
+    never = found[TARGETS[0].label, "OBS"]
+    assert (never.epochs, never.minutes.value, never.minutes.runs, never.runs) == (None, None, 0, 1)
+
+
+def mends(costs: dict[str, float], seed: int = 100) -> list[dict[str, object]]:
+    """All six settings of the given arms, whose cost at every epoch is the given one."""
+    return [
+        r
+        for arm, cost in costs.items()
+        for optimizer in OPTIMIZERS
+        for batch_size in BATCH_SIZES
+        for r in training(
+            [cost] * 2, arm=arm, optimizer=optimizer, batch_size=batch_size, seed=seed, experiment="mends"
+        )
+    ]
+
+
+def test_the_default_is_the_best_that_is_nowhere_much_worse(tmp_path: Path):
+    rows = mends({"AS": 1e-3, "AS_floor": 5e-4, "AS_statistic": 1e-4, "AS_robust": 8e-4})
+    for r in rows:  # the best on the whole costs ten times as much in one setting
+        if (r["arm"], r["optimizer"], r["batch_size"]) == ("AS_statistic", "adam", 64):
+            r["training_cost_mean"] = 1e-2
+    found = {r.arm: r for r in default_rows(runs_of(tmp_path, rows))}
+    assert list(found) == list(MENDS)
+    assert [r.arm for r in found.values() if r.chosen] == ["AS_floor"]
+    assert found["AS"].mean_ratio == pytest.approx(1.0)
+    statistic = found["AS_statistic"]
+    assert statistic.mean_ratio == pytest.approx(math.exp((5 * math.log(0.1) + math.log(10)) / 6))
+    assert (statistic.worst_ratio, statistic.worst, statistic.settings) == (pytest.approx(10.0), "Adam 64", 6)
+    assert (found["AS_original"].settings, found["AS_original"].mean_ratio) == (0, None)
+
+
+def test_a_candidate_without_all_settings_is_not_chosen_and_reported_seeds_choose_nothing(tmp_path: Path):
+    rows = mends({"AS": 1e-3, "AS_floor": 1e-4})
+    without = [r for r in rows if (r["arm"], r["batch_size"]) != ("AS_floor", 64)]
+    assert [r.arm for r in default_rows(runs_of(tmp_path, without)) if r.chosen] == ["AS"]
+    reported = mends({"AS": 1e-3, "AS_floor": 1e-4}, seed=0)
+    assert not any(r.chosen or r.settings for r in default_rows(runs_of(tmp_path, reported)))
+
+
+def test_the_names_are_those_of_the_grid():
+    from lightning_as.experiments.evidence import DATA, TIMED
+    from lightning_as.experiments.evidence_figures import LABELS
+    from lightning_as.experiments.grid import ARMS, GRIDS
+
+    assert set(LABELS) == set(ARMS)
+    wanted = {"weights": WEIGHTS, "mends": MENDS, "ablation": PARTS, "time": TIMED}
+    for experiment, arms in wanted.items():
+        assert set(arms) == {found.arm for found in GRIDS[experiment]}
+    assert list(DATA) == list(dict.fromkeys(found.data for found in GRIDS["ablation"]))
+
+
+def test_rows_are_csv(tmp_path: Path):
+    from lightning_as.experiments.tables import as_csv
+
+    text = as_csv(arm_rows(runs_of(tmp_path, cell()), WEIGHTS, "adadelta", 256))
+    assert [line["arm"] for line in csv.DictReader(text.splitlines())] == ["uniform", "AS"]
