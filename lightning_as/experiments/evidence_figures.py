@@ -93,16 +93,16 @@ def collapse_figure(runs: Sequence[Run], optimizer: str = "adam", batch_size: in
         optimizer: Default: ``adam``.
         batch_size: Default: 64.
     """
-    figure = new_figure(
-        f"{OPTIMIZERS[optimizer]}, batch {batch_size}: does P collapse, and what does it cost?", (10, 4.6)
-    )
+    title = f"{OPTIMIZERS[optimizer]}, batch {batch_size}: the smallest entry of P, and the training cost"
+    figure = new_figure(title, (10, 4.6))
     left, right = figure.subplots(1, 2)
     own = {arm: [_with_smallest_p(run) for run in of(runs, arm, optimizer, batch_size)] for arm in MENDS}
     arms = {arm: colour for arm, colour in zip(MENDS, _COLOURS, strict=True) if own[arm]}
     for axes, column in ((left, "smallest_p"), (right, "training_cost_mean")):
         curves(axes, [(own[arm], column, colour) for arm, colour in arms.items()], epochs, logarithmic=True)
         axes.set_xlabel(EPOCH_LABEL)
-    left.set_ylabel("smallest entry of P (uniform: 0.1)")
+    left.axhline(0.1, color=_GREY, linewidth=0.8)
+    left.set(ylim=(10 ** np.floor(np.log10(left.get_ylim()[0])), 0.2), ylabel="smallest entry of P (uniform: 0.1)")
     right.set_ylabel(COST_LABELS["mean"])
     legend(figure, [(LABELS[arm], colour) for arm, colour in arms.items()])
     return figure
