@@ -67,6 +67,11 @@ class BinDistribution:
         """P, (k,) float64."""
         return self._probabilities
 
+    @property
+    def cumulative(self) -> Tensor:
+        """The sums of P that :meth:`draw` searches, (k,) float64."""
+        return self._cumulative
+
     def draw(self, uniforms: Tensor) -> Tensor:
         """Draw bins with replacement from uniforms in [0, 1), (B,): (B,) int64. A bin with p = 0 is never drawn."""
         return torch.searchsorted(self._cumulative, uniforms, right=True)

@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lightning_as.compiled import in_use, kernels
+
 
 def gradient_bound(logits: Tensor, targets: Tensor) -> Tensor:
     """‖softmax(z) − y‖² of the softmax cross-entropy, for each instance.
@@ -21,8 +23,20 @@ def gradient_bound(logits: Tensor, targets: Tensor) -> Tensor:
     Returns:
         The squared norms, (B,) float64, in [0, 2]. They carry no gradient.
     """
+    if in_use(logits.device):
+        return _compiled(logits.detach(), targets)
     softmax = torch.softmax(logits.detach(), dim=1, dtype=torch.float64)
     others = softmax.scatter_(1, targets.unsqueeze(1), 0.0)
     # 1 − softmax_y is what the others sum to: subtracting would cancel all digits of a sure prediction.
     rest = others.sum(1)
     return torch.linalg.vecdot(others, others).addcmul_(rest, rest)
+
+
+def _compiled(logits: Tensor, targets: Tensor) -> Tensor:
+    if logits.dtype != torch.float32:
+        logits = logits.to(torch.float64)
+    if len(targets) != len(logits):
+        raise RuntimeError(f"There are {len(targets)} targets for logits of the shape {tuple(logits.shape)}.")
+    bounds = torch.empty(len(logits), dtype=torch.float64)
+    kernels().bound_gradients(logits.contiguous().numpy(), targets.contiguous().numpy(), bounds.numpy())
+    return bounds

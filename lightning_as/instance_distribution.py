@@ -15,7 +15,9 @@ from torch import Tensor
 from torch.linalg import vecdot
 
 from lightning_as.bins import Bins
-from lightning_as.sum_tree import SumTree
+from lightning_as.compiled import kernels
+from lightning_as.draw import Draw
+from lightning_as.sum_tree import SMALLEST_WEIGHT, SumTree
 
 
 class InstanceDistribution(ABC):
@@ -63,6 +65,36 @@ class InstanceDistribution(ABC):
         leaves, q = self._draw_leaves(bins, uniforms)
         return self._instance.index_select(0, leaves).long(), q
 
+    @property
+    def compiled(self) -> bool:
+        """Whether :meth:`draw_with_bins` can be used."""
+        return self._tree.compiled
+
+    def draw_with_bins(self, probabilities: Tensor, cumulative: Tensor, uniforms: Tensor) -> Draw:
+        """Draw bins, and an instance from each, in a compiled loop.
+
+        Args:
+            probabilities: P, (k,) float64.
+            cumulative: Its sums, (k,) float64, which end in 1.
+            uniforms: Independent uniforms in [0, 1), (1 + :attr:`uniforms`, B) float64.
+        """
+        size = uniforms.shape[1]
+        drawn = torch.empty(2, size, dtype=torch.int64)
+        laws = torch.empty(2, size, dtype=torch.float64)
+        kernels().draw_bins_and_leaves(
+            probabilities.numpy(),
+            cumulative.numpy(),
+            *self._tree.arrays(),
+            self._weighing().numpy(),
+            SMALLEST_WEIGHT,
+            uniforms.numpy(),
+            drawn.numpy(),
+            laws.numpy(),
+        )
+        leaves, bins = drawn.unbind()
+        joint, within = laws.unbind()
+        return Draw(self._instance.index_select(0, leaves).long(), bins, joint, within)
+
     def probability(self, indices: Tensor, bins: Tensor) -> Tensor:
         """Q of the given instances, which lie in the given bins: (B,) float64."""
         weights = self._tree.get(self._place.index_select(0, indices))
@@ -91,6 +123,10 @@ class InstanceDistribution(ABC):
     @abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a state of the same bins."""
+
+    def _weighing(self) -> Tensor:
+        """What the channels count in a draw, (k, C); or (0, C) if a leaf weighs its first channel."""
+        return self._coefficients
 
     def _draw_leaves(self, bins: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
         return self._tree.draw(uniforms, bins, self._coefficients.index_select(0, bins))

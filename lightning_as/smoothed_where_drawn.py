@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.nn.functional import threshold
 
 from lightning_as.bins import Bins
+from lightning_as.compiled import kernels
 from lightning_as.instance_distribution import InstanceDistribution, last_occurrence
 
 _WEIGHT, _SCORE = 0, 1  # channels of a leaf
@@ -46,6 +47,7 @@ class SmoothedWhereDrawn(InstanceDistribution):
     def __init__(self, bins: Bins, delta_q: float = 0.1) -> None:
         counts = torch.tensor([1.0, 0.0], dtype=torch.float64)  # of a leaf only its weight
         super().__init__(bins, delta_q, leaf=[1.0, 0.0], coefficients=counts.expand(len(bins.sizes), 2))
+        self._nothing = torch.empty(0, 2, dtype=torch.float64)
         self._forget()
 
     @property
@@ -53,13 +55,15 @@ class SmoothedWhereDrawn(InstanceDistribution):
         return 1 - self._unseen_left / len(self.bins)
 
     def update(self, indices: Tensor, bins: Tensor, scores: Tensor) -> None:
-        places = self._place.index_select(0, indices)
         if self.delta_q == 0:  # nothing else keeps a weight from vanishing
             scores = threshold(scores, _SMALLEST_SCORE, 0.0)
         if len(indices) > _LARGEST_BATCH:
             scores = scores.index_select(0, last_occurrence(indices))
         if self._unseen_left:
             self._see(indices)
+        if self._tree.compiled and self._update_compiled(indices, bins, scores):
+            return
+        places = self._place.index_select(0, indices)
         self._tree.set(places, scores, channel=_SCORE)
         scores = self._tree.get(places, channel=_SCORE)  # for duplicates the one that was written last
         weight_sum, score_sum, some_zero = self._sums()
@@ -78,6 +82,24 @@ class SmoothedWhereDrawn(InstanceDistribution):
         self._tree.load(state["leaves"])
         self._forget()
         self._see((~state["unseen"]).nonzero()[:, 0])
+
+    def _update_compiled(self, indices: Tensor, bins: Tensor, scores: Tensor) -> bool:
+        """All of an update; or, if a sum is too small or large for that, its scores alone, with the result False."""
+        return kernels().smooth_drawn(
+            self._tree.memory.numpy(),
+            self._tree.parents.numpy(),
+            self._place.numpy(),
+            indices.contiguous().numpy(),
+            bins.contiguous().numpy(),
+            scores.contiguous().numpy(),
+            self._gain.numpy(),
+            self.delta_q,
+            _SMALLEST_SUM,
+            _LARGEST_SUM,
+        )
+
+    def _weighing(self) -> Tensor:
+        return self._nothing
 
     def _draw_leaves(self, bins: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
         return self._tree.draw(uniforms, bins)

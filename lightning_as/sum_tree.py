@@ -11,16 +11,21 @@ leaf and an update walks from a leaf to the root. Three things differ from the t
 
 Parents are recomputed from their children, never shifted by a difference: there is no drift. There is
 no limit of 2**24 categories, which is where ``torch.multinomial`` stops.
+
+On the CPU draws and updates are compiled loops where numba is installed (:mod:`lightning_as.kernels`).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import threshold
+
+from lightning_as.compiled import in_use, kernels
 
 SMALLEST_WEIGHT = 1e-280
 """Weights up to this one count as zero: a product with a uniform could no longer be told from 0."""
@@ -55,34 +60,41 @@ class SumTree:
         self.channels = channels
         self.fanout = _fanout(sizes)
         self._channel_offsets = torch.arange(channels, device=device) * self.fanout
-        # Level 0 holds the leaves, the last one the roots. A row is the children of one node: (rows, C, fanout).
-        # The rows of a level, numbered tree after tree, are the nodes of the level above.
-        self._levels: list[Tensor] = []
-        self._first_child: list[Tensor] = []  # level, row -> the row or leaf below that is its first child
-        self._place: list[Tensor] = []  # level, row -> its place in the level above
         self._sizes = torch.tensor(sizes, device=device)
-        nodes = self._sizes
-        while not self._levels or int(nodes.max()) > 1:
-            rows = self._rows(nodes)
-            if self._levels:
-                self._place.append(self._places(nodes))
-            self._first_child.append(_number(rows, _starts(nodes), self.fanout))
-            shape = (int(rows.sum()), channels, self.fanout)
-            self._levels.append(torch.zeros(shape, dtype=torch.float64, device=device))
-            nodes = rows
+        self.compiled = in_use(torch.device(device))
+        levels = [self._sizes]  # numbers of nodes of each tree; the nodes of a level are the rows of the one below
+        while len(levels) == 1 or int(levels[-1].max()) > 1:
+            levels.append(self._rows(levels[-1]))
+        # A row is the children of one node. Those of the roots come first, those whose children are leaves last.
+        counts = [int(nodes.sum()) for nodes in levels[:0:-1]]
+        self._starts = [sum(counts[:above]) for above in range(len(counts) + 1)]  # level from above -> its first row
+        self.memory = torch.zeros(self._starts[-1], channels, self.fanout, dtype=torch.float64, device=device)
+        self._first_child = torch.empty(self._starts[-1], dtype=torch.int64, device=device)  # row -> row below or leaf
+        self.parents = torch.zeros_like(self._first_child)  # row -> place of its sum; of no use for a root's
+        for above, start in enumerate(self._starts[:-1]):
+            nodes = levels[self.height - 1 - above]
+            rows, end = self._rows(nodes), self._starts[above + 1]
+            is_last = above == self.height - 1
+            self._first_child[start:end] = _number(rows, _starts(nodes), self.fanout) + (0 if is_last else end)
+            if not is_last:
+                self.parents[end : self._starts[above + 2]] = self._places(nodes) + start * channels * self.fanout
 
     @property
     def height(self) -> int:
         """Number of levels, which is the number of uniforms that one draw takes."""
-        return len(self._levels)
+        return len(self._starts) - 1
+
+    def arrays(self) -> tuple[Any, Any, int]:
+        """What the compiled draws take of a tree on the CPU: memory, first children and height."""
+        return self.memory.numpy(), self._first_child.numpy(), self.height
 
     def places(self) -> Tensor:
         """The place of every leaf, (sum of sizes,) int64."""
-        return self._places(self._sizes)
+        return self._places(self._sizes) + self._starts[-2] * self.channels * self.fanout
 
     def totals(self) -> Tensor:
         """Sum of the leaves of each tree, per channel: (number of trees, C)."""
-        return self._levels[-1].sum(-1)
+        return self.memory[: len(self._sizes)].sum(-1)
 
     def leaves(self) -> Tensor:
         """All leaves, tree after tree: (sum of sizes, C) float64. O(N)."""
@@ -90,7 +102,7 @@ class SumTree:
 
     def load(self, leaves: Tensor) -> None:
         """Set every leaf, tree after tree, from (sum of sizes, C), and every sum above them. O(N)."""
-        self._write(0, self.places(), leaves.to(torch.float64))
+        self._write(self.places(), leaves.to(torch.float64))
         self._sum_up()
 
     def collapse(self, coefficients: Tensor, channel: int) -> None:
@@ -100,7 +112,7 @@ class SumTree:
             coefficients: What the channels count in each tree, (number of trees, C).
             channel: The channel that takes the weight; the others stay as they are.
         """
-        level = self._levels[0]
+        level = self.memory[self._starts[-2] :]
         rows = self._rows(self._sizes)
         weights = torch.zeros_like(level[:, 0])
         for source in range(self.channels):
@@ -110,7 +122,7 @@ class SumTree:
 
     def get(self, places: Tensor, channel: int | None = None) -> Tensor:
         """Values of the leaves at the given places, (B,) int64: (B, C) float64, or (B,) of one channel."""
-        values = self._levels[0].view(-1).index_select(0, self._spread(places, channel))
+        values = self.memory.view(-1).index_select(0, self._spread(places, channel))
         return values.view(-1, self.channels) if channel is None else values
 
     def set(self, places: Tensor, values: Tensor, channel: int | None = None) -> None:
@@ -121,13 +133,16 @@ class SumTree:
             values: New values, (B, C) float64, or (B,) of one channel.
             channel: The channel to set, or None for all of them. Default: None.
         """
-        self._write(0, places, values, channel)
-        for height, place in enumerate(self._place, start=1):
-            below = self._levels[height - 1]
+        if self.compiled:
+            self._set_compiled(places, values, channel)
+            return
+        self._write(places, values, channel)
+        memory = self.memory if channel is None else self.memory[:, channel]
+        for _ in range(self.height - 1):
             rows = torch.floor_divide(places, self.channels * self.fanout)  # a third of what the operator // takes
-            sums = (below if channel is None else below[:, channel]).index_select(0, rows).sum(-1)
-            places = place.index_select(0, rows)
-            self._write(height, places, sums, channel)
+            sums = memory.index_select(0, rows).sum(-1)
+            places = self.parents.index_select(0, rows)
+            self._write(places, sums, channel)
 
     def draw(
         self, uniforms: Tensor, trees: Tensor | None = None, coefficients: Tensor | None = None
@@ -148,18 +163,20 @@ class SumTree:
         Returns:
             Leaf numbers, (B,) int64, and the probability of each within its tree, (B,) float64.
         """
+        if self.compiled:
+            return self._draw_compiled(uniforms, trees, coefficients)
         single = uniforms.dim() == 1
         node = torch.zeros(uniforms.shape[-1], dtype=torch.int64, device=uniforms.device) if trees is None else trees
         factors = None if coefficients is None else coefficients.unsqueeze(2)
         totals: list[Tensor] = []
         weights = child = node
         for height in reversed(range(self.height)):
-            level = self._levels[height]  # (rows, C, fanout)
+            rows = self.memory if totals else self.memory[: len(self._sizes)]  # those of the roots: no others are trees
             if factors is None:
-                weights = level[:, 0].index_select(0, node)
+                weights = rows[:, 0].index_select(0, node)
                 cumulative = weights.cumsum(1)
             else:
-                weights = torch.linalg.vecdot(level.index_select(0, node), factors, dim=1)
+                weights = torch.linalg.vecdot(rows.index_select(0, node), factors, dim=1)
                 # A node above its height's threshold has a child above the one below, and in the end a leaf.
                 cumulative = threshold(weights, SMALLEST_WEIGHT * self.fanout**height, 0.0).cumsum(1)
             totals.append(cumulative[:, -1:])
@@ -169,8 +186,39 @@ class SumTree:
             child = torch.searchsorted(cumulative, target, right=True)
             if single:
                 uniforms = _residual(cumulative, weights, target, child)
-            node = self._first_child[height].index_select(0, node).add_(child.squeeze(1))
+            node = self._first_child.index_select(0, node).add_(child.squeeze(1))
         return node, weights.gather(1, child).div_(totals[0]).squeeze(1)
+
+    def _set_compiled(self, places: Tensor, values: Tensor, channel: int | None) -> None:
+        kernels().set_leaves(
+            self.memory.numpy(),
+            self.parents.numpy(),
+            len(self._sizes),
+            self.fanout,
+            places.clone().numpy(),
+            values.contiguous().view(-1).numpy(),
+            channel or 0,
+            self.channels if channel is None else 1,
+        )
+
+    def _draw_compiled(
+        self, uniforms: Tensor, trees: Tensor | None, coefficients: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        size = uniforms.shape[-1]
+        trees = torch.zeros(size, dtype=torch.int64) if trees is None else trees.contiguous()
+        leaves, probabilities = torch.empty_like(trees), torch.empty(size, dtype=torch.float64)
+        if coefficients is None:
+            coefficients = probabilities.new_empty(0, self.channels)
+        kernels().draw_leaves(
+            *self.arrays(),
+            trees.numpy(),
+            coefficients.contiguous().numpy(),
+            SMALLEST_WEIGHT,
+            uniforms.contiguous().view(-1, size).numpy(),
+            leaves.numpy(),
+            probabilities.numpy(),
+        )
+        return leaves, probabilities
 
     def _spread(self, places: Tensor, channel: int | None = None) -> Tensor:
         """Where a channel of some places lies, (M,), or all of them, (M · C,): they are a row's length apart."""
@@ -178,17 +226,22 @@ class SumTree:
             return (places.unsqueeze(1) + self._channel_offsets).view(-1)
         return places + channel * self.fanout if channel else places
 
-    def _write(self, height: int, places: Tensor, values: Tensor, channel: int | None = None) -> None:
-        """Put values, (M, C) or (M,), into places of a level."""
-        self._levels[height].view(-1).index_copy_(0, self._spread(places, channel), values.view(-1))
+    def _write(self, places: Tensor, values: Tensor, channel: int | None = None) -> None:
+        """Put values, (M, C) or (M,), into places of the memory."""
+        self.memory.view(-1).index_copy_(0, self._spread(places, channel), values.view(-1))
 
     def _sum_up(self) -> None:
         """Recompute every sum from the leaves."""
-        for height, place in enumerate(self._place, start=1):
-            self._write(height, place, self._levels[height - 1].sum(-1))
+        if self.compiled:  # in the order that an update adds in, so that a state that is loaded is what was saved
+            rows = torch.arange(self._starts[-2], self._starts[-1])
+            firsts = rows.mul_(self.channels * self.fanout)
+            self.set(firsts, self.get(firsts))
+            return
+        for start, end in reversed(list(zip(self._starts[1:-1], self._starts[2:], strict=True))):
+            self._write(self.parents[start:end], self.memory[start:end].sum(-1))
 
     def _places(self, nodes: Tensor) -> Tensor:
-        """Places of the nodes of a level, of which each tree has so many."""
+        """Places of the nodes of a level, of which each tree has so many, from the level's first row on."""
         numbers = _number(nodes, _starts(self._rows(nodes)) * self.fanout)
         return numbers + numbers // self.fanout * ((self.channels - 1) * self.fanout)
 

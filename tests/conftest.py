@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,15 @@ from lightning_as.mnist import load_mnist
 
 # The tests' tensors are small, and threads of several processes on few cores get in each other's way.
 torch.set_num_threads(1)
+
+
+@pytest.fixture(params=["torch", "compiled"])
+def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Each of the two implementations in turn."""
+    if request.param == "compiled" and find_spec("numba") is None:
+        pytest.skip("numba is not installed")
+    monkeypatch.setattr("lightning_as.compiled.available", request.param == "compiled")
+    return request.param
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,8 @@ from torch.nn.functional import cross_entropy
 
 from lightning_as.gradient_bound import gradient_bound
 
+pytestmark = pytest.mark.usefixtures("path")
+
 
 def batch(size: int = 200, classes: int = 10, scale: float = 3.0) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)

@@ -10,6 +10,8 @@ from lightning_as.smoothed_everywhere import SmoothedEverywhere
 from tests.strategies.oracle import AlgorithmOne
 from tests.test_sum_tree import tensors_in
 
+pytestmark = pytest.mark.usefixtures("path")
+
 TAGS = torch.tensor([0] * 6 + [1] + [2] * 20 + [0] * 5)
 
 

@@ -105,7 +105,7 @@ class Strategy(ABC):
             ValueError: If a loss is negative, and the method needs them not to be.
         """
         values = losses.tolist()  # a third of the time of looking with torch; NaN and infinity show in the sum
-        if not (min(values) >= 0 and sum(values) < _LARGEST and float(bounds.sum()) < _LARGEST):
+        if not (min(values) >= 0 and sum(values) < _LARGEST and sum(bounds.tolist()) < _LARGEST):
             finite = (losses.isfinite() & bounds.isfinite()).nonzero()[:, 0]
             self._note_skipped(len(losses) - len(finite))
             draw = draw.select(finite)
