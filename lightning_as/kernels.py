@@ -31,10 +31,11 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 def _kernel(function: Function) -> Function:
     if njit is None:
         return function
+    compiler: Any = njit  # what it returns is called as the function is
     try:
-        return njit(cache=True)(function)
+        return compiler(cache=True)(function)
     except RuntimeError:  # there is no folder for a cache that can be written to
-        return njit(function)
+        return compiler(function)
 
 
 @_kernel
