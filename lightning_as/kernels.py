@@ -237,6 +237,8 @@ def smooth_drawn(
         largest: The largest one.
     """
     roots, fanout = gain.size, memory.shape[2]
+    if bins.size != indices.size:
+        raise ValueError("There must be one bin for each instance.")
     places = np.empty_like(indices)
     for i in range(indices.size):
         if indices[i] < 0 or indices[i] >= place_of.size or bins[i] < 0 or bins[i] >= roots:
