@@ -62,7 +62,8 @@ class InstanceDistribution(ABC):
         Returns:
             Instances, (B,) int64, and the probability q of each, (B,) float64.
         """
-        leaves, q = self._draw_leaves(bins, uniforms)
+        weighing = self._weighing()
+        leaves, q = self._tree.draw(uniforms, bins, weighing.index_select(0, bins) if len(weighing) else None)
         return self._instance.index_select(0, leaves).long(), q
 
     @property
@@ -127,9 +128,6 @@ class InstanceDistribution(ABC):
     def _weighing(self) -> Tensor:
         """What the channels count in a draw, (k, C); or (0, C) if a leaf weighs its first channel."""
         return self._coefficients
-
-    def _draw_leaves(self, bins: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
-        return self._tree.draw(uniforms, bins, self._coefficients.index_select(0, bins))
 
 
 def last_occurrence(indices: Tensor) -> Tensor:

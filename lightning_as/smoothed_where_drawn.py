@@ -99,10 +99,7 @@ class SmoothedWhereDrawn(InstanceDistribution):
         )
 
     def _weighing(self) -> Tensor:
-        return self._nothing
-
-    def _draw_leaves(self, bins: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
-        return self._tree.draw(uniforms, bins)
+        return self._nothing  # a leaf's weight is its first channel
 
     def _sums(self) -> tuple[Tensor, Tensor, bool]:
         """W and Σ l of each bin, and whether some Σ l is 0.

@@ -23,8 +23,8 @@ torch.set_num_threads(1)
 
 
 @pytest.fixture(params=["torch", "compiled"])
-def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Each of the two implementations in turn."""
+def implementation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The torch code and the compiled loops in turn."""
     if request.param == "compiled" and find_spec("numba") is None:
         pytest.skip("numba is not installed")
     monkeypatch.setattr("lightning_as.compiled.available", request.param == "compiled")

@@ -44,8 +44,8 @@ def test_without_a_folder_for_the_cache_everything_is_compiled_anew():
     )
 
 
-@pytest.mark.skipif(find_spec("numba") is None, reason="numba is not installed")
-def test_a_class_out_of_range_is_refused_as_torch_refuses_it(path: str):
+@pytest.mark.usefixtures("implementation")
+def test_a_class_out_of_range_is_refused_as_torch_refuses_it():
     for target in (-100, -1, 3):
         with pytest.raises(RuntimeError):
             gradient_bound(torch.zeros(1, 3), torch.tensor([target]))

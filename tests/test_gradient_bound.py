@@ -4,7 +4,7 @@ from torch.nn.functional import cross_entropy
 
 from lightning_as.gradient_bound import gradient_bound
 
-pytestmark = pytest.mark.usefixtures("path")
+pytestmark = pytest.mark.usefixtures("implementation")
 
 
 def batch(size: int = 200, classes: int = 10, scale: float = 3.0) -> tuple[torch.Tensor, torch.Tensor]:

@@ -8,7 +8,7 @@ from lightning_as.instance_distribution import InstanceDistribution, last_occurr
 from lightning_as.smoothed_everywhere import SmoothedEverywhere
 from lightning_as.smoothed_where_drawn import SmoothedWhereDrawn
 
-pytestmark = pytest.mark.usefixtures("path")
+pytestmark = pytest.mark.usefixtures("implementation")
 
 TAGS = torch.tensor([0] * 6 + [1] + [2] * 20 + [0] * 5)
 

@@ -10,7 +10,7 @@ from lightning_as.smoothed_everywhere import SmoothedEverywhere
 from tests.strategies.oracle import AlgorithmOne
 from tests.test_sum_tree import tensors_in
 
-pytestmark = pytest.mark.usefixtures("path")
+pytestmark = pytest.mark.usefixtures("implementation")
 
 TAGS = torch.tensor([0] * 6 + [1] + [2] * 20 + [0] * 5)
 

@@ -8,7 +8,7 @@ from lightning_as.bins import Bins
 from lightning_as.smoothed_where_drawn import SmoothedWhereDrawn
 from tests.strategies.oracle import AlgorithmOne
 
-pytestmark = pytest.mark.usefixtures("path")
+pytestmark = pytest.mark.usefixtures("implementation")
 
 TAGS = torch.tensor([0] * 6 + [1] + [2] * 20 + [0] * 5)
 

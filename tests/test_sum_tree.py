@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_as.sum_tree import SMALLEST_WEIGHT, SumTree
 
-pytestmark = pytest.mark.usefixtures("path")
+pytestmark = pytest.mark.usefixtures("implementation")
 
 SIZES = [[1], [2], [31], [32], [33], [1000], [1023], [1024], [1025], [40, 1, 17, 3, 90], [1, 1, 1], [1, 3000, 2]]
 

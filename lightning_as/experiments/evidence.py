@@ -54,7 +54,7 @@ class ArmRow(NamedTuple):
     batch_size: int
     data: str
     arm: str
-    epoch: int | None
+    epoch: int
     """The last that all compared runs have, at most 15."""
     cost: Estimate
     """Mean training cost in nats, the geometric mean over the last three epochs."""

@@ -114,7 +114,7 @@ def parts_figure(rows: Sequence[ArmRow]) -> Figure:
     Args:
         rows: Of all data, each with the ratio to uniform sampling.
     """
-    data = [kind for kind in DATA if any(row.data == kind for row in rows)]
+    data = [kind for kind in DATA if any(row.data == kind and row.arm == "uniform" for row in rows)]
     figure = new_figure("Adadelta, batch 256: what each part of AS gains", (3.0 * len(data) + 2.6, 6.4))
     grid = figure.subplots(2, len(data), sharey=True, squeeze=False)
     arms = [arm for arm in PARTS if any(row.arm == arm for row in rows)]

@@ -16,7 +16,7 @@ from lightning_as.strategies import AdaptiveSampling
 from tests.strategies.oracle import AlgorithmOne
 from tests.test_sum_tree import p_value
 
-pytestmark = pytest.mark.usefixtures("path")
+pytestmark = pytest.mark.usefixtures("implementation")
 
 TAGS = torch.repeat_interleave(torch.arange(5), torch.tensor([40, 1, 17, 3, 90]))[
     torch.randperm(151, generator=torch.Generator().manual_seed(0))
