@@ -69,10 +69,10 @@ GATHERING: list[float] = []
 """Seconds that each step of the present run spent on its collective."""
 
 
-def timed_gather(trainer: Trainer, rows: list[Tensor]) -> list[Tensor]:
+def timed_gather(trainer: Trainer, rows: list[Tensor], device: torch.device) -> list[Tensor]:
     """What the callback calls to put together what the processes found, with a clock."""
     start = time.perf_counter()
-    gathered = gather_batch(trainer, rows)
+    gathered = gather_batch(trainer, rows, device)
     GATHERING.append(time.perf_counter() - start)
     return gathered
 

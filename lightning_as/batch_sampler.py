@@ -34,6 +34,8 @@ class AdaptiveBatchSampler(DistributedSampler[list[int]]):
         seed: Seed of the sampler's own generator. Default: 0.
         num_replicas: Number of processes. Default: that of torch's process group, or 1.
         rank: Which of them this is. Default: that in torch's process group, or 0.
+        device: Where strategies that can keep their state and draw (:attr:`Strategy.any_device`); the others do so on
+            the CPU. Batches of one that does not draw on the CPU are tensors instead of lists. Default: the CPU.
 
     Raises:
         ValueError: If a size is not positive or the batch is larger than the data set.
@@ -47,11 +49,13 @@ class AdaptiveBatchSampler(DistributedSampler[list[int]]):
         seed: int = 0,
         num_replicas: int | None = None,
         rank: int | None = None,
+        device: torch.device | str = "cpu",
     ) -> None:
         # DistributedSampler.__init__ is left out on purpose: it asks for a process group and a data set.
         if batches_per_epoch is not None and batches_per_epoch < 1:
             raise ValueError(f"`batches_per_epoch` must be at least 1, got {batches_per_epoch}.")
-        self.bins = bins
+        self.bins = bins.to("cpu")
+        self._bins_there = bins.to(device)
         self._num_replicas = num_replicas
         self._rank = rank
         if not 0 <= self.rank < self.num_replicas:
@@ -97,10 +101,11 @@ class AdaptiveBatchSampler(DistributedSampler[list[int]]):
 
     def attach(self, strategy: Strategy) -> None:
         """Draw from `strategy` from now on. It starts anew, unless it has been at work on these bins before."""
-        if strategy.bins is not self.bins:
-            strategy.start(self.bins)
+        bins = self._bins_there if strategy.any_device else self.bins
+        if strategy.bins is not bins:
+            strategy.start(bins)
         if strategy is not self._uniform:
-            self._uniform.start(self.bins)  # which forgets its permutation
+            self._uniform.start(self._bins_there)  # which forgets its permutation
         self.strategy = strategy
         self.end_epoch()
 
@@ -112,7 +117,13 @@ class AdaptiveBatchSampler(DistributedSampler[list[int]]):
         """Number of batches in an epoch."""
         return self.batches_per_epoch or len(self.bins) // (self.batch_size * self.num_replicas)
 
-    def __iter__(self) -> Iterator[list[int]]:
+    @property
+    def bins_at_work(self) -> Bins:
+        """The partition where the strategy at work has its state, and where the draws are."""
+        assert self.strategy.bins is not None, "it was started when it was attached"
+        return self.strategy.bins
+
+    def __iter__(self) -> Iterator[Any]:
         """The batches of an epoch; after :meth:`load_state_dict`, what is left of it."""
         self._iteration += 1  # there is one list of pending draws, so an older iterator must not go on
         iteration = self._iteration
@@ -125,7 +136,7 @@ class AdaptiveBatchSampler(DistributedSampler[list[int]]):
         resumed = list(self._pending)
         remaining = min(len(self), self.limit or len(self)) - self._position - len(resumed)
         for draw in resumed:
-            yield self.share(draw.indices).tolist()
+            yield self._listed(draw)
         for _ in range(remaining):
             if iteration != self._iteration:
                 raise RuntimeError(
@@ -135,7 +146,7 @@ class AdaptiveBatchSampler(DistributedSampler[list[int]]):
             draw = self.strategy.draw(self.batch_size * self.num_replicas, self._generator)
             if self.strategy is not self._uniform:  # nobody commits plain shuffled epochs
                 self._pending.append(draw)
-            yield self.share(draw.indices).tolist()
+            yield self._listed(draw)
 
     @property
     def current(self) -> Draw:
@@ -197,7 +208,7 @@ class AdaptiveBatchSampler(DistributedSampler[list[int]]):
             "batch_size": self.batch_size * self.num_replicas,
             "generator": self._generator.get_state(),
             "position": self._position,
-            "pending": [draw._asdict() for draw in self._pending],
+            "pending": [draw.to("cpu")._asdict() for draw in self._pending],
             "strategy": type(strategy).__name__,
             "strategy_state": strategy.state_dict(),
             "skipped": strategy.skipped,
@@ -215,8 +226,13 @@ class AdaptiveBatchSampler(DistributedSampler[list[int]]):
         self.strategy.skipped = state["skipped"]
         self._generator.set_state(state["generator"].cpu())
         self._position = state["position"] % len(self)
-        self._pending = deque(Draw(**fields) for fields in state["pending"])
+        self._pending = deque(Draw(**fields).to(self.bins_at_work.device) for fields in state["pending"])
         self._resuming = self._position > 0 or len(self._pending) > 0
+
+    def _listed(self, draw: Draw) -> Any:
+        """The instances that this process gets, as a data set takes them: a list, or a tensor that is not looked at."""
+        share = self.share(draw.indices)
+        return share.tolist() if self.bins_at_work.on_host else share
 
     def _check(self, state: dict[str, Any]) -> None:
         """Raise if a state cannot go on here."""

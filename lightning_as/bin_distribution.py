@@ -7,6 +7,7 @@ that were drawn, and the thesis, its annex D and Gopal (ICML 2016) each estimate
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import torch
@@ -34,6 +35,7 @@ class BinDistribution:
             root before, so that a bin keeps its last estimate while it is not drawn. This one needs a statistic that
             does not grow with the number of draws: ``"mean"`` or ``"second_moment"``. Default: ``"previous"``.
         proportional: Start from the bins' shares of the data instead of equal ones. Default: False.
+        device: Where it lives. Default: the CPU.
 
     Raises:
         ValueError: If the smoothing does not go with the statistic.
@@ -47,13 +49,14 @@ class BinDistribution:
         statistic: BinStatistic = "sum",
         smoothing: Smoothing = "previous",
         proportional: bool = False,
+        device: torch.device | str = "cpu",
     ) -> None:
         check_smoothing(statistic, smoothing)
         self.beta = beta
         self.delta_p = delta_p
         self.statistic = statistic
         self.smoothing = smoothing
-        self._sizes = torch.tensor(sizes, dtype=torch.float64)
+        self._sizes = torch.tensor(sizes, dtype=torch.float64, device=device)
         self._accumulated = torch.zeros_like(self._sizes)
         self._count = torch.zeros_like(self._sizes)
         self._averaged = torch.full_like(self._sizes, -1)  # what is under the roots, -1 where it is not known
@@ -81,16 +84,16 @@ class BinDistribution:
 
         Args:
             bins: The bin of each instance, (B,) int64.
-            bounds: Finite squared gradient bounds Ĝ, (B,) float64.
+            bounds: Squared gradient bounds Ĝ, (B,) float64; NaN where one is not known, which is left out.
             within: Probability q of each instance in its bin at the time of the draw, (B,) float64.
         """
         if self.statistic == "sum_over_q":
             bounds = bounds / within
         elif self.statistic == "second_moment":
             bounds = bounds / within.square()
-        self._accumulated.index_add_(0, bins, bounds)
+        _add(self._accumulated, bins, bounds.nan_to_num(0.0, posinf=math.inf))
         if self.statistic in ("mean", "second_moment"):
-            self._count.index_add_(0, bins, torch.ones_like(bounds))
+            _add(self._count, bins, (~bounds.isnan()).to(torch.float64))
         self.age += 1
         if self.age == self.beta:
             self.recompute()
@@ -101,40 +104,41 @@ class BinDistribution:
         return int(self._count.sum())
 
     def state_dict(self) -> dict[str, Any]:
-        """State as plain tensors and ints."""
+        """State as plain tensors, on the CPU, and ints."""
         return {
-            "probabilities": self._probabilities.clone(),
-            "accumulated": self._accumulated.clone(),
-            "count": self._count.clone(),
-            "averaged": self._averaged.clone(),
+            "probabilities": self._probabilities.clone().cpu(),
+            "accumulated": self._accumulated.clone().cpu(),
+            "count": self._count.clone().cpu(),
+            "averaged": self._averaged.clone().cpu(),
             "age": self.age,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a state of as many bins."""
-        self._accumulated = state["accumulated"].clone()
-        self._count = state["count"].clone()
-        self._averaged = state["averaged"].clone()
+        device = self._sizes.device
+        self._accumulated = state["accumulated"].to(device, copy=True)
+        self._count = state["count"].to(device, copy=True)
+        self._averaged = state["averaged"].to(device, copy=True)
         self.age = state["age"]
-        self._set(state["probabilities"].clone())
+        self._set(state["probabilities"].to(device, copy=True))
 
     def recompute(self) -> None:
         """Lines 13 to 15. A window in which every bound was 0 says nothing: P stays."""
-        estimate = self._estimate()
-        if estimate is not None:
-            base = {"previous": self._probabilities, "original": self._shares, "statistic": estimate}[self.smoothing]
-            mixture = self.delta_p * base + (1 - self.delta_p) * estimate
-            self._set(mixture / mixture.sum())
+        estimate, measured = self._estimate()
+        base = {"previous": self._probabilities, "original": self._shares, "statistic": estimate}[self.smoothing]
+        mixture = self.delta_p * base + (1 - self.delta_p) * estimate
+        self._set(torch.where(measured, mixture / mixture.sum(), self._probabilities))
         self._accumulated.zero_()
         self._count.zero_()
         self.age = 0
 
-    def _estimate(self) -> Tensor | None:
-        """The new p̂, normalised, or None if nothing was measured."""
+    # No number is looked at, which on a GPU would have to be waited for.
+    def _estimate(self) -> tuple[Tensor, Tensor]:
+        """The new p̂, normalised, (k,); and whether anything was measured, () bool: if not, it is of no use."""
         if self.statistic in ("sum", "sum_over_q"):
             root = self._accumulated.sqrt()
             total = root.sum()
-            return root / total if 0 < total < float("inf") else None
+            return root / total, (total > 0) & (total < math.inf)
         # A mean over no draws is unknown, not zero: bins that were not drawn keep the share they have.
         mean = self._accumulated / self._count
         if self.smoothing == "statistic":
@@ -145,10 +149,9 @@ class BinDistribution:
             root = root * self._sizes
         root = torch.where(measured, root, 0)
         total = root.sum()
-        if not 0 < total < float("inf"):
-            return None
-        share = self._probabilities[measured].sum()
-        return torch.where(measured, root / total * share, self._probabilities)
+        share = torch.where(measured, self._probabilities, 0).sum()
+        estimate = torch.where(measured, root / total * share, self._probabilities)
+        return estimate, (total > 0) & (total < math.inf)
 
     def _average(self, mean: Tensor) -> Tensor:
         """V ← δp V + (1 − δp) · mean, where there is a finite mean; the first one is taken as it is."""
@@ -160,6 +163,14 @@ class BinDistribution:
         drawable = torch.nn.functional.threshold(self._probabilities, SMALLEST_WEIGHT, 0.0)
         cumulative = drawable.cumsum(0)
         self._cumulative = cumulative / cumulative[-1]  # ends in exactly 1, also at bins with p = 0 in the end
+
+
+def _add(sums: Tensor, bins: Tensor, values: Tensor) -> None:
+    """Add each value to the sum of its bin."""
+    if sums.is_cuda:  # in a fixed order, by sorting, as `index_add_` there does not
+        sums.index_put_((bins,), values, accumulate=True)
+    else:
+        sums.index_add_(0, bins, values)
 
 
 def check_smoothing(statistic: BinStatistic, smoothing: Smoothing) -> None:

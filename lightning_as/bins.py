@@ -8,6 +8,7 @@ after Gopal, "Adaptive Sampling for SGD by Exploiting Side Information" (ICML 20
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 
 import torch
 from torch import Tensor
@@ -90,6 +91,26 @@ class Bins:
     def __len__(self) -> int:
         """Number of instances, N."""
         return len(self.tags)
+
+    @property
+    def device(self) -> torch.device:
+        """Where :attr:`tags` is. What a strategy keeps of the instances lies beside it."""
+        return self.tags.device
+
+    @property
+    def on_host(self) -> bool:
+        """Whether that is the CPU, where looking at a number costs no waiting."""
+        return self.device.type == "cpu"
+
+    def to(self, device: torch.device | str) -> Bins:
+        """The same partition on another device; itself if it is there already."""
+        tags = self.tags.to(device)
+        if tags is self.tags:
+            return self
+        moved = copy(self)
+        moved.tags = tags
+        moved.labels = None if self.labels is None else self.labels.to(device)
+        return moved
 
     def of(self, indices: Tensor) -> Tensor:
         """The bin of each of the given instances: (B,) int64 for (B,) int64."""

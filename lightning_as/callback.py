@@ -189,8 +189,9 @@ class AdaptiveSamplingCallback(Callback):
         rows = None if skipped else observer.observe(outputs, batch, len(self._drawn))
         draw = sampler.commit()
         if rows is not None:
-            self._check_labels(batch)
-            losses, bounds = gather_batch(trainer, rows)
+            if sampler.bins_at_work.on_host:  # elsewhere to look is to wait: at the first batch, and with the log
+                self._check_labels(batch)
+            losses, bounds = gather_batch(trainer, rows, sampler.bins_at_work.device)
             self.strategy.update(draw, losses, bounds)
         observer.disarm()
         self._take_back_weights(pl_module)
@@ -203,6 +204,8 @@ class AdaptiveSamplingCallback(Callback):
         every: int = trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
         if batch_idx == 0 or (every and trainer.global_step % every == 0):
             self._log(pl_module, draw)
+            if not sampler.bins_at_work.on_host:
+                self._check_labels(batch)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Tell the strategy what was found."""

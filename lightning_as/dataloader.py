@@ -190,7 +190,7 @@ class Batches(Dataset[Any]):
         """Number of instances, not of batches."""
         return size_of(self.dataset)
 
-    def __getitem__(self, indices: list[int] | int) -> Any:
+    def __getitem__(self, indices: Tensor | list[int] | int) -> Any:
         if isinstance(indices, int):
             return self.dataset[indices]
         if hasattr(self.dataset, "__getitems__"):

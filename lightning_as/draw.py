@@ -30,6 +30,11 @@ class Draw(NamedTuple):
         parts = (None if field is None else field.index_select(0, positions) for field in self)
         return Draw(*parts)  # pyright: ignore[reportArgumentType]
 
+    def to(self, device: torch.device | str) -> Draw:
+        """The same on another device."""
+        parts = (None if field is None else field.to(device) for field in self)
+        return Draw(*parts)  # pyright: ignore[reportArgumentType]
+
 
 def effective_sample_size(probabilities: Tensor) -> Tensor:
     """Number of instances that a law is effectively spread over: 1 / Σ r².
@@ -44,6 +49,14 @@ def effective_sample_size(probabilities: Tensor) -> Tensor:
         The estimate, a number of instances, ().
     """
     return probabilities.mean().reciprocal()
+
+
+def sent(numbers: Tensor, device: torch.device) -> Tensor:
+    """Random numbers, which all come from generators of the CPU, on a device, without waiting until they are there.
+
+    One generator for all devices makes the draws of a seed the same wherever the state is.
+    """
+    return numbers if device.type == "cpu" else numbers.pin_memory().to(device, non_blocking=True)
 
 
 def stratified_uniforms(size: int, generator: torch.Generator) -> Tensor:

@@ -20,11 +20,14 @@ from lightning_as.dataloader import AdaptiveDataLoader, as_it_is, make_bins
 Part = Literal["train", "test"]
 
 _BINS = ("label", "single")
+_GPUS = ("cuda",)  # where `device="auto"` keeps everything; others know no float64
 _EVALUATION_BATCH = 128  # on a CPU twice as fast as 1000, whose activations no cache holds
 
 
 class ImageDataset(Dataset[Any]):
     """Images, and labels if there are any, as whole tensors: an index gives a sample, a list a batch in one gather.
+
+    Instead of a list it takes a tensor as well, (B,) int64, from the device where the images are.
 
     Args:
         images: (N, C, H, W) float32, normalised.
@@ -38,16 +41,20 @@ class ImageDataset(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int | list[int]) -> Tensor | tuple[Tensor, Tensor]:
+    def __getitem__(self, index: int | list[int] | Tensor) -> Tensor | tuple[Tensor, Tensor]:
         if isinstance(index, int):
             return self.images[index] if self.labels is None else (self.images[index], self.labels[index])
-        indices = torch.frombuffer(array("q", index), dtype=torch.int64)  # several times faster than `torch.tensor`
+        indices = index if isinstance(index, Tensor) else _tensor(index).to(self.images.device)
         images = self.images.index_select(0, indices)
         return images if self.labels is None else (images, self.labels.index_select(0, indices))
 
-    def __getitems__(self, indices: list[int]) -> Tensor | tuple[Tensor, Tensor]:
+    def __getitems__(self, indices: list[int] | Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """What a DataLoader with a batch size calls; the batch is whole already, so it is collated by nothing."""
         return self[indices]
+
+    def to(self, device: torch.device | str) -> ImageDataset:
+        """The same on another device."""
+        return ImageDataset(self.images.to(device), None if self.labels is None else self.labels.to(device))
 
 
 class ImageDataModule(LightningDataModule, ABC):
@@ -68,6 +75,9 @@ class ImageDataModule(LightningDataModule, ABC):
         batches_per_epoch: Length of an epoch. Default: the training images over the (global) batch size, floored.
         seed: Seed of the sampler. Default: what `seed_everything` or `torch.manual_seed` was last given.
         pin_memory: Whether loaders pin their batches, for faster copies to a GPU. Default: False.
+        device: ``"auto"``: all images lie on the GPU that the Trainer uses, if it uses one, and so does the state of a
+            strategy that can (:attr:`Strategy.any_device`), so that no step waits for a copy. Not with `num_workers` or
+            `pin_memory`. ``"cpu"``: in the memory of the machine. Default: ``"cpu"``.
 
     Raises:
         ValueError: If an argument is out of range; in `setup`, if `bins` are of another number of instances.
@@ -86,6 +96,7 @@ class ImageDataModule(LightningDataModule, ABC):
         batches_per_epoch: int | None = None,
         seed: int | None = None,
         pin_memory: bool = False,
+        device: Literal["cpu", "auto"] = "cpu",
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -96,6 +107,13 @@ class ImageDataModule(LightningDataModule, ABC):
             raise ValueError(f"`bins` must be 'label', 'single' or a `Bins`, got {bins!r}.")
         if batches_per_epoch is not None and batches_per_epoch < 1:
             raise ValueError(f"`batches_per_epoch` must be at least 1, got {batches_per_epoch}.")
+        if device not in ("cpu", "auto"):
+            raise ValueError(f"`device` must be 'cpu' or 'auto', got {device!r}: 'auto' is the Trainer's.")
+        if device == "auto" and (num_workers > 0 or pin_memory):
+            raise ValueError(
+                "`device='auto'` keeps the images on the GPU, where loader processes and pinned memory are of no use: "
+                f"leave out `num_workers={num_workers}` and `pin_memory={pin_memory}`."
+            )
         # With the arguments of the subclass, as they are in its frame.
         self.save_hyperparameters(ignore=["bins"] if isinstance(bins, Bins) else None)
         self.batch_size = batch_size
@@ -104,6 +122,7 @@ class ImageDataModule(LightningDataModule, ABC):
         self.batches_per_epoch = batches_per_epoch
         self.seed = seed
         self.pin_memory = pin_memory
+        self.device: Literal["cpu", "auto"] = device
         self.sampler: AdaptiveBatchSampler | None = None
         """The sampler, from the first ``setup("fit")`` on."""
         self._datasets: dict[Part, ImageDataset] = {}
@@ -116,6 +135,9 @@ class ImageDataModule(LightningDataModule, ABC):
         """The training or the test set, loaded at the first call."""
         if part not in self._datasets:
             self._datasets[part] = self.load(part)
+        device = self._device()
+        if self._datasets[part].images.device != device:
+            self._datasets[part] = self._datasets[part].to(device)
         return self._datasets[part]
 
     def setup(self, stage: str) -> None:
@@ -178,7 +200,18 @@ class ImageDataModule(LightningDataModule, ABC):
         seed = torch.initial_seed() if self.seed is None else self.seed
         if self.trainer is not None:
             seed = self.trainer.strategy.broadcast(seed)  # all processes must draw the same
-        return AdaptiveBatchSampler(bins, self.batch_size, self.batches_per_epoch, seed)
+        return AdaptiveBatchSampler(bins, self.batch_size, self.batches_per_epoch, seed, device=self._device())
+
+    def _device(self) -> torch.device:
+        """Where the images lie."""
+        if self.device == "cpu" or self.trainer is None:
+            return torch.device("cpu")
+        root = self.trainer.strategy.root_device
+        return root if root.type in _GPUS else torch.device("cpu")
+
+
+def _tensor(indices: list[int]) -> Tensor:
+    return torch.frombuffer(array("q", indices), dtype=torch.int64)  # several times faster than `torch.tensor`
 
 
 def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:

@@ -33,10 +33,10 @@ class InstanceDistribution(ABC):
     def __init__(self, bins: Bins, delta_q: float, leaf: list[float], coefficients: Tensor) -> None:
         self.bins = bins
         self.delta_q = delta_q
-        self._sizes = torch.tensor(bins.sizes, dtype=torch.float64)
-        self._tree = SumTree(bins.sizes, channels=len(leaf))
+        self._sizes = torch.tensor(bins.sizes, dtype=torch.float64, device=bins.device)
+        self._tree = SumTree(bins.sizes, channels=len(leaf), device=bins.device)
         self._tree.load(torch.tensor(leaf).expand(len(bins), len(leaf)))
-        self._coefficients = coefficients
+        self._coefficients = coefficients.to(bins.device)
         order = bins.order()
         self._place = torch.empty_like(order)  # of each instance
         self._place[order] = self._tree.places()
@@ -105,7 +105,7 @@ class InstanceDistribution(ABC):
 
     def probabilities(self) -> Tensor:
         """Q of every instance, in the order of the data set, (N,) float64; they sum to 1 in each bin. O(N)."""
-        return self.probability(torch.arange(len(self.bins)), self.bins.tags.long())
+        return self.probability(torch.arange(len(self.bins), device=self.bins.device), self.bins.tags.long())
 
     @abstractmethod
     def update(self, indices: Tensor, bins: Tensor, scores: Tensor) -> None:
@@ -114,7 +114,7 @@ class InstanceDistribution(ABC):
         Args:
             indices: Instances, (B,) int64. Of duplicates the last counts.
             bins: Their bins, (B,) int64.
-            scores: Their finite scores, (B,) float64, at least 0.
+            scores: Their finite scores, (B,) float64, at least 0. Off the CPU, NaN leaves an instance as it is.
         """
 
     @abstractmethod
@@ -130,8 +130,15 @@ class InstanceDistribution(ABC):
         return self._coefficients
 
 
-def last_occurrence(indices: Tensor) -> Tensor:
-    """For each entry the position of the last entry equal to it: (B,) int64."""
-    listed = indices.tolist()  # for a batch, a dictionary is faster than a sort and a search
-    last = {index: position for position, index in enumerate(listed)}
-    return torch.tensor([last[index] for index in listed], dtype=torch.int64)
+def last_occurrence(indices: Tensor, known: Tensor | None = None) -> Tensor:
+    """For each entry the position of the last entry equal to it: (B,) int64.
+
+    Args:
+        indices: (B,) int64, not negative.
+        known: Entries that go before the others, (B,) bool: of equal ones the last of these, if there is one. Default:
+            all of them.
+    """
+    keys = indices if known is None else 2 * indices + known
+    ordered, order = keys.sort(stable=True)
+    ends = torch.searchsorted(ordered, indices if known is None else 2 * indices + 1, right=True)
+    return order.index_select(0, ends - 1)

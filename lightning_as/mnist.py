@@ -47,6 +47,8 @@ class MNISTDataModule(ImageDataModule):
             digit, each as likely. Which ones and what they get depends on nothing else, not on `seed` either, and a
             larger share has the wrong labels of a smaller one. Bins by label are of the noisy labels. The test set
             stays clean. Default: 0.
+        device: ``"auto"``: images and, where it can be, the sampler's state lie on the Trainer's GPU; see
+            :class:`ImageDataModule`. Default: ``"cpu"``.
 
     Raises:
         ValueError: If an argument is out of range; in `setup`, if `bins` are of another number of instances.
@@ -72,12 +74,13 @@ class MNISTDataModule(ImageDataModule):
         pin_memory: bool = False,
         imbalance: list[float] | dict[int, float] | None = None,
         label_noise: float = 0.0,
+        device: Literal["cpu", "auto"] = "cpu",
     ) -> None:
         data_dir = None if data_dir is None else str(data_dir)  # a Path would keep checkpoints from loading
         imbalance = None if imbalance is None else _shares(imbalance)
         if not 0 <= label_noise < 1:
             raise ValueError(f"`label_noise` must be a share of the images in [0, 1), got {label_noise}.")
-        super().__init__(batch_size, num_workers, bins, batches_per_epoch, seed, pin_memory)
+        super().__init__(batch_size, num_workers, bins, batches_per_epoch, seed, pin_memory, device)
         self.data_dir = data_dir
         self.imbalance = imbalance
         self.label_noise = label_noise

@@ -23,7 +23,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import threshold
 
 from lightning_as.bins import Bins
 from lightning_as.compiled import kernels
@@ -33,7 +32,8 @@ _WEIGHT, _SCORE = 0, 1  # channels of a leaf
 # Scores below count as 0, and sums of weights outside are scaled back to 1, both long before float64 ends.
 _SMALLEST_SCORE = 1e-100
 _SMALLEST_SUM, _LARGEST_SUM = 1e-40, 1e40
-_LARGEST_BATCH = 16384  # that torch writes in its order, by one thread; twice as many it shares among threads
+# Batches between two looks at the sums where a look has to wait for a GPU. A batch at most doubles a sum.
+_LOOK_EVERY = 64
 
 
 class SmoothedWhereDrawn(InstanceDistribution):
@@ -47,41 +47,42 @@ class SmoothedWhereDrawn(InstanceDistribution):
     def __init__(self, bins: Bins, delta_q: float = 0.1) -> None:
         counts = torch.tensor([1.0, 0.0], dtype=torch.float64)  # of a leaf only its weight
         super().__init__(bins, delta_q, leaf=[1.0, 0.0], coefficients=counts.expand(len(bins.sizes), 2))
-        self._nothing = torch.empty(0, 2, dtype=torch.float64)
-        self._forget()
+        self._nothing = self._sizes.new_empty(0, 2)
+        self._batches = 0
+        self._set_unseen(torch.ones(len(bins), dtype=torch.bool, device=bins.device))
 
     @property
     def share_seen(self) -> float:
-        return 1 - self._unseen_left / len(self.bins)
+        return float(self._seen.sum()) / len(self.bins)
 
     def update(self, indices: Tensor, bins: Tensor, scores: Tensor) -> None:
         if self.delta_q == 0:  # nothing else keeps a weight from vanishing
-            scores = threshold(scores, _SMALLEST_SCORE, 0.0)
-        if len(indices) > _LARGEST_BATCH:
-            scores = scores.index_select(0, last_occurrence(indices))
-        if self._unseen_left:
-            self._see(indices)
+            scores = torch.where(scores <= _SMALLEST_SCORE, 0, scores)
+        known = scores.isfinite()
+        if not self._complete:
+            self._see(indices, bins, known)
         if self._tree.compiled and self._update_compiled(indices, bins, scores):
             return
+        last = last_occurrence(indices, known)  # where an instance is written twice, it must be the same
+        scores, known = scores.index_select(0, last), known.index_select(0, last)
         places = self._place.index_select(0, indices)
+        scores = torch.where(known, scores, self._tree.get(places, channel=_SCORE))
         self._tree.set(places, scores, channel=_SCORE)
-        scores = self._tree.get(places, channel=_SCORE)  # for duplicates the one that was written last
-        weight_sum, score_sum, some_zero = self._sums()
+        self._look()
+        weight_sum, score_sum = self._tree.totals().unbind(1)
         per_score = self._gain * weight_sum / score_sum
         held = self._tree.get(places, channel=_WEIGHT)
         moved = torch.addcmul(held * self.delta_q, per_score.index_select(0, bins), scores)
-        if some_zero:  # a bin whose scores are all 0 keeps its Q
-            moved = torch.where(score_sum.index_select(0, bins) < _SMALLEST_SCORE, held, moved)
-        self._tree.set(places, moved, channel=_WEIGHT)
+        moves = known & (score_sum >= _SMALLEST_SCORE).index_select(0, bins)  # a bin whose scores are all 0 keeps its Q
+        self._tree.set(places, torch.where(moves, moved, held), channel=_WEIGHT)
 
     def state_dict(self) -> dict[str, Any]:
-        """State as plain tensors: the leaves (N, 2), and which instances are unseen, (N,)."""
-        return {"leaves": self._tree.leaves(), "unseen": self._unseen.clone()}
+        """State as plain tensors, on the CPU: the leaves (N, 2), and which instances are unseen, (N,)."""
+        return {"leaves": self._tree.leaves().cpu(), "unseen": self._unseen.clone().cpu()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._tree.load(state["leaves"])
-        self._forget()
-        self._see((~state["unseen"]).nonzero()[:, 0])
+        self._set_unseen(state["unseen"].to(self.bins.device, copy=True))
 
     def _update_compiled(self, indices: Tensor, bins: Tensor, scores: Tensor) -> bool:
         """All of an update; or, if a sum is too small or large for that, its scores alone, with the result False."""
@@ -101,32 +102,38 @@ class SmoothedWhereDrawn(InstanceDistribution):
     def _weighing(self) -> Tensor:
         return self._nothing  # a leaf's weight is its first channel
 
-    def _sums(self) -> tuple[Tensor, Tensor, bool]:
-        """W and Σ l of each bin, and whether some Σ l is 0.
+    def _look(self) -> None:
+        """Scale all weights if some W threatens to leave float64, O(N) then, rare; and see whether all are seen."""
+        if not self.bins.on_host:
+            self._batches += 1
+            if self._batches % _LOOK_EVERY:
+                return
+            self._complete = self._complete or self.share_seen == 1
+        weight_sum = self._tree.totals()[:, _WEIGHT]
+        smallest, largest = (float(end) for end in weight_sum.aminmax())
+        if smallest < _SMALLEST_SUM or largest > _LARGEST_SUM:
+            mantissa, _ = weight_sum.frexp()
+            factors = mantissa / weight_sum  # powers of two, which change no digit, so that it matters to none when
+            self._tree.collapse(torch.stack([factors, torch.zeros_like(factors)], dim=1), channel=_WEIGHT)
 
-        Scales all weights first if some W threatens to leave float64: O(N) then, rare.
-        """
-        totals = self._tree.totals()
-        weight_sum, score_sum = totals.unbind(1)
-        smallest, largest = (float(end) for end in totals.aminmax())  # of both, which hardly ever needs a closer look
-        if smallest >= _SMALLEST_SUM and largest <= _LARGEST_SUM:
-            return weight_sum, score_sum, False
-        if float(weight_sum.min()) < _SMALLEST_SUM or float(weight_sum.max()) > _LARGEST_SUM:
-            self._tree.collapse(torch.stack([1 / weight_sum, torch.zeros_like(weight_sum)], dim=1), channel=_WEIGHT)
-            weight_sum = self._tree.totals()[:, _WEIGHT]
-        return weight_sum, score_sum, float(score_sum.min()) < _SMALLEST_SCORE
+    def _set_unseen(self, unseen: Tensor) -> None:
+        """Take over which instances are unseen, (N,) bool."""
+        self._unseen = unseen
+        self._seen = self._sizes - torch.bincount(self.bins.tags[unseen], minlength=len(self._sizes))  # of each bin
+        self._complete = not bool(unseen.any())
+        self._set_gain()
 
-    def _forget(self) -> None:
-        """No instance is seen yet."""
-        self._unseen = torch.ones(len(self.bins), dtype=torch.bool)
-        self._unseen_left = len(self.bins)
-        self._seen = torch.zeros_like(self._sizes)  # members of each bin
-
-    def _see(self, indices: Tensor) -> None:
-        """Note that instances have a score from now on."""
-        fresh = indices[self._unseen.index_select(0, indices)].unique()
-        self._unseen.index_fill_(0, fresh, False)
-        self._unseen_left -= len(fresh)
-        self._seen += torch.bincount(self.bins.of(fresh), minlength=len(self._sizes))
+    def _set_gain(self) -> None:
         # Z takes the mean of the seen for the unseen, which makes it the sum over the seen times size / seen.
         self._gain = (1 - self.delta_q) * self._seen / self._sizes
+
+    def _see(self, indices: Tensor, bins: Tensor, known: Tensor) -> None:
+        """Note that instances have a score from now on, those that are known."""
+        last = last_occurrence(indices, known)
+        is_last = last == torch.arange(len(indices), device=indices.device)
+        fresh = self._unseen.index_select(0, indices) & known
+        self._seen.index_add_(0, bins, (fresh & is_last).to(torch.float64))
+        self._unseen.index_copy_(0, indices, self._unseen.index_select(0, indices) & ~known.index_select(0, last))
+        self._set_gain()
+        if self.bins.on_host:
+            self._complete = self.share_seen == 1

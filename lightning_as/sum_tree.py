@@ -102,7 +102,7 @@ class SumTree:
 
     def load(self, leaves: Tensor) -> None:
         """Set every leaf, tree after tree, from (sum of sizes, C), and every sum above them. O(N)."""
-        self._write(self.places(), leaves.to(torch.float64))
+        self._write(self.places(), leaves.to(self.memory))
         self._sum_up()
 
     def collapse(self, coefficients: Tensor, channel: int) -> None:

@@ -32,6 +32,8 @@ class TorchvisionDataModule(ImageDataModule):
         batches_per_epoch: Length of an epoch. Default: the training images over the (global) batch size, floored.
         seed: Seed of the sampler. Default: what `seed_everything` or `torch.manual_seed` was last given.
         pin_memory: Whether loaders pin their batches, for faster copies to a GPU. Default: False.
+        device: ``"auto"``: images and, where it can be, the sampler's state lie on the Trainer's GPU; see
+            :class:`ImageDataModule`. Default: ``"cpu"``.
 
     Raises:
         ValueError: If an argument is out of range; in `setup`, if `bins` are of another number of instances.
@@ -53,9 +55,10 @@ class TorchvisionDataModule(ImageDataModule):
         batches_per_epoch: int | None = None,
         seed: int | None = None,
         pin_memory: bool = False,
+        device: Literal["cpu", "auto"] = "cpu",
     ) -> None:
         data_dir = str(data_dir)  # a Path would keep checkpoints from loading
-        super().__init__(batch_size, num_workers, bins, batches_per_epoch, seed, pin_memory)
+        super().__init__(batch_size, num_workers, bins, batches_per_epoch, seed, pin_memory, device)
         self.data_dir = data_dir
 
     def prepare_data(self) -> None:

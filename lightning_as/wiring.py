@@ -111,7 +111,7 @@ def check_processes_agree(trainer: Trainer, loader: AdaptiveDataLoader, sampler:
 def check_labels(bins: Bins, drawn: Tensor, labels: Tensor) -> None:
     """Raise if the labels of a batch are not those of the bins that were drawn."""
     assert bins.labels is not None
-    expected, labels = bins.labels.index_select(0, drawn), labels.to("cpu", torch.int64)
+    expected, labels = bins.labels.index_select(0, drawn.cpu()), labels.to("cpu", torch.int64)
     if expected.tolist() != labels.tolist():  # of a batch's few numbers faster than torch.equal
         at = int((expected != labels).nonzero()[0])
         raise MisconfigurationException(
@@ -133,7 +133,7 @@ def length_of_training(trainer: Trainer) -> tuple[int | None, int]:
     return (min(ends) if ends else None), epoch
 
 
-def gather_batch(trainer: Trainer, rows: list[Tensor]) -> list[Tensor]:
+def gather_batch(trainer: Trainer, rows: list[Tensor], device: torch.device) -> list[Tensor]:
     """Rows about each process's share of a batch, put together to rows about the global batch, in its order.
 
     One collective for all of them, and none without other processes.
@@ -141,17 +141,18 @@ def gather_batch(trainer: Trainer, rows: list[Tensor]) -> list[Tensor]:
     Args:
         trainer: The Trainer.
         rows: Numbers for each instance of this process's share, (B,) each.
+        device: Where they are wanted.
 
     Returns:
-        The same for the global batch, (B · processes,) each, float64 on the CPU.
+        The same for the global batch, (B · processes,) each, float64 on that device.
     """
     if trainer.world_size == 1:
-        return [row.cpu().to(torch.float64) for row in rows]  # in this order: not every device knows float64
+        return [row.to(device).to(torch.float64) for row in rows]  # in this order: not every device knows float64
     packed = torch.stack([row.to(torch.float64) for row in rows]).to(trainer.strategy.root_device)
     shares = trainer.strategy.all_gather(packed)  # (processes, rows, B)
     assert isinstance(shares, Tensor)
     # Entry i of process r is entry i · processes + r of the global batch.
-    return list(shares.permute(1, 2, 0).flatten(1).cpu().unbind())
+    return list(shares.permute(1, 2, 0).flatten(1).to(device).unbind())
 
 
 def gather_rows(trainer: Trainer, parts: list[Tensor | None]) -> list[Tensor | None]:

@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.cli import LightningCLI
 
-from lightning_as import ConvNetClassifier, MNISTDataModule
+from lightning_as import Bins, ConvNetClassifier, MNISTDataModule
 from lightning_as.image_data import ImageDataset
 from lightning_as.mnist import load_mnist
 
@@ -22,9 +22,19 @@ from lightning_as.mnist import load_mnist
 torch.set_num_threads(1)
 
 
-@pytest.fixture(params=["torch", "compiled"])
+@pytest.fixture
+def off_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if bins, and all that lies beside them, were on a GPU."""
+    monkeypatch.setattr("lightning_as.compiled.available", False)
+    monkeypatch.setattr(Bins, "on_host", False)
+
+
+@pytest.fixture(params=["torch", "compiled", "off_host"])
 def implementation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The torch code and the compiled loops in turn."""
+    """The torch code, the compiled loops, and the torch code where nothing may be looked at, in turn."""
+    if request.param == "off_host":
+        request.getfixturevalue("off_host")
+        return request.param
     if request.param == "compiled" and find_spec("numba") is None:
         pytest.skip("numba is not installed")
     monkeypatch.setattr("lightning_as.compiled.available", request.param == "compiled")

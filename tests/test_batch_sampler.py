@@ -8,6 +8,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_as import AdaptiveBatchSampler, AdaptiveSampling, Bins, Draw
+from tests.looking import no_looking
 
 SIZE, BATCH = 97, 8
 
@@ -145,6 +146,53 @@ def test_a_state_of_something_else_raises_with_both_values_and_changes_nothing()
         with pytest.raises(ValueError, match=rf"other bins: 97 instances in 5 bins, here {len(tags)} in"):
             one.load_state_dict(state)
     assert torch.equal(other.state_dict()["generator"], before)
+
+
+@pytest.mark.usefixtures("off_host")
+def test_off_the_cpu_batches_are_tensors_that_nobody_has_looked_at():
+    """But for the first epoch's order of a strategy without replacement, they are those of the CPU; resumed too."""
+    here = [draw.tolist() for draw in _epoch(adaptive())]
+    assert here == [draw.tolist() for draw in _epoch(adaptive(), resumed_at=5)]
+    for sampler in (make(), adaptive()):
+        batches = iter(sampler)
+        next(batches)
+        with no_looking():
+            batch: Any = next(batches)
+        assert isinstance(batch, torch.Tensor)
+        assert batch.shape == (BATCH,)
+
+
+def test_off_the_cpu_draws_are_those_of_the_cpu(monkeypatch: pytest.MonkeyPatch):
+    """The one generator is the CPU's; both ways are the torch code, so that not a bit differs."""
+    monkeypatch.setattr("lightning_as.compiled.available", False)
+    here = [draw.tolist() for draw in _epoch(adaptive())]
+    monkeypatch.setattr(Bins, "on_host", False)
+    assert here == [draw.tolist() for draw in _epoch(adaptive())]
+
+
+def test_a_strategy_that_needs_the_cpu_stays_there():
+    sampler = make(device="meta")
+    sampler.attach(AdaptiveSampling(q_update="all"))
+    assert sampler.bins_at_work is sampler.bins
+    assert sampler.bins_at_work.on_host
+    assert not make(device="meta").bins_at_work.on_host
+
+
+def _epoch(sampler: AdaptiveBatchSampler, resumed_at: int | None = None) -> list[torch.Tensor]:
+    """An epoch's batches, as tensors, each committed and learned from before the next one is drawn."""
+    drawn: list[torch.Tensor] = []
+    batches = iter(sampler)
+    while (batch := next(batches, None)) is not None:
+        drawn.append(torch.as_tensor(batch))
+        draw = sampler.commit()
+        losses = (draw.indices.double() * 0.7).sin().square()
+        sampler.strategy.update(draw, losses, losses / 2)
+        if len(drawn) == resumed_at:
+            state = sampler.state_dict()
+            sampler = adaptive(seed=99)
+            sampler.load_state_dict(state)
+            batches = iter(sampler)
+    return drawn
 
 
 def test_at_the_border_of_an_epoch_the_batch_size_may_change():

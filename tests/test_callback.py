@@ -1,5 +1,6 @@
 import csv
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,14 @@ from lightning_as import (
     AdaptiveDataLoader,
     AdaptiveSampling,
     AdaptiveSamplingCallback,
+    Bins,
     ConvNetClassifier,
     MNISTDataModule,
     PrioritizedSampling,
     Strategy,
     gradient_bound,
 )
+from tests.looking import no_looking
 from tests.recording import Recording
 
 MakeData = Callable[..., MNISTDataModule]
@@ -428,3 +431,67 @@ def test_weights_that_cannot_reach_the_loss(make_trainer: MakeTrainer):
 def test_a_submodule_that_is_not_there(make_trainer: MakeTrainer):
     trainer = make_trainer(callbacks=[AdaptiveSamplingCallback(logits_from="head")])
     raises("`logits_from='head'` is no submodule of Linear. It has: linear", Linear(), OwnData(ours), trainer)
+
+
+class Unlooking(AdaptiveSamplingCallback):
+    """Allows no look at a tensor in a step but the first."""
+
+    steps = 0
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        with no_looking() if batch_idx else nullcontext():
+            super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        with no_looking() if batch_idx else nullcontext():
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        self.steps += bool(batch_idx)
+
+
+def test_off_the_cpu_no_step_waits_and_the_training_is_the_same(
+    make_data: MakeData, make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+):
+    """Of the torch code; and the bounds of `gradient_bound`, which the logits' device decides."""
+    monkeypatch.setattr("lightning_as.compiled.available", False)
+
+    def fit(callback: AdaptiveSamplingCallback) -> Tensor:
+        seed_everything(0)
+        module = Linear()
+        trainer = make_trainer(callbacks=[callback], max_epochs=2, log_every_n_steps=1000)
+        trainer.fit(module, datamodule=make_data(batch_size=50))
+        return module.linear.weight.detach()
+
+    here = fit(AdaptiveSamplingCallback())
+    monkeypatch.setattr(Bins, "on_host", False)
+    monkeypatch.setattr("lightning_as.smoothed_where_drawn._LOOK_EVERY", 1000)
+    callback = Unlooking()
+    there = fit(callback)
+    assert callback.steps == 2 * 39
+    torch.testing.assert_close(there, here, rtol=1e-5, atol=1e-7)
+    weighted = Unlooking(AdaptiveSampling(floor=0.1), logits_from="linear", weights="unbiased")
+    fit(weighted)
+    assert weighted.steps == 2 * 39
+
+
+@pytest.mark.usefixtures("off_host")
+def test_off_the_cpu_wrong_labels_are_found_at_the_first_batch_and_with_the_log(
+    make_data: MakeData, make_trainer: MakeTrainer
+):
+    class Shifting(Callback):
+        def __init__(self, batch: int) -> None:
+            self.batch = batch
+
+        def on_train_batch_start(
+            self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+        ) -> None:
+            if batch_idx >= self.batch:
+                batch[1].copy_((batch[1] + 1) % 10)
+
+    for shifted in (0, 2):
+        callbacks = [Shifting(shifted), AdaptiveSamplingCallback()]
+        trainer = make_trainer(callbacks=callbacks, log_every_n_steps=5, logger=False)
+        with pytest.raises(MisconfigurationException, match="filed under the wrong instances"):
+            trainer.fit(Linear(), datamodule=make_data())
+        assert trainer.global_step == (0 if shifted == 0 else 5)

@@ -78,6 +78,29 @@ def test_training_batches_are_those_that_the_sampler_draws(num_workers: int):
         assert labels.tolist() == [index % 3 for index in indices]
 
 
+def test_images_and_sampler_follow_the_trainer_to_its_gpu_if_asked():
+    """The device `meta` stands for one: it has no numbers, but everything else."""
+    root = torch.device("meta")
+    for device, expected in (("auto", "meta"), ("cpu", "cpu")):
+        data = Numbered(device=device, bins=Bins(torch.arange(60) % 3))
+        data.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=root, broadcast=int), overfit_batches=0)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("lightning_as.image_data._GPUS", ("meta",))
+            data.setup("fit")
+            assert data.dataset("train").images.device.type == expected
+            assert data.sampler is not None
+            assert data.sampler.bins_at_work.device.type == expected
+    alone = Numbered(device="auto")
+    alone.setup("fit")
+    assert alone.dataset("train").images.device.type == "cpu"
+
+
+@pytest.mark.parametrize("option", [{"num_workers": 2}, {"pin_memory": True}])
+def test_what_is_of_no_use_beside_images_on_a_gpu_is_refused(option: dict[str, Any]):
+    with pytest.raises(ValueError, match=f"`device='auto'` keeps the images .* leave out .*{next(iter(option))}"):
+        Numbered(device="auto", **option)
+
+
 def test_evaluation_goes_through_the_natural_distribution_in_order():
     data = Numbered()
     for loader, part in (
@@ -167,6 +190,7 @@ def test_hyperparameters_are_those_of_the_subclass_but_no_bins():
         ({"batch_size": 0}, "`batch_size` must be at least 1, got 0"),
         ({"num_workers": -1}, "`num_workers` must not be negative, got -1"),
         ({"bins": "labels"}, "`bins` must be 'label', 'single' or a `Bins`, got 'labels'"),
+        ({"device": "cuda:1"}, "`device` must be 'cpu' or 'auto', got 'cuda:1': 'auto' is the Trainer's."),
         ({"batches_per_epoch": 0}, "`batches_per_epoch` must be at least 1, got 0"),
     ],
 )

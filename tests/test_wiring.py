@@ -43,7 +43,7 @@ def test_the_rows_of_several_processes_are_put_together_in_the_order_of_the_glob
     indices = torch.arange(12)
     first, second = indices[0::2], indices[1::2]
     several = trainer([torch.stack([second, -second]).double()])
-    losses, bounds = gather_batch(several, [first.float(), -first.float()])
+    losses, bounds = gather_batch(several, [first.float(), -first.float()], torch.device("cpu"))
     assert torch.equal(losses, indices.double())
     assert torch.equal(bounds, -indices.double())
     assert len(several.strategy.collectives) == 1  # pyright: ignore[reportAttributeAccessIssue]
@@ -51,7 +51,7 @@ def test_the_rows_of_several_processes_are_put_together_in_the_order_of_the_glob
 
 def test_alone_a_process_asks_nobody():
     alone = trainer()
-    rows = gather_batch(alone, [torch.tensor([1.5], dtype=torch.bfloat16), torch.tensor([3])])
+    rows = gather_batch(alone, [torch.tensor([1.5], dtype=torch.bfloat16), torch.tensor([3])], torch.device("cpu"))
     assert [row.dtype for row in rows] == [torch.float64, torch.float64]
     assert [row.tolist() for row in rows] == [[1.5], [3.0]]
     assert alone.strategy.collectives == []  # pyright: ignore[reportAttributeAccessIssue]

@@ -48,10 +48,10 @@ def measure(module: nn.Module, data: ImageDataModule, strategy: Strategy) -> dic
     with isolate_rng():  # a loader takes a number from the global generator
         found = evaluate_each(module, data.train_evaluation_dataloader())
         test = evaluate(module, data.test_dataloader())
-    law = strategy.probabilities()
+    law = strategy.probabilities().cpu()
     labels = data.dataset("train").labels
     assert labels is not None
-    p = torch.zeros(found.gradients.shape[1], dtype=torch.float64).index_add_(0, labels, law)
+    p = torch.zeros(found.gradients.shape[1], dtype=torch.float64).index_add_(0, labels.cpu(), law)
     return {
         "training_cost_mean": float(found.losses.mean()),
         "training_cost_median": float(found.losses.quantile(0.5)),

@@ -37,7 +37,7 @@ def train(cell: Cell, epochs: int, checkpoint: Path, device: str, report: Callab
     """
     seed_everything(cell.seed, verbose=False)
     arm = ARMS[cell.arm]
-    data = MNISTDataModule(cell.batch_size, bins=arm.bins, **DATA[cell.data])
+    data = MNISTDataModule(cell.batch_size, bins=arm.bins, device="auto", **DATA[cell.data])
     strategy, clock = arm.make(cell), Clock()
     measurements = Measurements(data, strategy, clock)
     trainer = Trainer(

@@ -43,7 +43,7 @@ from torch import Tensor
 
 from lightning_as.bin_distribution import BinDistribution, BinStatistic, Smoothing, check_smoothing
 from lightning_as.bins import Bins
-from lightning_as.draw import Draw
+from lightning_as.draw import Draw, sent
 from lightning_as.smoothed_everywhere import SmoothedEverywhere, Unseen
 from lightning_as.smoothed_where_drawn import SmoothedWhereDrawn
 from lightning_as.strategies.base import Strategy
@@ -122,12 +122,15 @@ class AdaptiveSampling(Strategy):
         self.unseen: Unseen = unseen
         self.smoothing: Smoothing = smoothing
         self.floor = floor
+        self.any_device = q_update == "drawn"
 
     def start(self, bins: Bins) -> None:
         super().start(bins)
         self._bins = bins
-        self._sizes = torch.tensor(bins.sizes, dtype=torch.float64)
-        self._over_bins = BinDistribution(bins.sizes, self.beta, self.delta_p, self.bin_statistic, self.smoothing)
+        self._sizes = torch.tensor(bins.sizes, dtype=torch.float64, device=bins.device)
+        self._over_bins = BinDistribution(
+            bins.sizes, self.beta, self.delta_p, self.bin_statistic, self.smoothing, device=bins.device
+        )
         if self.q_update == "drawn":
             self._inside = SmoothedWhereDrawn(bins, self.delta_q)
         else:
@@ -143,19 +146,21 @@ class AdaptiveSampling(Strategy):
         return self._inside.probabilities()
 
     def probabilities(self) -> Tensor:
-        return self._joint(self.bin_probabilities[self._bins.tags], self.instance_probabilities())
+        return self._joint(self.bin_probabilities[self._bins.tags.long()], self.instance_probabilities())
 
     @torch.inference_mode()  # which spares a fifth of the time, as in `update`
     def draw(self, size: int, generator: torch.Generator) -> Draw:
+        device = self._bins.device
         uniforms = torch.rand(1 + self._inside.uniforms, size, dtype=torch.float64, generator=generator)
+        uniforms = sent(uniforms, device)
         if self.floor == 0 and self._inside.compiled:
             return self._inside.draw_with_bins(self.bin_probabilities, self._over_bins.cumulative, uniforms)
         bins = self._over_bins.draw(uniforms[0])
         indices, q = self._inside.draw(bins, uniforms[1:])
         if self.floor == 0:
             return Draw(indices, bins, self.bin_probabilities.index_select(0, bins).mul_(q), within=q)
-        uniform = torch.rand(size, dtype=torch.float64, generator=generator) < self.floor
-        anywhere = torch.randint(len(self._bins), (size,), generator=generator)
+        uniform = sent(torch.rand(size, dtype=torch.float64, generator=generator) < self.floor, device)
+        anywhere = sent(torch.randint(len(self._bins), (size,), generator=generator), device)
         indices = torch.where(uniform, anywhere, indices)
         bins = self._bins.of(indices)
         p = self.bin_probabilities[bins]

@@ -7,6 +7,7 @@ There are two kinds. An *index sampler*, :class:`Strategy`, decides which instan
 from __future__ import annotations
 
 import logging
+import math
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -59,8 +60,10 @@ class Strategy(ABC):
     samples_by_loss: bool = False
     """Whether it draws in proportion to losses, or a power of them, which must not be negative then."""
 
-    skipped: int = 0
-    """Losses and bounds that were not finite."""
+    any_device: bool = False
+    """Whether it can keep its state where the model is trained, and draw there, without the CPU waiting for either."""
+    _skipped: int = 0
+    _unusable: Tensor | None = None
     bins: Bins | None = None
     """The partition of the data set at work, None before :meth:`start`."""
 
@@ -68,7 +71,20 @@ class Strategy(ABC):
     def start(self, bins: Bins) -> None:
         """Make the initial state for a data set that is partitioned into `bins`; extend this."""
         self.bins = bins
-        self.skipped = 0
+        self._skipped = 0
+        self._unusable: Tensor | None = None
+
+    @property
+    def skipped(self) -> int:
+        """Losses and bounds that were not finite."""
+        if self._unusable is not None:  # found on another device, and not looked at yet
+            count, self._unusable = int(self._unusable), None
+            self._note_skipped(count)
+        return self._skipped
+
+    @skipped.setter
+    def skipped(self, count: int) -> None:
+        self._skipped, self._unusable = count, None
 
     def plan(self, total: int | None, epoch: int) -> None:  # noqa: B027 (most have nothing to do)
         """Be told the length of the training, after :meth:`start` and before the first draw of each epoch.
@@ -98,12 +114,16 @@ class Strategy(ABC):
 
         Args:
             draw: The batch, as it was drawn.
-            losses: Its losses, (B,) float64, on the CPU.
-            bounds: Its squared gradient bounds, (B,) float64, on the CPU; zeros if they are not among :attr:`reads`.
+            losses: Its losses, (B,) float64, where the draw is.
+            bounds: Its squared gradient bounds, (B,) float64; zeros if they are not among :attr:`reads`.
 
         Raises:
-            ValueError: If a loss is negative, and the method needs them not to be.
+            ValueError: If a loss is negative, and the method needs them not to be. Off the CPU it counts as one that is
+                not finite instead, since nobody looks.
         """
+        if self.any_device and self.bins is not None and not self.bins.on_host:
+            self.learn(draw, *self._usable(losses, bounds))
+            return
         values = losses.tolist()  # a third of the time of looking with torch; NaN and infinity show in the sum
         if not (min(values) >= 0 and sum(values) < _LARGEST and sum(bounds.tolist()) < _LARGEST):
             finite = (losses.isfinite() & bounds.isfinite()).nonzero()[:, 0]
@@ -119,7 +139,10 @@ class Strategy(ABC):
 
     @abstractmethod
     def learn(self, draw: Draw, losses: Tensor, bounds: Tensor) -> None:
-        """What :meth:`update` does with the part of a batch that is finite, which may be empty."""
+        """What :meth:`update` does with the part of a batch that is finite, which may be empty.
+
+        Off the CPU, for methods of :attr:`any_device`, it is given the whole batch, with NaN for what is not finite.
+        """
 
     def wanted(self) -> Tensor | None:
         """Instances to be scored before the next draw, by a forward pass in evaluation mode, (M,) int64; None for none.
@@ -150,14 +173,24 @@ class Strategy(ABC):
         """Figures that describe the present law, for the logger."""
         return {}
 
+    def _usable(self, losses: Tensor, bounds: Tensor) -> tuple[Tensor, Tensor]:
+        """The same with NaN for both where one is of no use; these are counted, without looking."""
+        usable = losses.isfinite() & bounds.isfinite()
+        if self.samples_by_loss:
+            usable &= losses >= 0
+        unusable = (~usable).sum()
+        self._unusable = unusable if self._unusable is None else self._unusable + unusable
+        losses, bounds = (torch.where(usable, part.clamp(-_LARGEST, _LARGEST), math.nan) for part in (losses, bounds))
+        return losses, bounds
+
     def _note_skipped(self, count: int) -> None:
-        if count and self.skipped == 0:
+        if count and self._skipped == 0:
             _logger.warning(
-                "%d losses of a batch are not finite: their instances keep the scores they had. "
+                "%d losses are not finite (or negative, on a GPU): their instances keep the scores they had. "
                 "Further ones are counted as `adaptive/skipped`, without a warning.",
                 count,
             )
-        self.skipped += count
+        self._skipped += count
 
 
 class Selection(NamedTuple):

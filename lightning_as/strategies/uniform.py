@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from lightning_as.bins import Bins
-from lightning_as.draw import Draw
+from lightning_as.draw import Draw, sent
 from lightning_as.strategies.base import Strategy
 
 
@@ -35,6 +35,7 @@ class Uniform(Strategy):
     """
 
     reads = frozenset()
+    any_device = True
 
     def __init__(self, replacement: bool = False) -> None:
         self.replacement = replacement
@@ -48,27 +49,30 @@ class Uniform(Strategy):
 
     def start_epoch(self, generator: torch.Generator) -> None:
         if not self.replacement:
-            self._order = torch.randperm(self._size, generator=generator)
+            self._order = sent(torch.randperm(self._size, generator=generator), self._bins.device)
             self._position = 0
 
     def draw(self, size: int, generator: torch.Generator) -> Draw:
         if self.replacement:
-            indices = torch.randint(self._size, (size,), generator=generator)
+            indices = sent(torch.randint(self._size, (size,), generator=generator), self._bins.device)
         else:
             indices = self._next(size, generator)
-        return Draw(indices, self._bins.of(indices), torch.full((size,), 1 / self._size, dtype=torch.float64))
+        return Draw(indices, self._bins.of(indices), self._law(size))
 
     def learn(self, draw: Draw, losses: Tensor, bounds: Tensor) -> None:
         """Nothing to learn."""
 
     def probabilities(self) -> Tensor:
-        return torch.full((self._size,), 1 / self._size, dtype=torch.float64)
+        return self._law(self._size)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"order": self._order.clone(), "position": self._position}
+        return {"order": self._order.clone().cpu(), "position": self._position}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._order, self._position = state["order"].clone(), state["position"]
+        self._order, self._position = state["order"].to(self._bins.device, copy=True), state["position"]
+
+    def _law(self, size: int) -> Tensor:
+        return torch.full((size,), 1 / self._size, dtype=torch.float64, device=self._bins.device)
 
     def _next(self, size: int, generator: torch.Generator) -> Tensor:
         """The next instances of the permutation, and of another one where it ends."""

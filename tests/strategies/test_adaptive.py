@@ -13,6 +13,7 @@ from lightning_as.bins import Bins
 from lightning_as.cli import PRESETS
 from lightning_as.draw import Draw
 from lightning_as.strategies import AdaptiveSampling
+from tests.looking import no_looking
 from tests.strategies.oracle import AlgorithmOne
 from tests.test_sum_tree import p_value
 
@@ -95,7 +96,7 @@ def trained(steps: int, generator: torch.Generator, tags: torch.Tensor = TAGS, *
 def as_drawn(strategy: AdaptiveSampling, indices: list[int]) -> Draw:
     """A draw of chosen instances."""
     assert strategy.bins is not None
-    chosen = torch.tensor(indices)
+    chosen = torch.tensor(indices, dtype=torch.int64)
     bins, q = strategy.bins.of(chosen), strategy.instance_probabilities()[chosen]
     return Draw(chosen, bins, strategy.bin_probabilities[bins] * q, q)
 
@@ -228,10 +229,10 @@ def test_losses_that_are_not_finite_are_left_out_counted_and_warned_of_once(capl
             )
             assert torch.equal(strategy.bin_probabilities, clean.bin_probabilities)
             assert torch.equal(strategy.instance_probabilities(), clean.instance_probabilities())
-    assert strategy.skipped == 5
+        assert strategy.skipped == 5
     assert clean.skipped == 0
     assert len(caplog.records) == 1
-    assert "2 losses of a batch are not finite" in caplog.text
+    assert "losses are not finite" in caplog.text
     check_law(strategy)
 
 
@@ -268,8 +269,16 @@ def test_an_update_without_any_finite_loss_leaves_the_table_and_counts_the_batch
 
 
 @pytest.mark.parametrize("losses", [[0.5, -1e-9], [-1.0, 1.0], [-0.5, NAN], [-0.5, INF]], ids=str)
-def test_a_negative_loss_is_refused_and_changes_nothing(losses):
+def test_a_negative_loss_is_refused_and_changes_nothing(losses, implementation):
     strategy = started(beta=1)
+    if implementation == "off_host":  # where nobody looks in time to refuse it
+        strategy.update(as_drawn(strategy, [0, 1]), double(*losses), double(1, 1))
+        assert strategy.skipped == sum(not 0 <= loss < INF for loss in losses)
+        only = started(beta=1)
+        usable = [position for position, loss in enumerate(losses) if 0 <= loss < INF]
+        only.update(as_drawn(only, usable), double(*[losses[at] for at in usable]), double(*[1.0 for _ in usable]))
+        assert torch.equal(strategy.probabilities(), only.probabilities())
+        return
     with pytest.raises(ValueError, match="`losses` must not be negative"):
         strategy.update(as_drawn(strategy, [0, 1]), double(*losses), double(1, 1))
     assert torch.equal(strategy.probabilities(), started(beta=1).probabilities())
@@ -467,3 +476,76 @@ def test_a_state_of_another_q_update_is_refused_and_changes_nothing(saved, here)
         strategy.load_state_dict(trained(9, seeded(16), beta=3, q_update=saved).state_dict())
     assert torch.equal(strategy.probabilities(), before)
     assert torch.equal(strategy.bin_probabilities, p)
+
+
+OPTIONS: list[dict[str, Any]] = [
+    {},
+    {"floor": 0.1},
+    {"delta_q": 0.0, "score": "gradient"},
+    {"bin_statistic": "sum_over_q", "smoothing": "original"},
+    {"bin_statistic": "mean"},
+    {"bin_statistic": "second_moment", "smoothing": "statistic", "floor": 0.1},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_off_the_cpu_nothing_is_looked_at_and_the_law_is_the_same(
+    options: dict[str, Any], implementation: str, monkeypatch: pytest.MonkeyPatch
+):
+    """Through 63 batches, with losses that are not finite, and with negative ones; at the 64th it looks."""
+    if implementation != "off_host":
+        pytest.skip("this is about what happens off the CPU")
+    there, generator = started(beta=3, **options), seeded(1)
+    monkeypatch.setattr(Bins, "on_host", True)
+    here = started(beta=3, **options)
+    skipped = 0
+    for step in range(63):
+        monkeypatch.setattr(Bins, "on_host", False)
+        state = generator.get_state()
+        with no_looking():
+            draw = there.draw(24, generator)
+        _, losses, bounds = random_batch(here, seeded(step), step)
+        losses[: step % 3], bounds[23] = NAN, (INF if step % 5 == 0 else 1.0)
+        if there.samples_by_loss:
+            losses[3] = -1.0 if step % 4 == 0 else losses[3]
+        with no_looking():
+            there.update(draw, losses, bounds)
+        monkeypatch.setattr(Bins, "on_host", True)
+        generator.set_state(state)
+        same = here.draw(24, generator)
+        assert torch.equal(same.indices, draw.indices)
+        unusable = ~(losses.isfinite() & bounds.isfinite() & ((losses >= 0) | (not there.samples_by_loss)))
+        skipped += int(unusable.sum())
+        here.update(same, losses.masked_fill(unusable, NAN), bounds)
+        torch.testing.assert_close(there.probabilities(), here.probabilities(), rtol=1e-9, atol=0)
+    assert there.skipped == here.skipped == skipped > 0
+    assert there.metrics() == pytest.approx(here.metrics(), rel=1e-9)
+
+
+def test_on_the_cpu_something_is_looked_at(implementation: str):
+    """So that the test above can fail."""
+    if implementation == "off_host":
+        pytest.skip("this is about what happens on the CPU")
+    strategy = started()
+    with pytest.raises(AssertionError, match=r"looks at a tensor|by a mask"), no_looking():
+        strategy.update(*random_batch(strategy, seeded(), 0))
+
+
+def test_the_sums_of_weights_are_looked_after_where_nothing_else_is_looked_at(implementation: str):
+    """Losses that fall at each visit pull the weights down without end, and with them their sum."""
+    if implementation != "off_host":
+        pytest.skip("this is about what happens off the CPU")
+    strategy, generator = started(torch.zeros(20, dtype=torch.int64)), seeded()
+    oracle = AlgorithmOne(torch.zeros(20, dtype=torch.int64), 10, 0.9, 0.1, q_update="drawn")
+    scaled, before = 0, 20.0
+    for step in range(1000):
+        draw = strategy.draw(8, generator)
+        losses, bounds = torch.full((8,), 0.5 ** (step % 200), dtype=torch.float64), torch.ones(8, dtype=torch.float64)
+        strategy.update(draw, losses, bounds)
+        oracle.batch(draw.indices.tolist(), losses.tolist(), bounds.tolist())
+        now = float(strategy.state_dict()["inside"]["leaves"][:, 0].sum())
+        scaled, before = scaled + (not 1e-20 < now / before < 1e20), now
+        if step % 50 == 0:
+            agree(strategy, oracle)
+    assert scaled > 0
+    assert strategy.metrics()["seen"] == 1

@@ -1,0 +1,53 @@
+"""A guard against what makes the CPU wait for a GPU: looking at the numbers of a tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+LOOKS = {
+    getattr(Tensor, name)
+    for name in ("tolist", "item", "numpy", "cpu", "__bool__", "__float__", "__int__", "__index__", "__contains__")
+}
+SIZED_BY_NUMBERS = {
+    "_local_scalar_dense",
+    "_unique2",
+    "bincount",
+    "equal",
+    "is_nonzero",
+    "masked_select",
+    "nonzero",
+    "repeat_interleave",
+    "unique_consecutive",
+    "unique_dim",
+}
+
+
+class _Methods(TorchFunctionMode):
+    def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert func not in LOOKS, f"{func} looks at a tensor"
+        return func(*args, **(kwargs or {}))
+
+
+class _Operators(TorchDispatchMode):
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        by_mask = name in ("index", "index_put", "index_put_") and any(
+            part is not None and part.dtype in (torch.bool, torch.uint8) for part in args[1]
+        )
+        assert name not in SIZED_BY_NUMBERS, f"{func} has a result whose size depends on the numbers"
+        assert not by_mask, f"{func} indexes by a mask"
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def no_looking() -> Iterator[None]:
+    """Whatever would have to wait for a GPU, if the tensors were there, is an `AssertionError`."""
+    with _Methods(), _Operators():
+        yield
