@@ -188,8 +188,11 @@ class AdaptiveSamplingCallback(Callback):
         skipped = not outputs and pl_module.automatic_optimization
         rows = None if skipped else observer.observe(outputs, batch, len(self._drawn))
         draw = sampler.commit()
+        # What is logged in between Lightning keeps to itself. The first batch is for the progress bar.
+        every: int = trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
+        logs = batch_idx == 0 or (every and trainer.global_step % every == 0)
         if rows is not None:
-            if sampler.bins_at_work.on_host:  # elsewhere to look is to wait: at the first batch, and with the log
+            if logs or sampler.bins_at_work.on_host:  # elsewhere to look is to wait
                 self._check_labels(batch)
             losses, bounds = gather_batch(trainer, rows, sampler.bins_at_work.device)
             self.strategy.update(draw, losses, bounds)
@@ -199,18 +202,12 @@ class AdaptiveSamplingCallback(Callback):
         self._scorer.refresh()
         if trainer.is_last_batch:  # of the epoch: a checkpoint that is saved now is one of its end
             sampler.end_epoch()
-        # Lightning would keep what is logged in between to itself, and a log call costs as much as a draw. The first
-        # batch is for the progress bar.
-        every: int = trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
-        if batch_idx == 0 or (every and trainer.global_step % every == 0):
+        if logs:
             self._log(pl_module, draw)
-            if not sampler.bins_at_work.on_host:
-                self._check_labels(batch)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Tell the strategy what was found."""
-        metrics = validation_metrics(trainer)
-        if metrics is not None:
+        if (metrics := validation_metrics(trainer)) is not None:
             self.strategy.validated(metrics)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -58,23 +58,60 @@ class SmoothedWhereDrawn(InstanceDistribution):
     def update(self, indices: Tensor, bins: Tensor, scores: Tensor) -> None:
         if self.delta_q == 0:  # nothing else keeps a weight from vanishing
             scores = torch.where(scores <= _SMALLEST_SCORE, 0, scores)
-        known = scores.isfinite()
-        if not self._complete:
-            self._see(indices, bins, known)
+        if not self.bins.on_host:
+            self._update_there(indices, bins, scores)
+            return
+        if self._unseen_left:
+            self._see(indices)
         if self._tree.compiled and self._update_compiled(indices, bins, scores):
             return
+        scores = scores.index_select(0, last_occurrence(indices))
+        places = self._place.index_select(0, indices)
+        self._tree.set(places, scores, channel=_SCORE)
+        totals = self._tree.totals()
+        smallest, largest = (float(end) for end in totals.aminmax())  # of both, which hardly ever needs a closer look
+        if smallest >= _SMALLEST_SUM and largest <= _LARGEST_SUM:
+            self._move(places, bins, scores, totals, None)
+            return
+        self._keep_in_range()
+        totals = self._tree.totals()
+        self._move(places, bins, scores, totals, totals[:, _SCORE] >= _SMALLEST_SCORE)
+
+    def _update_there(self, indices: Tensor, bins: Tensor, scores: Tensor) -> None:
+        """The same without looking at a number, for which the CPU would have to wait. NaN leaves an instance alone."""
+        known = scores.isfinite()
         last = last_occurrence(indices, known)  # where an instance is written twice, it must be the same
+        if self._unseen_left:
+            self._see_there(indices, bins, known, last)
         scores, known = scores.index_select(0, last), known.index_select(0, last)
         places = self._place.index_select(0, indices)
         scores = torch.where(known, scores, self._tree.get(places, channel=_SCORE))
         self._tree.set(places, scores, channel=_SCORE)
-        self._look()
-        weight_sum, score_sum = self._tree.totals().unbind(1)
+        self._batches += 1
+        if self._batches % _LOOK_EVERY == 0:
+            self._unseen_left = len(self.bins) - int(self._seen.sum())
+            self._keep_in_range()
+        totals = self._tree.totals()
+        self._move(places, bins, scores, totals, totals[:, _SCORE] >= _SMALLEST_SCORE, known)
+
+    def _move(
+        self,
+        places: Tensor,
+        bins: Tensor,
+        scores: Tensor,
+        totals: Tensor,
+        has_target: Tensor | None,
+        known: Tensor | None = None,
+    ) -> None:
+        """Line 22 for the batch, but for bins whose scores are all 0, and what is not known: these keep their Q."""
+        weight_sum, score_sum = totals.unbind(1)
         per_score = self._gain * weight_sum / score_sum
         held = self._tree.get(places, channel=_WEIGHT)
         moved = torch.addcmul(held * self.delta_q, per_score.index_select(0, bins), scores)
-        moves = known & (score_sum >= _SMALLEST_SCORE).index_select(0, bins)  # a bin whose scores are all 0 keeps its Q
-        self._tree.set(places, torch.where(moves, moved, held), channel=_WEIGHT)
+        if has_target is not None:
+            moves = has_target.index_select(0, bins)
+            moved = torch.where(moves if known is None else moves & known, moved, held)
+        self._tree.set(places, moved, channel=_WEIGHT)
 
     def state_dict(self) -> dict[str, Any]:
         """State as plain tensors, on the CPU: the leaves (N, 2), and which instances are unseen, (N,)."""
@@ -102,13 +139,8 @@ class SmoothedWhereDrawn(InstanceDistribution):
     def _weighing(self) -> Tensor:
         return self._nothing  # a leaf's weight is its first channel
 
-    def _look(self) -> None:
-        """Scale all weights if some W threatens to leave float64, O(N) then, rare; and see whether all are seen."""
-        if not self.bins.on_host:
-            self._batches += 1
-            if self._batches % _LOOK_EVERY:
-                return
-            self._complete = self._complete or self.share_seen == 1
+    def _keep_in_range(self) -> None:
+        """Scale all weights if some W threatens to leave float64. O(N) then, rare."""
         weight_sum = self._tree.totals()[:, _WEIGHT]
         smallest, largest = (float(end) for end in weight_sum.aminmax())
         if smallest < _SMALLEST_SUM or largest > _LARGEST_SUM:
@@ -120,20 +152,26 @@ class SmoothedWhereDrawn(InstanceDistribution):
         """Take over which instances are unseen, (N,) bool."""
         self._unseen = unseen
         self._seen = self._sizes - torch.bincount(self.bins.tags[unseen], minlength=len(self._sizes))  # of each bin
-        self._complete = not bool(unseen.any())
+        self._unseen_left = int(unseen.sum())  # off the CPU as of the last look
+        self._set_gain()
+
+    def _see(self, indices: Tensor) -> None:
+        """Note that instances have a score from now on."""
+        fresh = indices[self._unseen.index_select(0, indices)].unique()
+        if len(fresh):
+            self._unseen.index_fill_(0, fresh, False)
+            self._seen += torch.bincount(self.bins.of(fresh), minlength=len(self._sizes))
+            self._unseen_left -= len(fresh)
+            self._set_gain()
+
+    def _see_there(self, indices: Tensor, bins: Tensor, known: Tensor, last: Tensor) -> None:
+        """The same of the known ones, without looking; of equal instances the last known one counts."""
+        unseen = self._unseen.index_select(0, indices)
+        is_last = last == torch.arange(len(indices), device=indices.device)
+        self._seen.index_add_(0, bins, (unseen & known & is_last).to(torch.float64))
+        self._unseen.index_copy_(0, indices, unseen & ~known.index_select(0, last))
         self._set_gain()
 
     def _set_gain(self) -> None:
         # Z takes the mean of the seen for the unseen, which makes it the sum over the seen times size / seen.
         self._gain = (1 - self.delta_q) * self._seen / self._sizes
-
-    def _see(self, indices: Tensor, bins: Tensor, known: Tensor) -> None:
-        """Note that instances have a score from now on, those that are known."""
-        last = last_occurrence(indices, known)
-        is_last = last == torch.arange(len(indices), device=indices.device)
-        fresh = self._unseen.index_select(0, indices) & known
-        self._seen.index_add_(0, bins, (fresh & is_last).to(torch.float64))
-        self._unseen.index_copy_(0, indices, self._unseen.index_select(0, indices) & ~known.index_select(0, last))
-        self._set_gain()
-        if self.bins.on_host:
-            self._complete = self.share_seen == 1

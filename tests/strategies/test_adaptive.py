@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lightning_as.bins import Bins
 from lightning_as.cli import PRESETS
@@ -549,3 +550,53 @@ def test_the_sums_of_weights_are_looked_after_where_nothing_else_is_looked_at(im
             agree(strategy, oracle)
     assert scaled > 0
     assert strategy.metrics()["seen"] == 1
+
+
+def put_there(thing: Any, fake: FakeTensorMode, done: set[int]) -> None:
+    """Replace all tensors of an object of this package, and of those that it has, by ones on a GPU without numbers."""
+    if id(thing) in done:
+        return
+    done.add(id(thing))
+    for name, value in list(vars(thing).items()):
+        if isinstance(value, torch.Tensor):
+            vars(thing)[name] = fake.from_tensor(value).to("cuda")
+        elif type(value).__module__.startswith("lightning_as"):
+            put_there(value, fake, done)
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_on_a_gpu_without_numbers_everything_is_on_the_gpu(
+    options: dict[str, Any], implementation: str, monkeypatch: pytest.MonkeyPatch
+):
+    """Torch's fake tensors refuse to mix devices, and to be looked at; they need no GPU."""
+    if implementation != "torch":
+        pytest.skip("this is about the device that the tensors say they are on")
+    monkeypatch.setattr("lightning_as.strategies.adaptive.sent", lambda numbers, device: numbers.to(device))
+    strategy, fake = started(beta=2, **options), FakeTensorMode()
+    with fake:
+        put_there(strategy, fake, set())
+        for _ in range(5):
+            draw = strategy.draw(24, seeded())
+            strategy.update(draw, torch.empty_like(draw.probabilities), torch.empty_like(draw.probabilities))
+            assert {field.device.type for field in draw if field is not None} == {"cuda"}
+        assert strategy.probabilities().device.type == strategy.bin_probabilities.device.type == "cuda"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_on_a_gpu_the_law_is_that_of_the_cpu(options: dict[str, Any], implementation: str):
+    if implementation != "torch":
+        pytest.skip("on a GPU there is but one implementation")
+    here, there = started(beta=3, **options), AdaptiveSampling(beta=3, **options)
+    there.start(Bins(TAGS).to("cuda"))
+    for step in range(200):
+        draw, losses, bounds = random_batch(here, seeded(step), step)
+        same = there.draw(24, seeded(step))
+        assert torch.equal(same.indices.cpu(), draw.indices)
+        here.update(draw, losses, bounds)
+        there.update(same, losses.cuda(), bounds.cuda())
+        torch.testing.assert_close(there.probabilities().cpu(), here.probabilities(), rtol=1e-9, atol=0)
+    again = AdaptiveSampling(beta=3, **options)
+    again.start(Bins(TAGS).to("cuda"))
+    again.load_state_dict(there.state_dict())
+    assert torch.equal(again.probabilities(), there.probabilities())
