@@ -61,6 +61,7 @@ FLOORS = [
     {"experiments.comparison", "experiments.results", "experiments.thesis"},
     {"experiments.curves", "experiments.text"},
     {"experiments.evidence", "experiments.tables"},
+    {"experiments.mends"},
     {
         "experiments.distribution_figures",
         "experiments.evidence_figures",

@@ -5,15 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from textwrap import fill
 
-from lightning_as.experiments.evidence import (
-    FIRST_SELECTION_SEED,
-    LAST_EPOCHS,
-    WORST,
-    ArmRow,
-    DefaultRow,
-    TimeRow,
-)
+from lightning_as.experiments.evidence import FIRST_SELECTION_SEED, LAST_EPOCHS, ArmRow, TimeRow
 from lightning_as.experiments.evidence_figures import LABELS
+from lightning_as.experiments.mends import COLLAPSED, WORST, CollapseRow, DefaultRow
 from lightning_as.experiments.tables import RatioRow
 from lightning_as.experiments.text import as_text, interval, markdown_table
 from lightning_as.experiments.thesis import OPTIMIZERS
@@ -30,6 +24,7 @@ _INTRODUCTION = f"""Made by `lightning-as report evidence` from what `lightning-
 stands in `docs/evidence.md`. Values are medians over the runs (seeds), with bootstrap intervals of 95 % in brackets,
 which of two to five runs are only the smallest and the largest of them. But for the first question a cost is the
 geometric mean of the mean training cost over the last {LAST_EPOCHS} epochs, and an accuracy the mean over them."""
+_LONGER = f"""Longer trainings, one run each. Collapsed is a P whose smallest entry is below {COLLAPSED:g}."""
 _RULE = f"""The rule, on seeds from {FIRST_SELECTION_SEED} on, which enter nothing else: of the candidates that have
 been run in all six settings and that cost at most {WORST:g} times as much as the thesis's settings in each of them, the
 one with the smallest geometric mean of the ratios."""
@@ -39,6 +34,7 @@ def evidence_markdown(
     claims: Sequence[RatioRow],
     arms: Mapping[int, Sequence[ArmRow]],
     times: Mapping[int, Sequence[TimeRow]],
+    collapses: Sequence[CollapseRow],
     defaults: Sequence[DefaultRow],
     figures: Sequence[str],
 ) -> str:
@@ -48,7 +44,8 @@ def evidence_markdown(
         claims: Of question 1.
         arms: Of questions 2 to 4.
         times: Of questions 5 and 6.
-        defaults: Of question 3.
+        collapses: Of question 3, as are the defaults.
+        defaults: The candidates.
         figures: Names of the files that were made.
     """
     parts = ["# Tables of the evidence", fill(_INTRODUCTION.replace("\n", " "), 120)]
@@ -63,6 +60,7 @@ def evidence_markdown(
         else:
             parts.append(_times(times[number]))
         if number == 3:
+            parts += [_LONGER, _collapses(collapses)] if collapses else []
             parts += [fill(_RULE.replace("\n", " "), 120), _defaults(defaults)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -114,6 +112,25 @@ def _times(rows: Sequence[TimeRow]) -> str:
         for row in rows
     ]
     return _table(["target", "setting", "arm", "epochs", "minutes, where reached", "runs that reach it"], lines)
+
+
+def _collapses(rows: Sequence[CollapseRow]) -> str:
+    lines = [
+        [
+            f"{OPTIMIZERS[row.optimizer]} {row.batch_size}",
+            LABELS[row.arm],
+            str(row.seed),
+            str(row.epochs),
+            as_text(row.smallest_p),
+            str(row.collapsed_epochs),
+            "–" if row.collapsed_since is None else f"epoch {row.collapsed_since}",
+            as_text(row.cost),
+            as_text(row.accuracy, 4),
+        ]
+        for row in rows
+    ]
+    header = ["setting", "arm", "seed", "epochs", "smallest P ever", "epochs collapsed", "for good since"]
+    return _table([*header, "training cost (nats)", "test accuracy (%)"], lines)
 
 
 def _defaults(rows: Sequence[DefaultRow]) -> str:

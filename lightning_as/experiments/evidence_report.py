@@ -16,7 +16,6 @@ from lightning_as.experiments.evidence import (
     ArmRow,
     TimeRow,
     arm_rows,
-    default_rows,
     of,
     pool,
     time_rows,
@@ -29,6 +28,7 @@ from lightning_as.experiments.evidence_figures import (
     weights_figure,
 )
 from lightning_as.experiments.evidence_markdown import evidence_markdown
+from lightning_as.experiments.mends import collapse_rows, default_rows
 from lightning_as.experiments.report import png
 from lightning_as.experiments.results import Run
 from lightning_as.experiments.tables import RatioRow, as_csv, ratio_rows
@@ -49,11 +49,16 @@ def evidence_report(runs: Sequence[Run]) -> dict[str, bytes]:
         4: [row for data in DATA for row in arm_rows(pooled, PARTS, "adadelta", 256, data)],
     }
     times = {5: time_rows(pooled, TIMED, (256,)), 6: time_rows(pooled, ARMS, BATCH_SIZES, (ACCURACY,))}
-    defaults = default_rows(pooled)
+    collapses, defaults = collapse_rows(pooled), default_rows(pooled)
     figures = {f"question_{number}.png": png(figure) for number, figure in _figures(pooled, claims, arms, times)}
-    tables = {"1": claims, "3_default": defaults, **{str(n): rows for n, rows in (arms | times).items()}}
+    tables = {
+        "1": claims,
+        "3_collapse": collapses,
+        "3_default": defaults,
+        **{str(n): rows for n, rows in (arms | times).items()},
+    }
     csvs = {f"question_{name}.csv": as_csv(rows).encode() for name, rows in tables.items() if rows}
-    page = evidence_markdown(claims, arms, times, defaults, list(figures))
+    page = evidence_markdown(claims, arms, times, collapses, defaults, list(figures))
     return figures | csvs | {"tables.md": page.encode()}
 
 

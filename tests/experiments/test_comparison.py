@@ -153,3 +153,10 @@ def test_the_thesis_s_test_is_student_s_with_a_pooled_variance():
     assert pooled_p_value(A, B) == pytest.approx(2 * stats.t.sf(t, 5))
     assert pooled_p_value([1.0, 1.0], [2.0, 2.0]) is None
     assert pooled_p_value([], []) is None
+
+
+@pytest.mark.filterwarnings("error")
+def test_runs_of_one_arm_that_are_right_on_equally_many_images_are_no_cause_for_a_warning():
+    found = compare_accuracies([99.37, 99.37], [99.2, 99.4])
+    assert found.welch_p is not None
+    assert 0.5 < found.welch_p < 1

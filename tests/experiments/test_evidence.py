@@ -1,5 +1,4 @@
 import csv
-import math
 from pathlib import Path
 
 import pytest
@@ -11,14 +10,12 @@ from lightning_as.experiments.evidence import (
     TARGETS,
     WEIGHTS,
     arm_rows,
-    default_rows,
     late_cost,
     of,
     pool,
     time_rows,
 )
 from lightning_as.experiments.results import Run, read
-from lightning_as.experiments.thesis import BATCH_SIZES, OPTIMIZERS
 from tests.experiments.synthetic import cell, row, write
 
 
@@ -82,42 +79,6 @@ def test_times_to_targets_and_runs_that_do_not_reach_them(tmp_path: Path):
     assert (accuracy.epochs, accuracy.minutes.runs, accuracy.runs) == (None, 1, 2)
     never = found[TARGETS[0].label, "OBS"]
     assert (never.epochs, never.minutes.value, never.minutes.runs, never.runs) == (None, None, 0, 1)
-
-
-def mends(costs: dict[str, float], seed: int = 100) -> list[dict[str, object]]:
-    """All six settings of the given arms, whose cost at every epoch is the given one."""
-    return [
-        r
-        for arm, cost in costs.items()
-        for optimizer in OPTIMIZERS
-        for batch_size in BATCH_SIZES
-        for r in training(
-            [cost] * 2, arm=arm, optimizer=optimizer, batch_size=batch_size, seed=seed, experiment="mends"
-        )
-    ]
-
-
-def test_the_default_is_the_best_that_is_nowhere_much_worse(tmp_path: Path):
-    rows = mends({"AS": 1e-3, "AS_floor": 5e-4, "AS_statistic": 1e-4, "AS_robust": 8e-4})
-    for r in rows:  # the best on the whole costs ten times as much in one setting
-        if (r["arm"], r["optimizer"], r["batch_size"]) == ("AS_statistic", "adam", 64):
-            r["training_cost_mean"] = 1e-2
-    found = {r.arm: r for r in default_rows(runs_of(tmp_path, rows))}
-    assert list(found) == list(MENDS)
-    assert [r.arm for r in found.values() if r.chosen] == ["AS_floor"]
-    assert found["AS"].mean_ratio == pytest.approx(1.0)
-    statistic = found["AS_statistic"]
-    assert statistic.mean_ratio == pytest.approx(math.exp((5 * math.log(0.1) + math.log(10)) / 6))
-    assert (statistic.worst_ratio, statistic.worst, statistic.settings) == (pytest.approx(10.0), "Adam 64", 6)
-    assert (found["AS_original"].settings, found["AS_original"].mean_ratio) == (0, None)
-
-
-def test_a_candidate_without_all_settings_is_not_chosen_and_reported_seeds_choose_nothing(tmp_path: Path):
-    rows = mends({"AS": 1e-3, "AS_floor": 1e-4})
-    without = [r for r in rows if (r["arm"], r["batch_size"]) != ("AS_floor", 64)]
-    assert [r.arm for r in default_rows(runs_of(tmp_path, without)) if r.chosen] == ["AS"]
-    reported = mends({"AS": 1e-3, "AS_floor": 1e-4}, seed=0)
-    assert not any(r.chosen or r.settings for r in default_rows(runs_of(tmp_path, reported)))
 
 
 def test_the_names_are_those_of_the_grid():
