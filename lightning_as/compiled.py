@@ -1,4 +1,4 @@
-"""Whether the compiled loops of :mod:`lightning_as.kernels` are used: the extra ``fast``."""
+"""Whether the compiled loops of :mod:`lightning_as.kernels` and `law_kernels` are used: the extra ``fast``."""
 
 from __future__ import annotations
 
@@ -23,3 +23,9 @@ def in_use(device: torch.device) -> bool:
 def kernels() -> ModuleType:
     """The loops, which are loaded, and numba with them, at the first call."""
     return import_module("lightning_as.kernels")
+
+
+@cache
+def law_kernels() -> ModuleType:
+    """Those of the two levels of the law."""
+    return import_module("lightning_as.law_kernels")

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.linalg import vecdot
 
 from lightning_as.bins import Bins
-from lightning_as.compiled import kernels
+from lightning_as.compiled import law_kernels
 from lightning_as.draw import Draw
 from lightning_as.sum_tree import SMALLEST_WEIGHT, SumTree
 
@@ -82,7 +82,7 @@ class InstanceDistribution(ABC):
         size = uniforms.shape[1]
         drawn = torch.empty(2, size, dtype=torch.int64)
         laws = torch.empty(2, size, dtype=torch.float64)
-        kernels().draw_bins_and_leaves(
+        law_kernels().draw_bins_and_leaves(
             probabilities.numpy(),
             cumulative.numpy(),
             *self._tree.arrays(),
@@ -95,6 +95,41 @@ class InstanceDistribution(ABC):
         leaves, bins = drawn.unbind()
         joint, within = laws.unbind()
         return Draw(self._instance.index_select(0, leaves).long(), bins, joint, within)
+
+    def mix_in_uniform(
+        self, draw: Draw, probabilities: Tensor, floor: float, chosen: Tensor, anywhere: Tensor
+    ) -> Draw | None:
+        """Of (1 − ε) p q + ε/N, in a compiled loop, what :meth:`draw_with_bins` has drawn of p q.
+
+        Args:
+            draw: From there; it is written over.
+            probabilities: P, (k,) float64.
+            floor: ε.
+            chosen: What is drawn from all instances alike instead, (B,) bool.
+            anywhere: Which of them, (B,) int64.
+
+        Returns:
+            The draw; None if a leaf's weight is not its first channel, which this is not for.
+        """
+        if len(self._weighing()):
+            return None
+        assert draw.within is not None, "a draw from here has it"
+        laws = torch.stack([draw.probabilities, draw.within])
+        law_kernels().mix_in_uniform(
+            self._tree.memory.numpy(),
+            self._place.numpy(),
+            self.bins.tags.numpy(),
+            probabilities.numpy(),
+            self._sizes.numpy(),
+            floor,
+            chosen.numpy(),
+            anywhere.numpy(),
+            draw.indices.numpy(),
+            draw.bins.numpy(),
+            laws.numpy(),
+        )
+        joint, within = laws.unbind()
+        return Draw(draw.indices, draw.bins, joint, within)
 
     def probability(self, indices: Tensor, bins: Tensor) -> Tensor:
         """Q of the given instances, which lie in the given bins: (B,) float64."""

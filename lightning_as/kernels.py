@@ -28,7 +28,8 @@ Integers: TypeAlias = NDArray[np.int64]
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def _kernel(function: Function) -> Function:
+def kernel(function: Function) -> Function:
+    """Have a function compiled at its first call, where numba is installed."""
     if njit is None:
         return function
     compiler: Any = njit  # what it returns is called as the function is
@@ -38,8 +39,9 @@ def _kernel(function: Function) -> Function:
         return compiler(function)
 
 
-@_kernel
-def _sum(cells: Floats, start: int, end: int) -> float:
+@kernel
+def sum_of(cells: Floats, start: int, end: int) -> float:
+    """The sum of a row."""
     even = odd = 0.0  # two sums at a time, since each addition waits for the one before
     for j in range(start, end - 1, 2):
         even += cells[j]
@@ -47,7 +49,7 @@ def _sum(cells: Floats, start: int, end: int) -> float:
     return even + odd if (end - start) % 2 == 0 else even + cells[end - 1] + odd
 
 
-@_kernel
+@kernel
 def _sum_up(
     cells: Floats, parents: Integers, width: int, roots: int, fanout: int, places: Integers, first: int, count: int
 ) -> None:
@@ -59,10 +61,10 @@ def _sum_up(
             places[i] = parents[row]
             for c in range(first, first + count):
                 start = row * width + c * fanout
-                cells[places[i] + c * fanout] = _sum(cells, start, start + fanout)
+                cells[places[i] + c * fanout] = sum_of(cells, start, start + fanout)
 
 
-@_kernel
+@kernel
 def set_leaves(
     memory: Floats, parents: Integers, roots: int, fanout: int, places: Integers, values: Floats, first: int, count: int
 ) -> None:
@@ -91,7 +93,7 @@ def set_leaves(
     _sum_up(cells, parents, width, roots, fanout, places, first, count)
 
 
-@_kernel
+@kernel
 def _combine(row: Floats, coefficients: Floats, threshold: float, weights: Floats) -> None:
     """Put a linear combination of channels, (C, fanout), into the weights; it is 0 where it is below the threshold."""
     for j in range(weights.size):
@@ -101,7 +103,7 @@ def _combine(row: Floats, coefficients: Floats, threshold: float, weights: Float
         weights[j] = 0.0 if weight <= threshold else weight
 
 
-@_kernel
+@kernel
 def draw_leaves(
     memory: Floats,
     first_child: Integers,
@@ -165,102 +167,7 @@ def draw_leaves(
         probabilities[i] = weight / total
 
 
-@_kernel
-def draw_bins_and_leaves(
-    probabilities: Floats,
-    cumulative: Floats,
-    memory: Floats,
-    first_child: Integers,
-    height: int,
-    coefficients: Floats,
-    smallest: float,
-    uniforms: Floats,
-    drawn: Integers,
-    laws: Floats,
-) -> None:
-    """Draw a bin and then a leaf of the tree of that number.
-
-    Args:
-        probabilities: Of each bin, (k,).
-        cumulative: Their sums, (k,), which end in 1.
-        memory: As for :func:`draw_leaves`.
-        first_child: As for :func:`draw_leaves`.
-        height: Number of levels.
-        coefficients: What the channels of each tree count, (k, channels); or (0, channels), for the first alone.
-        smallest: As for :func:`draw_leaves`.
-        uniforms: (1 + height, B), the first row for the bins.
-        drawn: Takes the leaves in its first row and the bins in its second, (2, B).
-        laws: Takes the probability of each leaf in its first row, and that within the tree in its second, (2, B).
-    """
-    bins = np.searchsorted(cumulative, uniforms[0], side="right").astype(np.int64)
-    channels = coefficients.shape[1] if coefficients.shape[0] else 0
-    each = np.empty((bins.size if channels else 0, coefficients.shape[1]))
-    for i in range(bins.size):
-        if bins[i] >= probabilities.size:
-            raise ValueError("A uniform is not below 1.")
-        drawn[1, i] = bins[i]
-        for c in range(channels):
-            each[i, c] = coefficients[bins[i], c]
-    draw_leaves(memory, first_child, height, bins, each, smallest, uniforms[1:], drawn[0], laws[1])
-    for i in range(bins.size):
-        laws[0, i] = probabilities[bins[i]] * laws[1, i]
-
-
-@_kernel
-def smooth_drawn(
-    memory: Floats,
-    parents: Integers,
-    place_of: Integers,
-    indices: Integers,
-    bins: Integers,
-    scores: Floats,
-    gain: Floats,
-    delta_q: float,
-    smallest: float,
-    largest: float,
-) -> bool:
-    """Enter scores into a tree of weights and scores, and move the weights of the same leaves.
-
-    For the law see :mod:`lightning_as.smoothed_where_drawn`. If a sum of the weights or scores of a tree is not between
-    `smallest` and `largest`, the weights stay, and the result is False: they are left to the caller.
-
-    Args:
-        memory: As for :func:`set_leaves`, with the weight in the first of two channels and the score in the second.
-        parents: As for :func:`set_leaves`.
-        place_of: Of each instance the place of its leaf, (N,).
-        indices: Instances, (B,). Of duplicates the last counts.
-        bins: The tree of each instance, (B,).
-        scores: Their scores, (B,).
-        gain: Of each tree (1 - delta_q), times size over seen, (k,).
-        delta_q: The share of its weight that an instance keeps.
-        smallest: The smallest sum that is dealt with here.
-        largest: The largest one.
-    """
-    roots, fanout = gain.size, memory.shape[2]
-    if bins.size != indices.size:
-        raise ValueError("There must be one bin for each instance.")
-    places = np.empty_like(indices)
-    for i in range(indices.size):
-        if indices[i] < 0 or indices[i] >= place_of.size or bins[i] < 0 or bins[i] >= roots:
-            raise IndexError("An instance or a bin is not there.")
-        places[i] = place_of[indices[i]]
-    set_leaves(memory, parents, roots, fanout, places.copy(), scores, 1, 1)
-    cells, per_score = memory.reshape(-1), np.empty(roots)
-    for j in range(roots):
-        start = 2 * fanout * j
-        weight_sum = _sum(cells, start, start + fanout)
-        score_sum = _sum(cells, start + fanout, start + 2 * fanout)
-        if not (smallest <= min(weight_sum, score_sum) and max(weight_sum, score_sum) <= largest):
-            return False
-        per_score[j] = gain[j] * weight_sum / score_sum
-    moved = np.empty_like(scores)
-    for i in range(places.size):  # all before one is set: an instance that was drawn twice moves once
-        moved[i] = cells[places[i]] * delta_q + per_score[bins[i]] * cells[places[i] + fanout]
-    set_leaves(memory, parents, roots, fanout, places, moved, 0, 1)
-    return True
-
-
-@_kernel
+@kernel
 def bound_gradients(logits: NDArray[Any], targets: Integers, bounds: Floats) -> None:
     """The squared gradient bound, see :func:`lightning_as.gradient_bound.gradient_bound`.
 

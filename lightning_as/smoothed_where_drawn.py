@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from lightning_as.bins import Bins
-from lightning_as.compiled import kernels
+from lightning_as.compiled import law_kernels
 from lightning_as.instance_distribution import InstanceDistribution, last_occurrence
 
 _WEIGHT, _SCORE = 0, 1  # channels of a leaf
@@ -123,7 +123,7 @@ class SmoothedWhereDrawn(InstanceDistribution):
 
     def _update_compiled(self, indices: Tensor, bins: Tensor, scores: Tensor) -> bool:
         """All of an update; or, if a sum is too small or large for that, its scores alone, with the result False."""
-        return kernels().smooth_drawn(
+        return law_kernels().smooth_drawn(
             self._tree.memory.numpy(),
             self._tree.parents.numpy(),
             self._place.numpy(),

@@ -15,6 +15,7 @@ PACKAGE = ROOT / "lightning_as"
 # Modules from the ground up; those of one floor do not import each other.
 FLOORS = [
     {"compiled", "kernels"},
+    {"law_kernels"},
     {
         "bins",
         "distance_weighted",

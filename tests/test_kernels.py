@@ -11,10 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_as import compiled
-from lightning_as.bins import Bins
 from lightning_as.gradient_bound import gradient_bound
-from lightning_as.smoothed_where_drawn import SmoothedWhereDrawn
-from lightning_as.strategies import AdaptiveSampling
 from lightning_as.sum_tree import SumTree
 
 SIZES = [[1], [2], [33], [1, 700, 33, 2], [40, 1, 17, 3, 90], [9300], [5000] * 3]
@@ -143,50 +140,3 @@ def test_gradient_bounds_are_those_of_torch(monkeypatch, classes, scale, dtype):
     strided = logits.T.contiguous().T
     monkeypatch.setattr(compiled, "available", True)
     torch.testing.assert_close(gradient_bound(strided, targets), ours, rtol=0, atol=0, equal_nan=True)
-
-
-@pytest.mark.parametrize("delta_q", [0.0, 0.1, 0.9])
-def test_smoothing_where_drawn_is_that_of_torch(monkeypatch, delta_q):
-    generator = seeded()
-    bins = Bins(torch.randint(5, (600,), generator=generator))
-    fast, plain = both(monkeypatch, lambda: SmoothedWhereDrawn(bins, delta_q))
-    for step in range(60):
-        indices = torch.randint(600, (40,), generator=generator)  # with duplicates
-        scores = uniforms(40, generator=generator).pow(8) * 10.0 ** (step // 10 * 8)
-        scores[uniforms(40, generator=generator) < 0.2] = 0.0
-        if step > 50:
-            scores.zero_()
-        for law in (fast, plain):
-            law.update(indices, bins.of(indices), scores)
-        torch.testing.assert_close(fast.probabilities(), plain.probabilities(), rtol=1e-9, atol=1e-300)
-    assert torch.equal(fast.state_dict()["unseen"], plain.state_dict()["unseen"])
-
-
-def test_indices_out_of_range_are_refused(monkeypatch):
-    monkeypatch.setattr(compiled, "available", True)
-    law = SmoothedWhereDrawn(Bins([0, 1, 1]))
-    law.update(torch.arange(3), torch.tensor([0, 1, 1]), torch.ones(3, dtype=torch.float64))
-    for index, number in ((-1, 0), (3, 0), (0, -1), (0, 2)):
-        with pytest.raises(IndexError):
-            law.update(torch.tensor([index]), torch.tensor([number]), torch.ones(1, dtype=torch.float64))
-
-
-@pytest.mark.parametrize("q_update", ["drawn", "all"])
-def test_a_strategy_draws_and_learns_as_with_torch(monkeypatch, q_update):
-    bins = Bins(torch.arange(3000) % 7)
-    strategies = both(monkeypatch, lambda: AdaptiveSampling(q_update=q_update))
-    generators = [seeded(3), seeded(3)]
-    for strategy, available in zip(strategies, (True, False), strict=True):
-        monkeypatch.setattr(compiled, "available", available)
-        strategy.start(bins)
-    losses = torch.rand(3000, dtype=torch.float64, generator=seeded(4)).pow(4)
-    for _ in range(50):
-        draws = [strategy.draw(64, generator) for strategy, generator in zip(strategies, generators, strict=True)]
-        assert torch.equal(draws[0].indices, draws[1].indices)
-        assert torch.equal(draws[0].bins, draws[1].bins)
-        for ours, theirs in zip(draws[0][2:4], draws[1][2:4], strict=True):
-            assert ours is not None
-            assert theirs is not None
-            torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=0)
-        for strategy, draw in zip(strategies, draws, strict=True):
-            strategy.update(draw, losses[draw.indices], losses[draw.indices].sqrt())

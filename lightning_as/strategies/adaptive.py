@@ -150,18 +150,26 @@ class AdaptiveSampling(Strategy):
 
     @torch.inference_mode()  # which spares a fifth of the time, as in `update`
     def draw(self, size: int, generator: torch.Generator) -> Draw:
-        device = self._bins.device
         uniforms = torch.rand(1 + self._inside.uniforms, size, dtype=torch.float64, generator=generator)
-        uniforms = sent(uniforms, device)
-        if self.floor == 0 and self._inside.compiled:
-            return self._inside.draw_with_bins(self.bin_probabilities, self._over_bins.cumulative, uniforms)
-        bins = self._over_bins.draw(uniforms[0])
-        indices, q = self._inside.draw(bins, uniforms[1:])
-        if self.floor == 0:
-            return Draw(indices, bins, self.bin_probabilities.index_select(0, bins).mul_(q), within=q)
-        uniform = sent(torch.rand(size, dtype=torch.float64, generator=generator) < self.floor, device)
+        uniforms = sent(uniforms, self._bins.device)
+        if self._inside.compiled:
+            draw = self._inside.draw_with_bins(self.bin_probabilities, self._over_bins.cumulative, uniforms)
+        else:
+            bins = self._over_bins.draw(uniforms[0])
+            indices, q = self._inside.draw(bins, uniforms[1:])
+            draw = Draw(indices, bins, self.bin_probabilities.index_select(0, bins).mul_(q), within=q)
+        return draw if self.floor == 0 else self._mix_in_uniform(draw, generator)
+
+    def _mix_in_uniform(self, draw: Draw, generator: torch.Generator) -> Draw:
+        """A draw from (1 − ε) p q + ε/N, made of one from p q."""
+        size, device = len(draw.indices), self._bins.device
+        chosen = sent(torch.rand(size, dtype=torch.float64, generator=generator) < self.floor, device)
         anywhere = sent(torch.randint(len(self._bins), (size,), generator=generator), device)
-        indices = torch.where(uniform, anywhere, indices)
+        if self._inside.compiled:
+            mixed = self._inside.mix_in_uniform(draw, self.bin_probabilities, self.floor, chosen, anywhere)
+            if mixed is not None:
+                return mixed
+        indices = torch.where(chosen, anywhere, draw.indices)
         bins = self._bins.of(indices)
         p = self.bin_probabilities[bins]
         joint = self._joint(p, self._inside.probability(indices, bins))
