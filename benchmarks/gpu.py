@@ -3,7 +3,8 @@
 The thesis's CNN on the full MNIST, all images on the device (``MNISTDataModule(device="auto")``). Short runs alternate
 in changing order; a ratio is that of the times per step of two runs of one round, and the figure is the median over
 the rounds, with its quartiles beside it. A run is timed from its tenth step to its last, and waits for the GPU at
-both ends only, as nothing in a training does in between.
+both ends. In between uniform sampling never does, and AS on the device with every 50th step, for the log, and every
+64th batch.
 
 on_device_<batch>   AS with its state and draws on the GPU, over uniform sampling (goal: at most 1.05)
 on_host_<batch>     AS with its state and draws on the CPU, which waits for the losses of each step, over the same
@@ -100,7 +101,7 @@ def alone(seed: int, accelerator: str, seconds: float, ready: Any, rates: Any) -
     torch.set_num_threads(1)
     setting = Setting(256, accelerator, seed)
     pace = setting.run("on_device", 20)
-    ready.wait()
+    ready.wait(timeout=300)
     rates.put(1 / setting.run("on_device", max(20, round(seconds / pace))))
 
 
@@ -109,7 +110,8 @@ def parallel(processes: int, accelerator: str, seconds: float) -> float:
     spawning = multiprocessing.get_context("spawn")
     ready, rates = spawning.Barrier(processes), spawning.Queue()
     workers = [
-        spawning.Process(target=alone, args=(seed, accelerator, seconds, ready, rates)) for seed in range(processes)
+        spawning.Process(target=alone, args=(seed, accelerator, seconds, ready, rates), daemon=True)
+        for seed in range(processes)
     ]
     for worker in workers:
         worker.start()

@@ -103,11 +103,21 @@ class AdaptiveBatchSampler(DistributedSampler[list[int]]):
         """Draw from `strategy` from now on. It starts anew, unless it has been at work on these bins before."""
         bins = self._bins_there if strategy.any_device else self.bins
         if strategy.bins is not bins:
+            moves = strategy.bins is not None and strategy.bins.is_copy_of(bins)
+            state, skipped = strategy.state_dict() if moves else None, strategy.skipped
             strategy.start(bins)
+            if state is not None:
+                strategy.load_state_dict(state)
+                strategy.skipped = skipped
         if strategy is not self._uniform:
             self._uniform.start(self._bins_there)  # which forgets its permutation
         self.strategy = strategy
         self.end_epoch()
+
+    def to(self, device: torch.device | str) -> None:
+        """Have strategies that can keep their state on `device` do so from now on, with the state that they have."""
+        self._bins_there = self.bins.to(device)
+        self.attach(self.strategy)
 
     def detach(self) -> None:
         """Back to shuffled epochs. The strategy keeps its state, and goes on from it when attached again."""
@@ -122,6 +132,11 @@ class AdaptiveBatchSampler(DistributedSampler[list[int]]):
         """The partition where the strategy at work has its state, and where the draws are."""
         assert self.strategy.bins is not None, "it was started when it was attached"
         return self.strategy.bins
+
+    @property
+    def off_host(self) -> bool:
+        """Whether it has been given a device other than the CPU."""
+        return not self._bins_there.on_host
 
     def __iter__(self) -> Iterator[Any]:
         """The batches of an epoch; after :meth:`load_state_dict`, what is left of it."""
@@ -232,7 +247,7 @@ class AdaptiveBatchSampler(DistributedSampler[list[int]]):
     def _listed(self, draw: Draw) -> Any:
         """The instances that this process gets, as a data set takes them: a list, or a tensor that is not looked at."""
         share = self.share(draw.indices)
-        return share.tolist() if self.bins_at_work.on_host else share
+        return share.tolist() if self.bins_at_work.on_host else share.clone()  # which a backward pass may keep
 
     def _check(self, state: dict[str, Any]) -> None:
         """Raise if a state cannot go on here."""

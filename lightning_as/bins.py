@@ -52,6 +52,7 @@ class Bins:
         self.sizes: list[int] = sizes.tolist()
         self.tags = tags.to(torch.int32)
         """The bin of each instance, (N,)."""
+        self._origin = self
 
     @classmethod
     def from_labels(cls, labels: Tensor | Sequence[int]) -> Bins:
@@ -101,6 +102,10 @@ class Bins:
     def on_host(self) -> bool:
         """Whether that is the CPU, where looking at a number costs no waiting."""
         return self.device.type == "cpu"
+
+    def is_copy_of(self, other: Bins) -> bool:
+        """Whether both are the same object, or come from the same by :meth:`to`."""
+        return self._origin is other._origin
 
     def to(self, device: torch.device | str) -> Bins:
         """The same partition on another device; itself if it is there already."""

@@ -23,6 +23,7 @@ from lightning_as.wiring import (
     find_sampler,
     gather_batch,
     length_of_training,
+    logs_now,
     refuse_overfit_batches,
     validation_metrics,
 )
@@ -41,7 +42,7 @@ class AdaptiveSamplingCallback(Callback):
     The first two count as they are: of the training-mode forward pass, before the update.
 
     Logged every ``log_every_n_steps``: ``adaptive/ess``, the number of instances that the law is effectively spread
-    over, as estimated from the batch (also in the progress bar); with weights ``adaptive/weight_mean`` and
+    over, as estimated from the batch (in the progress bar too); with weights ``adaptive/weight_mean`` and
     ``adaptive/weight_max``; and the strategy's own figures, for :class:`AdaptiveSampling` ``adaptive/entropy_p``
     (nats), ``adaptive/p_min``, ``adaptive/p_max``, ``adaptive/seen`` (share of instances) and ``adaptive/age_p``
     (batches); and ``adaptive/skipped`` (losses that were not finite).
@@ -188,9 +189,7 @@ class AdaptiveSamplingCallback(Callback):
         skipped = not outputs and pl_module.automatic_optimization
         rows = None if skipped else observer.observe(outputs, batch, len(self._drawn))
         draw = sampler.commit()
-        # What is logged in between Lightning keeps to itself. The first batch is for the progress bar.
-        every: int = trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
-        logs = batch_idx == 0 or (every and trainer.global_step % every == 0)
+        logs = logs_now(trainer, batch_idx)
         if rows is not None:
             if logs or sampler.bins_at_work.on_host:  # elsewhere to look is to wait
                 self._check_labels(batch)
@@ -273,7 +272,8 @@ class AdaptiveSamplingCallback(Callback):
     def _log(self, module: LightningModule, draw: Draw) -> None:
         if module.trainer.barebones:
             return
-        module.log("adaptive/ess", float(effective_sample_size(draw.probabilities)), prog_bar=True)
+        in_bar = self._at_work()[0].bins_at_work.on_host  # as Lightning looks at what is in the bar in every step
+        module.log("adaptive/ess", float(effective_sample_size(draw.probabilities)), prog_bar=in_bar)
         figures = self.strategy.metrics() | {"skipped": float(self.strategy.skipped)}
         weights = self._weights_of(draw)
         if weights is not None:

@@ -70,7 +70,8 @@ class ConvNetClassifier(LightningModule):
         loss = (losses if self.importance_weights is None else losses * self.importance_weights).mean()
         self.train_accuracy.update(logits, labels)
         # Both are of the sampled batches, which are harder than the data: judge by val/…
-        self.log("train/loss", loss, prog_bar=True)
+        # Even without a bar Lightning looks at what is for it in every step, and on a GPU waits for it.
+        self.log("train/loss", loss, prog_bar=self.trainer.progress_bar_callback is not None)
         self.log("train/accuracy", self.train_accuracy, on_step=False, on_epoch=True)
         return {"loss": loss, "losses": losses, "logits": logits}
 

@@ -97,6 +97,11 @@ class AdaptiveDataLoader(DataLoader[Any]):
             )
         elif len(sampler.bins) != size:
             raise ValueError(f"`sampler` has bins of {len(sampler.bins)} instances, but the data set has {size}.")
+        elif num_workers and sampler.off_host:
+            raise ValueError(
+                f"`num_workers` is {num_workers}, but `sampler` draws on a GPU, which loader processes cannot share: "
+                "leave one of them out."
+            )
         super().__init__(
             Batches(dataset, collate_fn or default_collate),
             # Lightning replaces other samplers, and batch samplers, in several processes, but not this subclass.
@@ -180,7 +185,11 @@ class AdaptiveDataLoader(DataLoader[Any]):
 
 
 class Batches(Dataset[Any]):
-    """A data set of batches: a list of positions gives the collated batch of its samples, a position the sample."""
+    """A data set of batches: a list of positions gives the collated batch of its samples, a position the sample.
+
+    A tensor of positions, from a sampler that draws on a GPU, goes to a data set as it is if that has an attribute
+    ``takes_tensors`` that says so, and as a list otherwise.
+    """
 
     def __init__(self, dataset: Dataset[Any], collate_fn: Callable[[Any], Any]) -> None:
         self.dataset = dataset
@@ -193,6 +202,8 @@ class Batches(Dataset[Any]):
     def __getitem__(self, indices: Tensor | list[int] | int) -> Any:
         if isinstance(indices, int):
             return self.dataset[indices]
+        if isinstance(indices, Tensor) and not getattr(self.dataset, "takes_tensors", False):
+            indices = indices.tolist()
         if hasattr(self.dataset, "__getitems__"):
             return self.collate_fn(self.dataset.__getitems__(indices))  # pyright: ignore[reportAttributeAccessIssue]
         return self.collate_fn([self.dataset[index] for index in indices])

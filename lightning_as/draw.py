@@ -56,7 +56,9 @@ def sent(numbers: Tensor, device: torch.device) -> Tensor:
 
     One generator for all devices makes the draws of a seed the same wherever the state is.
     """
-    return numbers if device.type == "cpu" else numbers.pin_memory().to(device, non_blocking=True)
+    if device.type == "cuda":
+        numbers = numbers.pin_memory()
+    return numbers.to(device, non_blocking=True)
 
 
 def stratified_uniforms(size: int, generator: torch.Generator) -> Tensor:

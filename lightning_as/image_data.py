@@ -34,6 +34,9 @@ class ImageDataset(Dataset[Any]):
         labels: (N,) int64, or None for images alone.
     """
 
+    takes_tensors = True
+    """For :class:`lightning_as.dataloader.Batches`."""
+
     def __init__(self, images: Tensor, labels: Tensor | None) -> None:
         self.images = images
         self.labels = labels
@@ -76,8 +79,8 @@ class ImageDataModule(LightningDataModule, ABC):
         seed: Seed of the sampler. Default: what `seed_everything` or `torch.manual_seed` was last given.
         pin_memory: Whether loaders pin their batches, for faster copies to a GPU. Default: False.
         device: ``"auto"``: all images lie on the GPU that the Trainer uses, if it uses one, and so does the state of a
-            strategy that can (:attr:`Strategy.any_device`), so that no step waits for a copy. Not with `num_workers` or
-            `pin_memory`. ``"cpu"``: in the memory of the machine. Default: ``"cpu"``.
+            strategy that can (:attr:`Strategy.any_device`), so that sampling makes no step wait. Not with `num_workers`
+            or `pin_memory`. ``"cpu"``: in the memory of the machine. Default: ``"cpu"``.
 
     Raises:
         ValueError: If an argument is out of range; in `setup`, if `bins` are of another number of instances.
@@ -154,6 +157,7 @@ class ImageDataModule(LightningDataModule, ABC):
             self.sampler = self._make_sampler()
         else:
             self.sampler.detach()  # this fit may be without a callback; if not, it attaches its strategy after this
+            self.sampler.to(self._device())  # which may be another than in the fit before
 
     def train_dataloader(self) -> AdaptiveDataLoader:
         """Batches that the sampler draws."""

@@ -108,7 +108,7 @@ class BinaryCrossEntropy:
         if isinstance(self.pos_weight, list):
             weight = _per_class("pos_weight", self.pos_weight, logits).view(-1, *[1] * (logits.dim() - 2))
         elif self.pos_weight is not None:
-            weight = logits.new_tensor(self.pos_weight)
+            weight = logits.new_full((), self.pos_weight)
         targets = targets.to(logits.dtype).view_as(logits)
         return _rows(binary_cross_entropy_with_logits(logits, targets, pos_weight=weight, reduction="none")).mean(1)
 

@@ -110,7 +110,7 @@ class Observer:
             MisconfigurationException: If they are not to be found, or not one per instance.
         """
         if self.hook is None and not self._read_losses and not self._read_bounds:
-            return [torch.zeros(size), torch.zeros(size)]
+            return [torch.zeros(size, device=self._module.device) for _ in range(2)]
         logits, losses = self._logits_and_losses(outputs, batch)
         if logits.dim() == 0 or len(logits) != size:
             raise MisconfigurationException(

@@ -112,7 +112,8 @@ class Scorer:
 
     def _copy(self, batch: Any) -> Any:
         """The batch for the user's hooks and `forward` to change; what is chosen of it goes through them again."""
-        if self._trainer.strategy.root_device.type == "cpu":  # where the transfer copies nothing
+        root = self._trainer.strategy.root_device
+        if root.type == "cpu" or _lies_on(batch, root):  # where the transfer copies nothing
             return copy.deepcopy(batch)
         hooks = ("on_before_batch_transfer", "on_after_batch_transfer")
         changed = any(is_overridden(hook, owner) for hook in hooks for owner in self._owners())
@@ -187,6 +188,14 @@ def take_rows(batch: Any, positions: Tensor, size: int) -> Any:
             return type(batch)(batch[at] for at in positions.tolist())
         return type(batch)(take_rows(part, positions, size) for part in batch)
     return batch
+
+
+def _lies_on(batch: Any, device: torch.device) -> bool:
+    """Whether a tensor of a batch, however nested, is on a device."""
+    if isinstance(batch, Tensor):
+        return batch.device == device
+    parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, (list, tuple)) else ()
+    return any(_lies_on(part, device) for part in parts)
 
 
 def _has_rows(part: Any, size: int) -> bool:

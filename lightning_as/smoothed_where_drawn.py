@@ -29,7 +29,7 @@ from lightning_as.compiled import law_kernels
 from lightning_as.instance_distribution import InstanceDistribution, last_occurrence
 
 _WEIGHT, _SCORE = 0, 1  # channels of a leaf
-# Scores below count as 0, and sums of weights outside are scaled back to 1, both long before float64 ends.
+# Scores below count as 0, and sums of weights outside are scaled back to about 1, both long before float64 ends.
 _SMALLEST_SCORE = 1e-100
 _SMALLEST_SUM, _LARGEST_SUM = 1e-40, 1e40
 # Batches between two looks at the sums where a look has to wait for a GPU. A batch at most doubles a sum.

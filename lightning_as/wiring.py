@@ -133,6 +133,15 @@ def length_of_training(trainer: Trainer) -> tuple[int | None, int]:
     return (min(ends) if ends else None), epoch
 
 
+def logs_now(trainer: Trainer, batch_idx: int) -> bool:
+    """Whether what is logged after this batch is kept: what is logged in between Lightning keeps to itself.
+
+    So is that of the first batch, for the sake of the progress bar.
+    """
+    every: int = trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
+    return batch_idx == 0 or (every > 0 and trainer.global_step % every == 0)
+
+
 def gather_batch(trainer: Trainer, rows: list[Tensor], device: torch.device) -> list[Tensor]:
     """Rows about each process's share of a batch, put together to rows about the global batch, in its order.
 

@@ -1,6 +1,7 @@
 import io
 import itertools
 import pickle
+from copy import copy
 from typing import Any
 
 import pytest
@@ -176,6 +177,27 @@ def test_a_strategy_that_needs_the_cpu_stays_there():
     assert sampler.bins_at_work is sampler.bins
     assert sampler.bins_at_work.on_host
     assert not make(device="meta").bins_at_work.on_host
+
+
+def test_a_strategy_takes_its_state_with_it_to_another_device(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("lightning_as.compiled.available", False)
+    moved, stayed = adaptive(), adaptive()
+    for sampler in (moved, stayed):
+        _epoch(sampler)
+        sampler.strategy.skipped = 3
+    before = moved.strategy.bins
+    moved._bins_there = copy(moved.bins)  # as if it were on another device
+    assert moved._bins_there.is_copy_of(moved.bins)
+    moved.attach(moved.strategy)
+    assert moved.strategy.bins is not before
+    assert moved.strategy.skipped == 3
+    assert torch.equal(moved.strategy.probabilities(), stayed.strategy.probabilities())
+    moved.to("cpu")
+    assert moved.strategy.bins is moved.bins
+    assert [draw.tolist() for draw in _epoch(moved)] == [draw.tolist() for draw in _epoch(stayed)]
+    other = make()
+    other.attach(moved.strategy)  # of another partition, though it is equal: it begins anew
+    assert not torch.equal(moved.strategy.probabilities(), stayed.strategy.probabilities())
 
 
 def _epoch(sampler: AdaptiveBatchSampler, resumed_at: int | None = None) -> list[torch.Tensor]:

@@ -1,6 +1,6 @@
 import csv
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from lightning_as import (
     MNISTDataModule,
     PrioritizedSampling,
     Strategy,
+    Uniform,
     gradient_bound,
 )
 from tests.looking import no_looking
@@ -473,6 +474,32 @@ def test_off_the_cpu_no_step_waits_and_the_training_is_the_same(
     weighted = Unlooking(AdaptiveSampling(floor=0.1), logits_from="linear", weights="unbiased")
     fit(weighted)
     assert weighted.steps == 2 * 39
+
+
+class Watch(Callback):
+    """Allows no look at a tensor from the start of the second step to that of the 31st, whoever takes it."""
+
+    def __init__(self) -> None:
+        self.guard = ExitStack()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 1:
+            self.guard.enter_context(no_looking())
+        if batch_idx == 30:
+            self.guard.close()
+
+
+@pytest.mark.usefixtures("off_host")
+@pytest.mark.parametrize("strategy", [AdaptiveSampling(), Uniform(), None])
+def test_off_the_cpu_nothing_at_all_in_a_training_waits(
+    make_data: MakeData, make_trainer: MakeTrainer, strategy: Strategy | None
+):
+    watch = Watch()
+    callbacks = [watch] if strategy is None else [AdaptiveSamplingCallback(strategy), watch]
+    trainer = make_trainer(callbacks=callbacks, log_every_n_steps=1000)
+    with watch.guard:  # in any case it ends here
+        trainer.fit(ConvNetClassifier(), datamodule=make_data(batch_size=50))
+    assert trainer.global_step == 40
 
 
 @pytest.mark.usefixtures("off_host")

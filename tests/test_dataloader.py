@@ -20,7 +20,7 @@ from torch.utils.data import (
 )
 
 from lightning_as import AdaptiveBatchSampler, AdaptiveDataLoader, Bins, Draw, Strategy
-from lightning_as.dataloader import Batches, make_bins, size_of
+from lightning_as.dataloader import Batches, as_it_is, make_bins, size_of
 
 N, B = 24, 4
 LABELS = torch.tensor([5, 2, 2, 9] * 6)
@@ -516,3 +516,26 @@ def test_like_a_loader_without_a_batch_size(options: dict[str, Any], name: str):
     message = f"The train DataLoader has no `batch_size`, but a {name} of its own: give it `batch_size=…` and leave its"
     with pytest.raises(MisconfigurationException, match=message):
         AdaptiveDataLoader.like(loader)
+
+
+class Told(Numbers):
+    """Says what it was asked for."""
+
+    def __getitems__(self, indices: Any) -> list[Any]:
+        return [indices]
+
+
+@pytest.mark.usefixtures("off_host")
+def test_a_data_set_gets_the_tensor_of_a_sampler_off_the_cpu_if_it_says_that_it_takes_one():
+    loader = AdaptiveDataLoader(Told(), B, bins=None, collate_fn=as_it_is)
+    assert isinstance(next(iter(loader))[0], list)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Told, "takes_tensors", True, raising=False)
+        assert isinstance(next(iter(loader))[0], Tensor)
+
+
+@pytest.mark.usefixtures("off_host")
+def test_loader_processes_cannot_share_a_gpu():
+    sampler = AdaptiveBatchSampler(Bins.single(len(Numbers())), B)
+    with pytest.raises(ValueError, match="`num_workers` is 2, but `sampler` draws on a GPU"):
+        AdaptiveDataLoader(Numbers(), sampler=sampler, num_workers=2)

@@ -80,16 +80,24 @@ def test_training_batches_are_those_that_the_sampler_draws(num_workers: int):
 
 def test_images_and_sampler_follow_the_trainer_to_its_gpu_if_asked():
     """The device `meta` stands for one: it has no numbers, but everything else."""
-    root = torch.device("meta")
     for device, expected in (("auto", "meta"), ("cpu", "cpu")):
         data = Numbered(device=device, bins=Bins(torch.arange(60) % 3))
-        data.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=root, broadcast=int), overfit_batches=0)
+        data.trainer = SimpleNamespace(
+            strategy=SimpleNamespace(root_device=torch.device("meta"), broadcast=int), overfit_batches=0
+        )
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("lightning_as.image_data._GPUS", ("meta",))
             data.setup("fit")
             assert data.dataset("train").images.device.type == expected
             assert data.sampler is not None
             assert data.sampler.bins_at_work.device.type == expected
+            sampler, root = data.sampler, torch.device("cpu")
+            strategy.root_device = root
+            data._datasets.clear()  # numbers cannot come back from where they are none
+            data.setup("fit")  # a later fit on the CPU
+            assert data.sampler is sampler
+            assert data.sampler.bins_at_work.on_host
+            assert data.dataset("train").images.device == root
     alone = Numbered(device="auto")
     alone.setup("fit")
     assert alone.dataset("train").images.device.type == "cpu"

@@ -87,7 +87,7 @@ def weights_figure(runs: Sequence[Run], batch_size: int = 256) -> Figure:
 
 
 def collapse_figure(runs: Sequence[Run], optimizer: str = "adam", batch_size: int = 64) -> Figure:
-    """Question 3: the smallest entry of P and the training cost by epoch, with each mend, of the longest runs.
+    """Question 3: the smallest entry of P and the training cost by epoch, with each mend, of its longest runs.
 
     Args:
         runs: Pooled ones.
@@ -97,8 +97,7 @@ def collapse_figure(runs: Sequence[Run], optimizer: str = "adam", batch_size: in
     title = f"{OPTIMIZERS[optimizer]}, batch {batch_size}: the smallest entry of P, and the training cost"
     figure = new_figure(title, (10, 4.6))
     left, right = figure.subplots(1, 2)
-    found = longest([run for arm in MENDS for run in of(runs, arm, optimizer, batch_size)])
-    own = {arm: [_with_smallest_p(run) for run in found if run.cell.arm == arm] for arm in MENDS}
+    own = {arm: [_with_smallest_p(run) for run in longest(of(runs, arm, optimizer, batch_size))] for arm in MENDS}
     arms = {arm: colour for arm, colour in zip(MENDS, _COLOURS, strict=True) if own[arm]}
     for axes, column in ((left, "smallest_p"), (right, "training_cost_mean")):
         curves(axes, [(own[arm], column, colour) for arm, colour in arms.items()], epochs, logarithmic=True)

@@ -72,11 +72,11 @@ class Strategy(ABC):
         """Make the initial state for a data set that is partitioned into `bins`; extend this."""
         self.bins = bins
         self._skipped = 0
-        self._unusable: Tensor | None = None
+        self._unusable = None
 
     @property
     def skipped(self) -> int:
-        """Losses and bounds that were not finite."""
+        """Losses and bounds that were not finite; off the CPU also losses that were negative and must not be."""
         if self._unusable is not None:  # found on another device, and not looked at yet
             count, self._unusable = int(self._unusable), None
             self._note_skipped(count)
