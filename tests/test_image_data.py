@@ -82,9 +82,8 @@ def test_images_and_sampler_follow_the_trainer_to_its_gpu_if_asked():
     """The device `meta` stands for one: it has no numbers, but everything else."""
     for device, expected in (("auto", "meta"), ("cpu", "cpu")):
         data = Numbered(device=device, bins=Bins(torch.arange(60) % 3))
-        data.trainer = SimpleNamespace(
-            strategy=SimpleNamespace(root_device=torch.device("meta"), broadcast=int), overfit_batches=0
-        )
+        strategy = SimpleNamespace(root_device=torch.device("meta"), broadcast=int)
+        data.trainer = SimpleNamespace(strategy=strategy, overfit_batches=0)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("lightning_as.image_data._GPUS", ("meta",))
             data.setup("fit")
