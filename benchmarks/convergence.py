@@ -26,7 +26,11 @@ from lightning_as import AdaptiveSampling, AdaptiveSamplingCallback, ConvNetClas
 from lightning_as.evaluation import evaluate
 
 FIELDS = ("sampling", "seed", "epoch", "training_cost", "test_accuracy", "training_seconds")
-SAMPLINGS = {"uniform": None, "adaptive": AdaptiveSampling(), "adaptive_all": AdaptiveSampling(q_update="all")}
+SAMPLINGS = {
+    "uniform": None,
+    "adaptive": AdaptiveSampling(floor=0.0),  # the thesis's settings
+    "adaptive_all": AdaptiveSampling(q_update="all", floor=0.0),
+}
 RESULTS = Path(__file__).parent / "results" / "convergence.csv"
 
 

@@ -77,20 +77,21 @@ class Arm:
         return self.strategy() if cell.delta_p is None else self.strategy(delta_p=cell.delta_p, delta_q=cell.delta_q)
 
 
-_SECOND_MOMENT = partial(AdaptiveSampling, bin_statistic="second_moment")
+_THESIS = partial(AdaptiveSampling, floor=0.0)
+_SECOND_MOMENT = partial(_THESIS, bin_statistic="second_moment")
 
 ARMS: dict[str, Arm] = {
     "uniform": Arm(Uniform),
-    "AS": Arm(AdaptiveSampling),
+    "AS": Arm(_THESIS),
     "OBS": Arm(partial(OnlineBatchSelection, s_start=1e8, s_end=1e8, recompute_every=2.0)),  # every 2: r = 0.5
-    "AS_weighted": Arm(AdaptiveSampling, weights="unbiased"),
-    "AS_floor": Arm(partial(AdaptiveSampling, floor=0.1)),
+    "AS_weighted": Arm(_THESIS, weights="unbiased"),
+    "AS_floor": Arm(partial(_THESIS, floor=0.1)),
     "AS_second_moment": Arm(_SECOND_MOMENT),
     "AS_statistic": Arm(partial(_SECOND_MOMENT, smoothing="statistic")),
-    "AS_original": Arm(partial(AdaptiveSampling, smoothing="original")),
+    "AS_original": Arm(partial(_THESIS, smoothing="original")),
     "AS_robust": Arm(partial(_SECOND_MOMENT, smoothing="statistic", floor=0.1)),
-    "AS_one_bin": Arm(AdaptiveSampling, bins="single"),
-    "AS_q_only": Arm(partial(AdaptiveSampling, beta=_NEVER)),  # P stays as it starts: the same for each bin
+    "AS_one_bin": Arm(_THESIS, bins="single"),
+    "AS_q_only": Arm(partial(_THESIS, beta=_NEVER)),  # P stays as it starts: the same for each bin
     "gopal": Arm(GopalSampling),
     "gopal_unweighted": Arm(GopalSampling, weights="none"),
     "InfoBatch": Arm(InfoBatch),

@@ -5,13 +5,16 @@ Q_i^j, both with replacement and from one fixed law for the whole batch. P follo
 the gradient norms, Q follows the last known losses. The method is unweighted: it minimises the training loss
 re-weighted towards what is hard, not the plain mean.
 
-Three presets:
+The defaults are the thesis's settings and a floor, r = (1 − ε) p q + ε/N with ε = 0.1, without which P may collapse for
+good (`docs/evidence.md`, question 3, which also has the rule by which it was chosen). Three presets:
 
-* ``thesis``, the defaults: P from Σ Ĝ, smoothed with the P before.
-* ``annex``: P from Σ Ĝ/q, as the English paper has it.
-* ``robust``, a replacement for where P or Q collapse: P from the mean of Ĝ/q², which is unbiased for the Σ ‖∇L‖²/q that
-  P is the root of, averaged over windows before the root is taken; and a floor, r = (1 − ε) p q + ε/N. With it an
-  unbiased weight is at most 1/ε, and a bin or an instance that was given up once is drawn again and recovers.
+* ``thesis``, without the floor: P from Σ Ĝ, smoothed with the P before.
+* ``annex``, without the floor: P from Σ Ĝ/q, as the English paper has it.
+* ``robust``: the floor, and P from the mean of Ĝ/q², which is unbiased for the Σ ‖∇L‖²/q that P is the root of,
+  averaged over windows before the root is taken.
+
+With a floor an unbiased weight is at most 1/ε, and a bin or an instance that was given up once is drawn again and
+recovers.
 
 Source: Avalos, master's thesis (2021), chapter 4, Algorithm 1, eqs. (67), (79), (80); English paper as its
 annex D. Where the text is ambiguous: t counts batches, P is first recomputed after β whole batches, gc[j]
@@ -74,7 +77,7 @@ class AdaptiveSampling(Strategy):
             bins' shares of the data, as Gopal. ``"statistic"``: not P but the `bin_statistic`, with its value before;
             a bin keeps it while it is not drawn. Only for ``"mean"`` and ``"second_moment"``. Default: ``"previous"``.
         floor: ε in [0, 1): the batch is drawn from (1 − ε) · p · q + ε/N, so that no instance falls below ε/N
-            whatever P and Q do. Default: 0, the thesis.
+            whatever P and Q do; the thesis has none, 0. Default: 0.1.
 
     Raises:
         TypeError: If `beta` is not an integer.
@@ -93,7 +96,7 @@ class AdaptiveSampling(Strategy):
         q_update: QUpdate = "drawn",
         unseen: Unseen = "first",
         smoothing: Smoothing = "previous",
-        floor: float = 0.0,
+        floor: float = 0.1,
     ) -> None:
         if not isinstance(beta, int) or isinstance(beta, bool):
             raise TypeError(f"`beta` must be an integer number of batches, got {beta!r}.")

@@ -48,7 +48,9 @@ def test_the_grid_search_has_the_values_of_the_text():
 def test_the_arms_are_what_their_names_say():
     cell = cells("thesis", seeds=1)[0]
     made: dict[str, Any] = {name: arm.make(cell) for name, arm in ARMS.items()}
-    assert vars(made["AS"]) == vars(AdaptiveSampling()) == vars(made["AS_weighted"]) == vars(made["AS_one_bin"])
+    assert (
+        vars(made["AS"]) == vars(AdaptiveSampling(floor=0.0)) == vars(made["AS_weighted"]) == vars(made["AS_one_bin"])
+    )
     assert vars(made["OBS"]) == vars(OnlineBatchSelection())
     assert vars(made["gopal"]) == vars(GopalSampling())
     assert {name for name, arm in ARMS.items() if arm.weights != "source"} == {"AS_weighted", "gopal_unweighted"}

@@ -77,7 +77,7 @@ def test_every_column_is_what_it_is_defined_as(make_trainer: Callable[..., Train
 
 
 def test_before_the_first_step_it_measures_the_untrained_network(make_trainer: Callable[..., Trainer]):
-    _, data, measurements = fit(make_trainer, 1, AdaptiveSampling())
+    _, data, measurements = fit(make_trainer, 1, AdaptiveSampling(floor=0.0))
     seed_everything(0, verbose=False)
     labels = data.dataset("train").labels
     assert labels is not None

@@ -82,7 +82,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 def started(tags: torch.Tensor = TAGS, **options: Any) -> AdaptiveSampling:
-    strategy = AdaptiveSampling(**options)
+    strategy = AdaptiveSampling(**{"floor": 0.0, **options})
     strategy.start(Bins(tags))
     return strategy
 
@@ -361,8 +361,9 @@ def preset(name: str) -> dict[str, Any]:
 
 
 def test_the_presets_are_the_settings_of_their_sources():
-    assert vars(AdaptiveSampling(**preset("thesis"))) == vars(AdaptiveSampling())
-    assert vars(AdaptiveSampling(**preset("annex"))) == vars(AdaptiveSampling(bin_statistic="sum_over_q"))
+    assert vars(AdaptiveSampling(**preset("thesis"))) == vars(AdaptiveSampling(floor=0.0))
+    assert vars(AdaptiveSampling(**preset("annex"))) == vars(AdaptiveSampling(bin_statistic="sum_over_q", floor=0.0))
+    assert AdaptiveSampling().floor == 0.1  # the one departure of the defaults from the thesis
     robust = AdaptiveSampling(bin_statistic="second_moment", smoothing="statistic", floor=0.1)
     assert vars(AdaptiveSampling(**preset("robust"))) == vars(robust)
 
@@ -587,7 +588,7 @@ def test_on_a_gpu_without_numbers_everything_is_on_the_gpu(
 def test_on_a_gpu_the_law_is_that_of_the_cpu(options: dict[str, Any], implementation: str):
     if implementation != "torch":
         pytest.skip("on a GPU there is but one implementation")
-    here, there = started(beta=3, **options), AdaptiveSampling(beta=3, **options)
+    here, there = started(beta=3, **options), AdaptiveSampling(beta=3, **{"floor": 0.0, **options})
     there.start(Bins(TAGS).to("cuda"))
     for step in range(200):
         draw, losses, bounds = random_batch(here, seeded(step), step)
@@ -596,7 +597,7 @@ def test_on_a_gpu_the_law_is_that_of_the_cpu(options: dict[str, Any], implementa
         here.update(draw, losses, bounds)
         there.update(same, losses.cuda(), bounds.cuda())
         torch.testing.assert_close(there.probabilities().cpu(), here.probabilities(), rtol=1e-9, atol=0)
-    again = AdaptiveSampling(beta=3, **options)
+    again = AdaptiveSampling(beta=3, **{"floor": 0.0, **options})
     again.start(Bins(TAGS).to("cuda"))
     again.load_state_dict(there.state_dict())
     assert torch.equal(again.probabilities(), there.probabilities())
