@@ -96,25 +96,21 @@ class InstanceDistribution(ABC):
         joint, within = laws.unbind()
         return Draw(self._instance.index_select(0, leaves).long(), bins, joint, within)
 
-    def mix_in_uniform(
-        self, draw: Draw, probabilities: Tensor, floor: float, chosen: Tensor, anywhere: Tensor
-    ) -> Draw | None:
-        """Of (1 − ε) p q + ε/N, in a compiled loop, what :meth:`draw_with_bins` has drawn of p q.
+    def mix_in_uniform(self, draw: Draw, probabilities: Tensor, floor: float, uniforms: Tensor) -> bool:
+        """Make a draw from p q one from (1 − ε) p q + ε/N, in a compiled loop.
 
         Args:
-            draw: From there; it is written over.
+            draw: From :meth:`draw_with_bins`; it is written over.
             probabilities: P, (k,) float64.
             floor: ε.
-            chosen: What is drawn from all instances alike instead, (B,) bool.
-            anywhere: Which of them, (B,) int64.
+            uniforms: In [0, 1), (B,) float64, independent of the draw.
 
         Returns:
-            The draw; None if a leaf's weight is not its first channel, which this is not for.
+            False, and nothing is done, if a leaf's weight is not its first channel, which this is not for.
         """
         if len(self._weighing()):
-            return None
-        assert draw.within is not None, "a draw from here has it"
-        laws = torch.stack([draw.probabilities, draw.within])
+            return False
+        assert draw.within is not None, "a draw from there has it"
         law_kernels().mix_in_uniform(
             self._tree.memory.numpy(),
             self._place.numpy(),
@@ -122,14 +118,13 @@ class InstanceDistribution(ABC):
             probabilities.numpy(),
             self._sizes.numpy(),
             floor,
-            chosen.numpy(),
-            anywhere.numpy(),
+            uniforms.numpy(),
             draw.indices.numpy(),
             draw.bins.numpy(),
-            laws.numpy(),
+            draw.probabilities.numpy(),
+            draw.within.numpy(),
         )
-        joint, within = laws.unbind()
-        return Draw(draw.indices, draw.bins, joint, within)
+        return True
 
     def probability(self, indices: Tensor, bins: Tensor) -> Tensor:
         """Q of the given instances, which lie in the given bins: (B,) float64."""

@@ -59,11 +59,11 @@ def mix_in_uniform(
     probabilities: Floats,
     sizes: Floats,
     floor: float,
-    chosen: NDArray[np.bool_],
-    anywhere: Integers,
+    uniforms: Floats,
     indices: Integers,
     bins: Integers,
-    laws: Floats,
+    joint: Floats,
+    within: Floats,
 ) -> None:
     """Put instances drawn from all alike in place of some of a draw's, and say what the mixture's law is.
 
@@ -74,26 +74,23 @@ def mix_in_uniform(
         probabilities: Of each bin, (k,).
         sizes: Of each bin its number of instances, (k,).
         floor: The share of the uniform law, which is added to the law of the bins and leaves.
-        chosen: What is replaced, (B,).
-        anywhere: By which instance, (B,).
+        uniforms: (B,). Those below the floor replace, and what they are as a share of it says by which instance.
         indices: Instances of the draw, (B,), replaced in place.
         bins: Their bins, (B,), likewise.
-        laws: Has the probability of each within its bin in its second row, (2, B). Takes the mixture's joint one in its
-            first, and that within the bin in its second.
+        joint: Takes the mixture's probability of each, (B,).
+        within: Has the probability of each within its bin, (B,), and takes the mixture's.
     """
     cells, width, size = memory.reshape(-1), memory.shape[1] * memory.shape[2], place_of.size
     for i in range(indices.size):
-        q = laws[1, i]
-        if chosen[i]:
-            if anywhere[i] < 0 or anywhere[i] >= size:
-                raise IndexError("An instance is not there.")
-            indices[i], bins[i] = anywhere[i], tags[anywhere[i]]
-        p, members = probabilities[bins[i]], sizes[bins[i]]
-        if chosen[i]:
+        q = within[i]
+        if uniforms[i] < floor:
+            indices[i] = min(int(uniforms[i] / floor * size), size - 1)  # rounding may have given size
+            bins[i] = tags[indices[i]]
             root = width * bins[i]
             q = cells[place_of[indices[i]]] / sum_of(cells, root, root + memory.shape[2])
-        laws[0, i] = (1 - floor) * p * q + floor / size
-        laws[1, i] = laws[0, i] / ((1 - floor) * p + floor * members / size)
+        p, members = probabilities[bins[i]], sizes[bins[i]]
+        joint[i] = (1 - floor) * p * q + floor / size
+        within[i] = joint[i] / ((1 - floor) * p + floor * members / size)
 
 
 @kernel

@@ -38,13 +38,18 @@ def test_indices_out_of_range_are_refused(monkeypatch):
             law.update(torch.tensor([index]), torch.tensor([number]), torch.ones(1, dtype=torch.float64))
 
 
-def test_an_instance_that_is_not_there_is_not_mixed_in(monkeypatch):
+def test_what_is_mixed_in_is_of_all_instances_up_to_the_last(monkeypatch):
     monkeypatch.setattr(compiled, "available", True)
     law, p = SmoothedWhereDrawn(Bins([0, 1, 1])), torch.tensor([0.5, 0.5], dtype=torch.float64)
-    for index in (-1, 3):
-        draw = law.draw_with_bins(p, p.cumsum(0), uniforms(1 + law.uniforms, 1, generator=seeded()))
-        with pytest.raises(IndexError):
-            law.mix_in_uniform(draw, p, 0.1, torch.tensor([True]), torch.tensor([index]))
+    draw = law.draw_with_bins(p, p.cumsum(0), uniforms(1 + law.uniforms, 5, generator=seeded()))
+    drawn = draw.indices.tolist()
+    below = 0.1 * (1 - 2**-53)  # of which the share of the floor rounds to 1
+    mixed = torch.tensor([0.0, 0.05, below, 0.1, 0.9], dtype=torch.float64)
+    assert law.mix_in_uniform(draw, p, 0.1, mixed)
+    assert draw.indices.tolist() == [0, 1, 2, *drawn[3:]]
+    assert draw.bins.tolist() == law.bins.of(draw.indices).tolist()
+    expected = 0.9 * torch.tensor([0.5, 0.25, 0.25], dtype=torch.float64) + 0.1 / 3
+    torch.testing.assert_close(draw.probabilities, expected[draw.indices], rtol=1e-14, atol=0)
 
 
 @pytest.mark.parametrize("q_update", ["drawn", "all"])

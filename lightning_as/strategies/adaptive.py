@@ -153,26 +153,24 @@ class AdaptiveSampling(Strategy):
 
     @torch.inference_mode()  # which spares a fifth of the time, as in `update`
     def draw(self, size: int, generator: torch.Generator) -> Draw:
-        uniforms = torch.rand(1 + self._inside.uniforms, size, dtype=torch.float64, generator=generator)
-        uniforms = sent(uniforms, self._bins.device)
+        rows = 1 + self._inside.uniforms + (self.floor > 0)
+        uniforms = sent(torch.rand(rows, size, dtype=torch.float64, generator=generator), self._bins.device)
+        own = uniforms[: 1 + self._inside.uniforms]
         if self._inside.compiled:
-            draw = self._inside.draw_with_bins(self.bin_probabilities, self._over_bins.cumulative, uniforms)
+            draw = self._inside.draw_with_bins(self.bin_probabilities, self._over_bins.cumulative, own)
         else:
-            bins = self._over_bins.draw(uniforms[0])
-            indices, q = self._inside.draw(bins, uniforms[1:])
+            bins = self._over_bins.draw(own[0])
+            indices, q = self._inside.draw(bins, own[1:])
             draw = Draw(indices, bins, self.bin_probabilities.index_select(0, bins).mul_(q), within=q)
-        return draw if self.floor == 0 else self._mix_in_uniform(draw, generator)
+        return draw if self.floor == 0 else self._mix_in_uniform(draw, uniforms[-1])
 
-    def _mix_in_uniform(self, draw: Draw, generator: torch.Generator) -> Draw:
-        """A draw from (1 − ε) p q + ε/N, made of one from p q."""
-        size, device = len(draw.indices), self._bins.device
-        chosen = sent(torch.rand(size, dtype=torch.float64, generator=generator) < self.floor, device)
-        anywhere = sent(torch.randint(len(self._bins), (size,), generator=generator), device)
-        if self._inside.compiled:
-            mixed = self._inside.mix_in_uniform(draw, self.bin_probabilities, self.floor, chosen, anywhere)
-            if mixed is not None:
-                return mixed
-        indices = torch.where(chosen, anywhere, draw.indices)
+    def _mix_in_uniform(self, draw: Draw, uniforms: Tensor) -> Draw:
+        """A draw from (1 − ε) p q + ε/N, made of one from p q and a uniform for each instance."""
+        if self._inside.compiled and self._inside.mix_in_uniform(draw, self.bin_probabilities, self.floor, uniforms):
+            return draw
+        # A uniform below ε is, as a share of it, uniform again. Rounding may have given N.
+        anywhere = (uniforms / self.floor * len(self._bins)).long().clamp_(max=len(self._bins) - 1)
+        indices = torch.where(uniforms < self.floor, anywhere, draw.indices)
         bins = self._bins.of(indices)
         p = self.bin_probabilities[bins]
         joint = self._joint(p, self._inside.probability(indices, bins))
