@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import io
 import itertools
+import json
 import logging
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 import torch
 import yaml
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lightning_as.bins import Bins
 from lightning_as.cli import PRESETS
@@ -553,34 +555,14 @@ def test_the_sums_of_weights_are_looked_after_where_nothing_else_is_looked_at(im
     assert strategy.metrics()["seen"] == 1
 
 
-def put_there(thing: Any, fake: FakeTensorMode, done: set[int]) -> None:
-    """Replace all tensors of an object of this package, and of those that it has, by ones on a GPU without numbers."""
-    if id(thing) in done:
-        return
-    done.add(id(thing))
-    for name, value in list(vars(thing).items()):
-        if isinstance(value, torch.Tensor):
-            vars(thing)[name] = fake.from_tensor(value).to("cuda")
-        elif type(value).__module__.startswith("lightning_as"):
-            put_there(value, fake, done)
-
-
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_on_a_gpu_without_numbers_everything_is_on_the_gpu(
-    options: dict[str, Any], implementation: str, monkeypatch: pytest.MonkeyPatch
-):
-    """Torch's fake tensors refuse to mix devices, and to be looked at; they need no GPU."""
+def test_on_a_gpu_without_numbers_everything_is_on_the_gpu(options: dict[str, Any], implementation: str):
+    """In a process of its own: once torch has faked a GPU, a backward pass starts threads, and forking fails."""
     if implementation != "torch":
         pytest.skip("this is about the device that the tensors say they are on")
-    monkeypatch.setattr("lightning_as.strategies.adaptive.sent", lambda numbers, device: numbers.to(device))
-    strategy, fake = started(beta=2, **options), FakeTensorMode()
-    with fake:
-        put_there(strategy, fake, set())
-        for _ in range(5):
-            draw = strategy.draw(24, seeded())
-            strategy.update(draw, torch.empty_like(draw.probabilities), torch.empty_like(draw.probabilities))
-            assert {field.device.type for field in draw if field is not None} == {"cuda"}
-        assert strategy.probabilities().device.type == strategy.bin_probabilities.device.type == "cuda"
+    command = [sys.executable, "-m", "tests.strategies.on_fake_gpu", json.dumps(options)]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -1,0 +1,48 @@
+"""Steps of `AdaptiveSampling` on a GPU without numbers: ``python -m tests.strategies.on_fake_gpu OPTIONS``, as JSON.
+
+Torch's fake tensors refuse to mix devices, and to be looked at; they need no GPU.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+import lightning_as.strategies.adaptive
+from lightning_as import AdaptiveSampling, Bins, compiled
+
+
+def put_there(thing: Any, fake: FakeTensorMode, done: set[int]) -> None:
+    """Replace all tensors of an object of this package, and of those that it has, by ones on a GPU."""
+    if id(thing) in done:
+        return
+    done.add(id(thing))
+    for name, value in list(vars(thing).items()):
+        if isinstance(value, torch.Tensor):
+            vars(thing)[name] = fake.from_tensor(value).to("cuda")
+        elif type(value).__module__.startswith("lightning_as"):
+            put_there(value, fake, done)
+
+
+def main(options: dict[str, Any]) -> None:
+    """Draw and update with these options of the strategy."""
+    compiled.available = False
+    # A pinned copy needs a driver.
+    lightning_as.strategies.adaptive.sent = lambda numbers, device: numbers.to(device)
+    strategy, fake = AdaptiveSampling(beta=2, **options), FakeTensorMode()
+    strategy.start(Bins(torch.arange(150) % 5))
+    with fake:
+        put_there(strategy, fake, set())
+        for _ in range(5):
+            draw = strategy.draw(24, torch.Generator().manual_seed(0))
+            strategy.update(draw, torch.empty_like(draw.probabilities), torch.empty_like(draw.probabilities))
+            assert {field.device.type for field in draw if field is not None} == {"cuda"}
+        assert strategy.probabilities().device.type == strategy.bin_probabilities.device.type == "cuda"
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))
