@@ -55,7 +55,7 @@ class AdaptiveBatchSampler(DistributedSampler[list[int]]):
         if batches_per_epoch is not None and batches_per_epoch < 1:
             raise ValueError(f"`batches_per_epoch` must be at least 1, got {batches_per_epoch}.")
         self.bins = bins.to("cpu")
-        self._bins_there = bins.to(device)
+        self._bins_on_device = bins.to(device)
         self._num_replicas = num_replicas
         self._rank = rank
         if not 0 <= self.rank < self.num_replicas:
@@ -101,7 +101,7 @@ class AdaptiveBatchSampler(DistributedSampler[list[int]]):
 
     def attach(self, strategy: Strategy) -> None:
         """Draw from `strategy` from now on. It starts anew, unless it has been at work on these bins before."""
-        bins = self._bins_there if strategy.any_device else self.bins
+        bins = self._bins_on_device if strategy.any_device else self.bins
         if strategy.bins is not bins:
             moves = strategy.bins is not None and strategy.bins.is_copy_of(bins)
             state, skipped = strategy.state_dict() if moves else None, strategy.skipped
@@ -110,13 +110,13 @@ class AdaptiveBatchSampler(DistributedSampler[list[int]]):
                 strategy.load_state_dict(state)
                 strategy.skipped = skipped
         if strategy is not self._uniform:
-            self._uniform.start(self._bins_there)  # which forgets its permutation
+            self._uniform.start(self._bins_on_device)  # which forgets its permutation
         self.strategy = strategy
         self.end_epoch()
 
     def to(self, device: torch.device | str) -> None:
         """Have strategies that can keep their state on `device` do so from now on, with the state that they have."""
-        self._bins_there = self.bins.to(device)
+        self._bins_on_device = self.bins.to(device)
         self.attach(self.strategy)
 
     def detach(self) -> None:
@@ -136,7 +136,7 @@ class AdaptiveBatchSampler(DistributedSampler[list[int]]):
     @property
     def off_host(self) -> bool:
         """Whether it has been given a device other than the CPU."""
-        return not self._bins_there.on_host
+        return not self._bins_on_device.on_host
 
     def __iter__(self) -> Iterator[Any]:
         """The batches of an epoch; after :meth:`load_state_dict`, what is left of it."""

@@ -42,7 +42,7 @@ class AdaptiveSamplingCallback(Callback):
     The first two count as they are: of the training-mode forward pass, before the update.
 
     Logged every ``log_every_n_steps``: ``adaptive/ess``, the number of instances that the law is effectively spread
-    over, as estimated from the batch (in the progress bar too); with weights ``adaptive/weight_mean`` and
+    over, as estimated from the batch (on the CPU also in the bar); with weights ``adaptive/weight_mean`` and
     ``adaptive/weight_max``; and the strategy's own figures, for :class:`AdaptiveSampling` ``adaptive/entropy_p``
     (nats), ``adaptive/p_min``, ``adaptive/p_max``, ``adaptive/seen`` (share of instances) and ``adaptive/age_p``
     (batches); and ``adaptive/skipped`` (losses that were not finite).

@@ -51,7 +51,7 @@ def effective_sample_size(probabilities: Tensor) -> Tensor:
     return probabilities.mean().reciprocal()
 
 
-def sent(numbers: Tensor, device: torch.device) -> Tensor:
+def to_device(numbers: Tensor, device: torch.device) -> Tensor:
     """Random numbers, which all come from generators of the CPU, on a device, without waiting until they are there.
 
     One generator for all devices makes the draws of a seed the same wherever the state is.

@@ -59,7 +59,7 @@ class SmoothedWhereDrawn(InstanceDistribution):
         if self.delta_q == 0:  # nothing else keeps a weight from vanishing
             scores = torch.where(scores <= _SMALLEST_SCORE, 0, scores)
         if not self.bins.on_host:
-            self._update_there(indices, bins, scores)
+            self._update_off_host(indices, bins, scores)
             return
         if self._unseen_left:
             self._see(indices)
@@ -77,12 +77,12 @@ class SmoothedWhereDrawn(InstanceDistribution):
         totals = self._tree.totals()
         self._move(places, bins, scores, totals, totals[:, _SCORE] >= _SMALLEST_SCORE)
 
-    def _update_there(self, indices: Tensor, bins: Tensor, scores: Tensor) -> None:
+    def _update_off_host(self, indices: Tensor, bins: Tensor, scores: Tensor) -> None:
         """The same without looking at a number, for which the CPU would have to wait. NaN leaves an instance alone."""
         known = scores.isfinite()
         last = last_occurrence(indices, known)  # where an instance is written twice, it must be the same
         if self._unseen_left:
-            self._see_there(indices, bins, known, last)
+            self._see_off_host(indices, bins, known, last)
         scores, known = scores.index_select(0, last), known.index_select(0, last)
         places = self._place.index_select(0, indices)
         scores = torch.where(known, scores, self._tree.get(places, channel=_SCORE))
@@ -164,7 +164,7 @@ class SmoothedWhereDrawn(InstanceDistribution):
             self._unseen_left -= len(fresh)
             self._set_gain()
 
-    def _see_there(self, indices: Tensor, bins: Tensor, known: Tensor, last: Tensor) -> None:
+    def _see_off_host(self, indices: Tensor, bins: Tensor, known: Tensor, last: Tensor) -> None:
         """The same of the known ones, without looking; of equal instances the last known one counts."""
         unseen = self._unseen.index_select(0, indices)
         is_last = last == torch.arange(len(indices), device=indices.device)

@@ -151,7 +151,7 @@ def test_a_state_of_something_else_raises_with_both_values_and_changes_nothing()
 
 @pytest.mark.usefixtures("off_host")
 def test_off_the_cpu_batches_are_tensors_that_nobody_has_looked_at():
-    """But for the first epoch's order of a strategy without replacement, they are those of the CPU; resumed too."""
+    """And a state that is taken in the middle of an epoch goes on as if nothing had been."""
     here = [draw.tolist() for draw in _epoch(adaptive())]
     assert here == [draw.tolist() for draw in _epoch(adaptive(), resumed_at=5)]
     for sampler in (make(), adaptive()):
@@ -186,8 +186,8 @@ def test_a_strategy_takes_its_state_with_it_to_another_device(monkeypatch: pytes
         _epoch(sampler)
         sampler.strategy.skipped = 3
     before = moved.strategy.bins
-    moved._bins_there = copy(moved.bins)  # as if it were on another device
-    assert moved._bins_there.is_copy_of(moved.bins)
+    moved._bins_on_device = copy(moved.bins)  # as if it were on another device
+    assert moved._bins_on_device.is_copy_of(moved.bins)
     moved.attach(moved.strategy)
     assert moved.strategy.bins is not before
     assert moved.strategy.skipped == 3

@@ -46,7 +46,7 @@ from torch import Tensor
 
 from lightning_as.bin_distribution import BinDistribution, BinStatistic, Smoothing, check_smoothing
 from lightning_as.bins import Bins
-from lightning_as.draw import Draw, sent
+from lightning_as.draw import Draw, to_device
 from lightning_as.smoothed_everywhere import SmoothedEverywhere, Unseen
 from lightning_as.smoothed_where_drawn import SmoothedWhereDrawn
 from lightning_as.strategies.base import Strategy
@@ -149,12 +149,12 @@ class AdaptiveSampling(Strategy):
         return self._inside.probabilities()
 
     def probabilities(self) -> Tensor:
-        return self._joint(self.bin_probabilities[self._bins.tags.long()], self.instance_probabilities())
+        return self._joint(self.bin_probabilities[self._bins.tags], self.instance_probabilities())
 
     @torch.inference_mode()  # which spares a fifth of the time, as in `update`
     def draw(self, size: int, generator: torch.Generator) -> Draw:
         rows = 1 + self._inside.uniforms + (self.floor > 0)
-        uniforms = sent(torch.rand(rows, size, dtype=torch.float64, generator=generator), self._bins.device)
+        uniforms = to_device(torch.rand(rows, size, dtype=torch.float64, generator=generator), self._bins.device)
         own = uniforms[: 1 + self._inside.uniforms]
         if self._inside.compiled:
             draw = self._inside.draw_with_bins(self.bin_probabilities, self._over_bins.cumulative, own)

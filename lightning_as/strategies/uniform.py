@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from lightning_as.bins import Bins
-from lightning_as.draw import Draw, sent
+from lightning_as.draw import Draw, to_device
 from lightning_as.strategies.base import Strategy
 
 
@@ -49,12 +49,12 @@ class Uniform(Strategy):
 
     def start_epoch(self, generator: torch.Generator) -> None:
         if not self.replacement:
-            self._order = sent(torch.randperm(self._size, generator=generator), self._bins.device)
+            self._order = to_device(torch.randperm(self._size, generator=generator), self._bins.device)
             self._position = 0
 
     def draw(self, size: int, generator: torch.Generator) -> Draw:
         if self.replacement:
-            indices = sent(torch.randint(self._size, (size,), generator=generator), self._bins.device)
+            indices = to_device(torch.randint(self._size, (size,), generator=generator), self._bins.device)
         else:
             indices = self._next(size, generator)
         return Draw(indices, self._bins.of(indices), self._law(size))

@@ -32,7 +32,7 @@ def main(options: dict[str, Any]) -> None:
     """Draw and update with these options of the strategy."""
     compiled.available = False
     # A pinned copy needs a driver.
-    lightning_as.strategies.adaptive.sent = lambda numbers, device: numbers.to(device)
+    lightning_as.strategies.adaptive.to_device = lambda numbers, device: numbers.to(device)
     strategy, fake = AdaptiveSampling(beta=2, **options), FakeTensorMode()
     strategy.start(Bins(torch.arange(150) % 5))
     with fake:

@@ -492,13 +492,12 @@ OPTIONS: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.parametrize("implementation", ["off_host"], indirect=True)
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_off_the_cpu_nothing_is_looked_at_and_the_law_is_the_same(
-    options: dict[str, Any], implementation: str, monkeypatch: pytest.MonkeyPatch
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ):
     """Through 63 batches, with losses that are not finite, and with negative ones; at the 64th it looks."""
-    if implementation != "off_host":
-        pytest.skip("this is about what happens off the CPU")
     there, generator = started(beta=3, **options), seeded(1)
     monkeypatch.setattr(Bins, "on_host", True)
     here = started(beta=3, **options)
@@ -526,19 +525,17 @@ def test_off_the_cpu_nothing_is_looked_at_and_the_law_is_the_same(
     assert there.metrics() == pytest.approx(here.metrics(), rel=1e-9)
 
 
-def test_on_the_cpu_something_is_looked_at(implementation: str):
+@pytest.mark.parametrize("implementation", ["torch", "compiled"], indirect=True)
+def test_on_the_cpu_something_is_looked_at():
     """So that the test above can fail."""
-    if implementation == "off_host":
-        pytest.skip("this is about what happens on the CPU")
     strategy = started()
     with pytest.raises(AssertionError, match=r"looks at a tensor|by a mask"), no_looking():
         strategy.update(*random_batch(strategy, seeded(), 0))
 
 
-def test_the_sums_of_weights_are_looked_after_where_nothing_else_is_looked_at(implementation: str):
+@pytest.mark.parametrize("implementation", ["off_host"], indirect=True)
+def test_the_sums_of_weights_are_looked_after_where_nothing_else_is_looked_at():
     """Losses that fall at each visit pull the weights down without end, and with them their sum."""
-    if implementation != "off_host":
-        pytest.skip("this is about what happens off the CPU")
     strategy, generator = started(torch.zeros(20, dtype=torch.int64)), seeded()
     oracle = AlgorithmOne(torch.zeros(20, dtype=torch.int64), 10, 0.9, 0.1, q_update="drawn")
     scaled, before = 0, 20.0
@@ -555,21 +552,19 @@ def test_the_sums_of_weights_are_looked_after_where_nothing_else_is_looked_at(im
     assert strategy.metrics()["seen"] == 1
 
 
+@pytest.mark.parametrize("implementation", ["torch"], indirect=True)
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_on_a_gpu_without_numbers_everything_is_on_the_gpu(options: dict[str, Any], implementation: str):
+def test_on_a_gpu_without_numbers_everything_is_on_the_gpu(options: dict[str, Any]):
     """In a process of its own: once torch has faked a GPU, a backward pass starts threads, and forking fails."""
-    if implementation != "torch":
-        pytest.skip("this is about the device that the tensors say they are on")
     command = [sys.executable, "-m", "tests.strategies.on_fake_gpu", json.dumps(options)]
     found = subprocess.run(command, capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stderr
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("implementation", ["torch"], indirect=True)
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_on_a_gpu_the_law_is_that_of_the_cpu(options: dict[str, Any], implementation: str):
-    if implementation != "torch":
-        pytest.skip("on a GPU there is but one implementation")
+def test_on_a_gpu_the_law_is_that_of_the_cpu(options: dict[str, Any]):
     here, there = started(beta=3, **options), AdaptiveSampling(beta=3, **{"floor": 0.0, **options})
     there.start(Bins(TAGS).to("cuda"))
     for step in range(200):
