@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from lightning_as.experiments.results import Run, select
-from lightning_as.experiments.tables import GridRow
+from lightning_as.experiments.search import GridRow
 from lightning_as.experiments.text import as_text
 from lightning_as.experiments.thesis import CHOSEN_DELTAS, DISTRIBUTION_EPOCHS, OPTIMIZERS
 

@@ -7,6 +7,7 @@ from textwrap import fill
 
 from lightning_as.experiments.comparison import MARGIN, RULE
 from lightning_as.experiments.results import Run, select
+from lightning_as.experiments.search import SEARCH_RULE, SearchRow, grid_rows, search_rows
 from lightning_as.experiments.tables import (
     AccuracyRow,
     CellRow,
@@ -20,11 +21,15 @@ from lightning_as.experiments.text import as_text, interval, markdown_table
 from lightning_as.experiments.thesis import ARMS, BATCH_SIZES, EPOCH, OPTIMIZERS
 
 _SECTIONS = {
-    "The search for δp and δq: Figures 13 to 19": range(13, 20),
     "Training cost: Figures 20 and 21": range(20, 22),
     "Test accuracy: Figures 22 and 23": range(22, 24),
     "The distribution over the digits: Figures 24 to 26": range(24, 27),
     "The variance of the gradients: Figures 27 and 28": range(27, 29),
+}
+_CLAIMS = {
+    "among the best": "δp = 0.9, δq = 0.1 is among the best",
+    "alike": "the costs are alike",
+    "diverge": "most diverge",
 }
 _INTRODUCTION = f"""# The thesis's results, run again
 
@@ -63,7 +68,11 @@ def markdown(runs: Sequence[Run], captions: Mapping[str, str]) -> str:
         fill(RULE, 120),
         "## What was run",
         _cells(runs),
-        *(_figures(title, numbers, captions) for title, numbers in _SECTIONS.items()),
+        "## The search for δp and δq: Figures 13 to 19",
+        _searches(search_rows(grid_rows(runs))),
+        fill(SEARCH_RULE, 120),
+        _figures(range(13, 20), captions),
+        *(f"## {title}\n\n{_figures(numbers, captions)}" for title, numbers in _SECTIONS.items()),
         "## Table 2: test accuracy",
         _accuracies(accuracy_rows(runs)),
         _TABLE_2,
@@ -75,9 +84,9 @@ def markdown(runs: Sequence[Run], captions: Mapping[str, str]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _figures(title: str, numbers: Iterable[int], captions: Mapping[str, str]) -> str:
-    """A section; of a figure that the runs do not allow, that is said."""
-    parts = [f"## {title}"]
+def _figures(numbers: Iterable[int], captions: Mapping[str, str]) -> str:
+    """Of a figure that the runs do not allow, that is said."""
+    parts = []
     for number in numbers:
         names = [f"figure_{number}.png", f"figure_{number}_median.png"]
         drawn = [f"![{captions[name]}]({name})\n\n*{captions[name]}.*" for name in names if name in captions]
@@ -93,6 +102,28 @@ def _summary(ratios: Sequence[RatioRow]) -> str:
         found = (f"{row.verdict}: {interval(row.ours)}" for row in (mean, median))
         rows.append([cell, as_text(mean.printed, 3), *found])
     return markdown_table(["training cost", "thesis", "ours, mean cost", "ours, median cost"], rows)
+
+
+def _searches(rows: Sequence[SearchRow]) -> str:
+    """A verdict on what the thesis sees in each search."""
+    lines = []
+    for row in rows:
+        setting = f"{OPTIMIZERS[row.optimizer]} {row.batch_size}"
+        best = "–" if row.delta_p is None else f"{as_text(row.lowest)} (δp = {row.delta_p:g}, δq = {row.delta_q:g})"
+        chosen = "–" if row.rank is None else f"{as_text(row.chosen)} ({row.rank} of {row.points})"
+        found = [best, as_text(row.highest), chosen, row.verdict, as_text(row.epoch, 3)]
+        lines.append([str(row.figure), setting, _CLAIMS[row.claim], *found])
+    header = [
+        "figure",
+        "setting",
+        "thesis",
+        "ours: lowest cost",
+        "highest",
+        "thesis's choice (rank)",
+        "verdict",
+        "epoch",
+    ]
+    return markdown_table(header, lines)
 
 
 def _cells(runs: Sequence[Run]) -> str:

@@ -15,7 +15,8 @@ from lightning_as.experiments.distribution_figures import cost_scale, delta_grid
 from lightning_as.experiments.figures import accuracy_figure, overview_figure, training_cost_figure, variance_figure
 from lightning_as.experiments.markdown import markdown
 from lightning_as.experiments.results import Run, select
-from lightning_as.experiments.tables import accuracy_rows, as_csv, cell_rows, grid_rows, ratio_rows
+from lightning_as.experiments.search import grid_rows, search_rows
+from lightning_as.experiments.tables import accuracy_rows, as_csv, cell_rows, ratio_rows
 from lightning_as.experiments.thesis import (
     ACCURACY_FIGURES,
     BATCH_SIZES,
@@ -51,6 +52,7 @@ def report(runs: Sequence[Run]) -> dict[str, bytes]:
         "tables_3_and_4": [row for optimizer in OPTIMIZERS for row in ratio_rows(runs, optimizer)],
         "cells": [row for optimizer in OPTIMIZERS for row in cell_rows(runs, optimizer)],
         "figures_13_to_19": grid_rows(runs),
+        "searches": search_rows(grid_rows(runs)),
     }
     files |= {f"{name}.csv": as_csv(rows).encode() for name, rows in tables.items()}
     return files | {"report.md": markdown(runs, {name: caption for name, (_, caption) in drawn.items()}).encode()}

@@ -25,7 +25,6 @@ from lightning_as.experiments.thesis import (
     ACCURACY_TESTS,
     ARMS,
     BATCH_SIZES,
-    DELTA_GRIDS,
     EPOCH,
     LAST_VALUES,
     OPTIMIZERS,
@@ -83,20 +82,6 @@ class AccuracyRow(NamedTuple):
     verdict: str
 
 
-class GridRow(NamedTuple):
-    """One point of a search over the smoothings."""
-
-    figure: int
-    optimizer: str
-    batch_size: int
-    delta_p: float
-    delta_q: float
-    epoch: int | None
-    """The last that all runs of the figure have."""
-    cost: Estimate
-    """Mean training cost, in nats; of no runs if the point was not run."""
-
-
 def ratio_rows(runs: Sequence[Run], optimizer: str) -> list[RatioRow]:
     """The left half of Table 3 (``adadelta``) or 4 (``adam``), under the mean and under the median cost."""
     rows = []
@@ -152,22 +137,6 @@ def accuracy_rows(runs: Sequence[Run]) -> list[AccuracyRow]:
         curves = [[float(np.mean([run.at("test_accuracy", e) for run in arm])) for e in epochs] for arm in arms]
         p = pooled_p_value(curves[0], curves[1])
         rows.append(AccuracyRow(printed, epoch, found, len(epochs), p, accuracy_verdict(found)))
-    return rows
-
-
-def grid_rows(runs: Sequence[Run]) -> list[GridRow]:
-    """The costs of Figures 13 to 19, each at the last epoch that all runs of its figure have."""
-    rows = []
-    for grid in DELTA_GRIDS:
-        points = {
-            (p, q): select(runs, "grid-search", grid.optimizer, grid.batch_size, deltas=(p, q))
-            for p in grid.delta_p
-            for q in grid.delta_q
-        }
-        epoch = last_common_epoch([run for own in points.values() for run in own])
-        for (p, q), own in points.items():
-            cost = median([run.at("training_cost_mean", epoch or 0) for run in own])
-            rows.append(GridRow(grid.figure, grid.optimizer, grid.batch_size, p, q, epoch, cost))
     return rows
 
 

@@ -73,19 +73,22 @@ class DeltaGrid(NamedTuple):
     figure: int
     optimizer: str
     batch_size: int
+    claim: str
+    """What the thesis sees in it (section 4.3.1): its choice is ``among the best``, all costs are ``alike``, or most
+    ``diverge``."""
     delta_p: tuple[float, ...]
     delta_q: tuple[float, ...]
 
 
 _COARSE = ((0.3, 0.6, 0.9), (0.1, 0.4, 0.7))
 DELTA_GRIDS = (
-    DeltaGrid(13, "adadelta", 64, *_COARSE),
-    DeltaGrid(14, "adadelta", 64, (0.902, 0.91, 0.93), (0.059, 0.089, 0.09)),
-    DeltaGrid(15, "adadelta", 256, *_COARSE),
-    DeltaGrid(16, "adadelta", 1024, *_COARSE),
-    DeltaGrid(17, "adam", 64, *_COARSE),
-    DeltaGrid(18, "adam", 256, *_COARSE),
-    DeltaGrid(19, "adam", 1024, *_COARSE),
+    DeltaGrid(13, "adadelta", 64, "among the best", *_COARSE),
+    DeltaGrid(14, "adadelta", 64, "alike", (0.902, 0.91, 0.93), (0.059, 0.089, 0.09)),
+    DeltaGrid(15, "adadelta", 256, "among the best", *_COARSE),
+    DeltaGrid(16, "adadelta", 1024, "among the best", *_COARSE),
+    DeltaGrid(17, "adam", 64, "diverge", *_COARSE),
+    DeltaGrid(18, "adam", 256, "among the best", *_COARSE),
+    DeltaGrid(19, "adam", 1024, "among the best", *_COARSE),
 )
 
 ACCURACY_FIGURES = {22: ("adadelta", 256), 23: ("adam", 1024)}

@@ -5,7 +5,7 @@ from matplotlib.patches import Rectangle
 
 from lightning_as.experiments.distribution_figures import cost_scale, delta_grid_figure, distribution_figure
 from lightning_as.experiments.results import Run, read
-from lightning_as.experiments.tables import GridRow, grid_rows
+from lightning_as.experiments.search import GridRow, grid_rows
 from tests.experiments.synthetic import row, write
 
 

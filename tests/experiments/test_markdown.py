@@ -2,7 +2,7 @@ from pathlib import Path
 
 from lightning_as.experiments.markdown import markdown
 from lightning_as.experiments.results import read
-from tests.experiments.synthetic import cell, write
+from tests.experiments.synthetic import cell, row, write
 
 
 def page(tmp_path: Path, rows: list[dict[str, object]]) -> str:
@@ -42,3 +42,16 @@ def test_zeros_and_undefined_ratios_are_said(tmp_path: Path):
     text = page(tmp_path, [row | {"training_cost_median": 0} for row in cell()])
     assert "undefined: the divisor is exactly 0 in 3 of 3 runs" in text
     assert "0 [0, 0]; exactly 0 in 3 of 3 runs" in text
+
+
+def test_searches_have_a_verdict(tmp_path: Path):
+    points = [(p, q) for p in (0.3, 0.6, 0.9) for q in (0.1, 0.4, 0.7)]
+    rows = [
+        row(experiment="grid-search", optimizer="adam", delta_p=p, delta_q=q, epoch=5, training_cost_mean=p * q)
+        for p, q in points
+    ]
+    text = page(tmp_path, rows)
+    claim = "δp = 0.9, δq = 0.1 is among the best"
+    assert f"| 18 | Adam 256 | {claim} | 0.03 (δp = 0.3, δq = 0.1) | 0.63 | 0.09 (3 of 9) | holds | 5 |" in text
+    assert "| 14 | Adadelta 64 | the costs are alike | – | – | – | open | – |" in text
+    assert "above 2.3 nats" in " ".join(text.split())

@@ -26,6 +26,7 @@ def test_one_folder_has_all_that_the_page_shows(tmp_path: Path):
         "tables_3_and_4.csv",
         "cells.csv",
         "figures_13_to_19.csv",
+        "searches.csv",
     }
     assert len(files["cells.csv"].decode().splitlines()) == 19
 

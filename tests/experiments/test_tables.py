@@ -12,11 +12,10 @@ from lightning_as.experiments.tables import (
     accuracy_rows,
     as_csv,
     cell_rows,
-    grid_rows,
     missing_cells,
     ratio_rows,
 )
-from tests.experiments.synthetic import ACCURACIES, cell, row, write
+from tests.experiments.synthetic import ACCURACIES, cell, write
 
 
 def runs_of(tmp_path: Path, rows: list[dict[str, object]]) -> list[Run]:
@@ -104,25 +103,6 @@ def test_table_2_by_runs_and_as_the_thesis_did_it(tmp_path: Path):
 
 def test_curves_that_have_fewer_than_15_values_say_so(tmp_path: Path):
     assert accuracy_rows(runs_of(tmp_path, cell(epochs=4)))[0].values == 4
-
-
-def test_the_searches_points(tmp_path: Path):
-    point = {"experiment": "grid-search", "batch_size": 64}
-    rows = [
-        row(**point, delta_p=0.9, delta_q=0.1, seed=seed, epoch=e, training_cost_mean=(seed + 1) * cost)
-        for seed in (0, 1, 2)
-        for e, cost in ((1, 0.5), (2, 0.01), (3, 0.001))
-    ]
-    rows += [row(**point, delta_p=0.3, delta_q=0.7, epoch=e, training_cost_mean=0.7) for e in (1, 2)]
-    rows += [row(**point, delta_p=0.902, delta_q=0.059, epoch=9, training_cost_mean=0.03)]
-    found = {(r.figure, r.delta_p, r.delta_q): r for r in grid_rows(runs_of(tmp_path, rows))}
-    assert len(found) == 63
-    assert found[13, 0.9, 0.1].cost == (pytest.approx(0.02), pytest.approx(0.01), pytest.approx(0.03), 3)
-    assert found[13, 0.9, 0.1].epoch == 2
-    assert found[13, 0.3, 0.7].cost.value == 0.7
-    assert found[13, 0.6, 0.4].cost.value is None
-    assert (found[14, 0.902, 0.059].epoch, found[14, 0.902, 0.059].cost.value) == (9, 0.03)
-    assert found[15, 0.9, 0.1].epoch is None
 
 
 def test_rows_as_csv(tmp_path: Path):
