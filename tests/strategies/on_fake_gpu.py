@@ -16,6 +16,10 @@ import lightning_as.strategies.adaptive
 from lightning_as import AdaptiveSampling, Bins, compiled
 
 
+NOT_HERE = 77
+"""The exit code where torch cannot fake a GPU: the CUDA builds of some versions look for a driver nevertheless."""
+
+
 def put_there(thing: Any, fake: FakeTensorMode, done: set[int]) -> None:
     """Replace all tensors of an object of this package, and of those that it has, by ones on a GPU."""
     if id(thing) in done:
@@ -44,5 +48,17 @@ def main(options: dict[str, Any]) -> None:
         assert strategy.probabilities().device.type == strategy.bin_probabilities.device.type == "cuda"
 
 
+def can_fake() -> bool:
+    """Whether this torch takes one GPU tensor by another without a GPU."""
+    with FakeTensorMode():
+        try:
+            torch.ones(2, device="cuda")[torch.zeros(1, dtype=torch.long, device="cuda")]
+        except RuntimeError:
+            return False
+    return True
+
+
 if __name__ == "__main__":
+    if not can_fake():
+        sys.exit(NOT_HERE)
     main(json.loads(sys.argv[1]))

@@ -17,6 +17,7 @@ from lightning_as.cli import PRESETS
 from lightning_as.draw import Draw
 from lightning_as.strategies import AdaptiveSampling
 from tests.looking import no_looking
+from tests.strategies.on_fake_gpu import NOT_HERE
 from tests.strategies.oracle import AlgorithmOne
 from tests.test_sum_tree import p_value
 
@@ -558,6 +559,8 @@ def test_on_a_gpu_without_numbers_everything_is_on_the_gpu(options: dict[str, An
     """In a process of its own: once torch has faked a GPU, a backward pass starts threads, and forking fails."""
     command = [sys.executable, "-m", "tests.strategies.on_fake_gpu", json.dumps(options)]
     found = subprocess.run(command, capture_output=True, text=True, check=False)
+    if found.returncode == NOT_HERE:
+        pytest.skip("this torch cannot fake a GPU")
     assert found.returncode == 0, found.stderr
 
 
