@@ -15,7 +15,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import lightning_as.strategies.adaptive
 from lightning_as import AdaptiveSampling, Bins, compiled
 
-
 NOT_HERE = 77
 """The exit code where torch cannot fake a GPU: the CUDA builds of some versions look for a driver nevertheless."""
 
