@@ -95,30 +95,30 @@ def overheads(setting: Setting, rounds: int, seconds: float) -> dict[str, list[f
     return found
 
 
-def alone(seed: int, accelerator: str, seconds: float, ready: Any, rates: Any) -> None:
-    """One of several processes: train for about so long, beginning when all are ready; tell the steps per second."""
+def alone(seed: int, accelerator: str, steps: int, ready: Any, times: Any) -> None:
+    """One of several processes: train for so many steps, beginning when all are ready; tell the seconds per step."""
     _quiet()
     torch.set_num_threads(1)
     setting = Setting(256, accelerator, seed)
-    pace = setting.run("on_device", 20)
+    setting.run("on_device", 20)
     ready.wait(timeout=300)
-    rates.put(1 / setting.run("on_device", max(20, round(seconds / pace))))
+    times.put(setting.run("on_device", steps))
 
 
-def parallel(processes: int, accelerator: str, seconds: float) -> float:
-    """Steps per second of all processes together."""
+def parallel(processes: int, accelerator: str, steps: int) -> float:
+    """Steps per second of all processes together, which do equally many, by the slowest of them."""
     spawning = multiprocessing.get_context("spawn")
-    ready, rates = spawning.Barrier(processes), spawning.Queue()
+    ready, times = spawning.Barrier(processes), spawning.Queue()
     workers = [
-        spawning.Process(target=alone, args=(seed, accelerator, seconds, ready, rates), daemon=True)
+        spawning.Process(target=alone, args=(seed, accelerator, steps, ready, times), daemon=True)
         for seed in range(processes)
     ]
     for worker in workers:
         worker.start()
-    total = sum(rates.get(timeout=300) for _ in workers)
+    slowest = max(times.get(timeout=300) for _ in workers)
     for worker in workers:
         worker.join()
-    return total
+    return processes / slowest
 
 
 def main() -> None:
@@ -142,8 +142,11 @@ def main() -> None:
             print(f"batch {size}, {arm} / uniform {middle:.3f} (quartiles {low:.3f} to {high:.3f})", flush=True)
         figures[f"uniform_ms_{size}"] = round(1e3 * statistics.median(found["uniform"]), 3)
         figures[f"epochs_per_minute_{size}"] = round(60 * size / IMAGES / statistics.median(found["on_device"]), 2)
+    setting = Setting(256, options.accelerator)
+    setting.run("on_device", 20)
+    steps = max(20, round((1.0 if quick else 20.0) / setting.run("on_device", 20)))
     for processes in options.processes or ([2] if quick else [1, 2, 4]):
-        rate = parallel(processes, options.accelerator, 1.0 if quick else 20.0)
+        rate = parallel(processes, options.accelerator, steps)
         figures[f"parallel_{processes}"] = round(60 * 256 / IMAGES * rate, 2)
         print(f"{processes} in parallel: {figures[f'parallel_{processes}']} epochs per minute", flush=True)
     print(json.dumps({"benchmark": "gpu", "figures": figures}))

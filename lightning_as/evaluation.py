@@ -25,8 +25,6 @@ class Instances(NamedTuple):
 
     losses: Tensor
     """Cross-entropies in nats, (N,) float64."""
-    correct: Tensor
-    """Whether the largest logit is the right one, (N,) bool."""
     gradients: Tensor
     """Of the losses with respect to the logits, softmax(z) − y, (N, C) float64."""
 
@@ -53,11 +51,11 @@ def evaluate_each(module: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -
     """The same of each instance, and the gradients with respect to the logits, in one pass; see :func:`evaluate`."""
     found = []
     for logits, targets in _logits(module, batches):
-        losses, correct = cross_entropy(logits, targets, reduction="none"), logits.argmax(dim=1) == targets
+        losses = cross_entropy(logits, targets, reduction="none")
         gradients = logits.softmax(dim=1).scatter_(1, targets.unsqueeze(1), 0.0)
         # softmax_y − 1 is minus what the others sum to: subtracting would cancel all digits of a sure prediction.
         gradients.scatter_(1, targets.unsqueeze(1), -gradients.sum(dim=1, keepdim=True))
-        found.append((losses, correct, gradients))
+        found.append((losses, gradients))
     return Instances(*(torch.cat(column) for column in zip(*found, strict=True)))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -187,7 +188,7 @@ def _read_idx(file: Path) -> Tensor:
     try:
         content = bytearray(gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes())
         header = 4 + 4 * content[3]
-    except (gzip.BadGzipFile, EOFError, IndexError) as error:
+    except (gzip.BadGzipFile, EOFError, zlib.error, IndexError) as error:
         raise ValueError(f"{file} is damaged ({error}): replace it.") from error
     shape = [int.from_bytes(content[at : at + 4], "big") for at in range(4, header, 4)]
     if len(content) - header != math.prod(shape):

@@ -34,11 +34,11 @@ def run(arguments: Sequence[str]) -> None:
         folder = Path("experiments", options.experiment) if options.folder is None else options.folder
         _quieten()
         torch.set_num_threads(options.threads)
+        torch.backends.cudnn.allow_tf32 = False  # float32 is what is said, and of the GPUs of today not the default
         study = Study(selected, options.epochs, folder, options.storage, options.device)
-    except ValueError as error:
-        sys.exit(f"lightning-as experiment: {error}")
-    try:
         failed = study.run()
+    except ValueError as error:  # the study's may come as it begins to run, if two processes have made it at once
+        sys.exit(f"lightning-as experiment: {error}")
     except (KeyboardInterrupt, SystemExit):
         print("Stopped. The same command goes on from the last epoch.", flush=True)
         raise SystemExit(130) from None

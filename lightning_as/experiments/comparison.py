@@ -24,8 +24,8 @@ RULE = (
     "A ratio *holds* if it points the same way as the thesis's (below or above 1) and is within a factor of ten of it, "
     "is *weaker* if it points the same way by more than a factor of ten less, *stronger* if by more than a factor of "
     "ten more, and *does not hold* if it points the other way. It is *open* if there are fewer than two runs, if it is "
-    "undefined, or if its interval contains 1, unless the whole interval lies around the thesis's value and within a "
-    "factor of ten of it: then it *holds*."
+    "undefined, or if its interval contains 1, unless it points the same way and the whole interval lies around the "
+    "thesis's value and within a factor of ten of it: then it *holds*."
 )
 """What :func:`verdict` does, for the reader of a table."""
 
@@ -79,12 +79,13 @@ def median(values: Sequence[float]) -> Estimate:
     """Median and its bootstrap interval.
 
     Args:
-        values: One per run.
+        values: One per run. One that is no number counts as infinite: what has diverged is worse than all else.
     """
     if len(values) == 0:
         return Estimate(None, None, None, 0)
-    low, high = _interval((np.asarray(values, dtype=np.float64),), np.median)
-    return Estimate(float(np.median(values)), low, high, len(values))
+    numbers = np.nan_to_num(np.asarray(values, dtype=np.float64), nan=np.inf, posinf=np.inf, neginf=-np.inf)
+    low, high = _interval((numbers,), np.median)
+    return Estimate(float(np.median(numbers)), low, high, len(values))
 
 
 def ratio(numerator: Mapping[int, float], denominator: Mapping[int, float]) -> Ratio:
@@ -118,10 +119,11 @@ def verdict(ours: Ratio, printed: float) -> str:
     """``holds``, ``stronger``, ``weaker``, ``does not hold`` or ``open``, by :data:`RULE`."""
     if ours.value is None or ours.low is None or ours.high is None:
         return "open"
+    same_way = (ours.value < 1) == (printed < 1)
     if ours.low <= 1 <= ours.high:
         near = ours.low >= printed / 10 and ours.high <= printed * 10
-        return "holds" if near and ours.low <= printed <= ours.high else "open"
-    if (ours.value < 1) != (printed < 1):
+        return "holds" if same_way and near and ours.low <= printed <= ours.high else "open"
+    if not same_way:
         return "does not hold"
     beyond = _orders(ours.value) - _orders(printed)
     return "holds" if abs(beyond) <= 1 else "weaker" if beyond < 0 else "stronger"

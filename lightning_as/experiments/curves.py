@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from lightning_as.experiments.results import Run, common_epochs, last_common_epoch
 
-EPOCH_LABEL, MINUTES_LABEL = "epochs", "processor time (minutes)"
+EPOCH_LABEL, MINUTES_LABEL = "epochs", "training time (minutes)"
 COST_LABELS = {name: f"{name} training cost (nats)" for name in ("mean", "median")}
 _THIN, _THICK = (0.7, 0.45), (2.4, 1.0)  # width and opacity
 
@@ -66,7 +66,8 @@ def curves(
         if last_common_epoch(runs):
             common = [np.isin(run.epochs, common_epochs(runs)) for run in runs]
             across = np.median([x(run)[rows] for run, rows in zip(runs, common, strict=True)], axis=0)
-            up = np.median([run.measured[column][rows] for run, rows in zip(runs, common, strict=True)], axis=0)
+            heights = np.array([run.measured[column][rows] for run, rows in zip(runs, common, strict=True)])
+            up = np.median(np.where(np.isnan(heights), np.inf, heights), axis=0)  # one that diverged is the highest
             drawn.append((across, up, *_THICK))
         for across, up, width, alpha in drawn:
             if logarithmic:

@@ -11,7 +11,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter
 
 from lightning_as.experiments.curves import COST_LABELS, EPOCH_LABEL, MINUTES_LABEL, curves, epochs, legend, new_figure
-from lightning_as.experiments.evidence import DATA, MENDS, PARTS, WEIGHTS, ArmRow, TimeRow, of
+from lightning_as.experiments.evidence import ArmRow, TimeRow, of
+from lightning_as.experiments.grid import DATA, MENDS, PARTS, WEIGHTS
 from lightning_as.experiments.mends import longest
 from lightning_as.experiments.results import Run
 from lightning_as.experiments.tables import RatioRow

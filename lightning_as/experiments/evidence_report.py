@@ -8,11 +8,6 @@ from matplotlib.figure import Figure
 
 from lightning_as.experiments.evidence import (
     ACCURACY,
-    DATA,
-    MENDS,
-    PARTS,
-    TIMED,
-    WEIGHTS,
     ArmRow,
     TimeRow,
     arm_rows,
@@ -28,6 +23,7 @@ from lightning_as.experiments.evidence_figures import (
     weights_figure,
 )
 from lightning_as.experiments.evidence_markdown import evidence_markdown
+from lightning_as.experiments.grid import DATA, MENDS, PARTS, TIMED, WEIGHTS
 from lightning_as.experiments.mends import collapse_rows, default_rows
 from lightning_as.experiments.report import png
 from lightning_as.experiments.results import Run
@@ -76,7 +72,7 @@ def _figures(
         found.append((2, weights_figure(runs)))
     if of(runs, "AS", "adam", 64):
         found.append((3, collapse_figure(runs)))
-    if arms[4]:
+    if any(row.arm == "uniform" for row in arms[4]):
         found.append((4, parts_figure(arms[4])))
     if times[5]:
         found.append((5, time_figure(times[5], "Time until a target is reached for the first time, batch 256")))

@@ -19,6 +19,7 @@ from functools import partial
 from itertools import product
 from typing import Any, Literal
 
+from lightning_as.experiments.thesis import BATCH_SIZES
 from lightning_as.importance_weights import Weighting
 from lightning_as.strategies import (
     AdaptiveSampling,
@@ -108,10 +109,14 @@ DATA: dict[str, dict[str, Any]] = {
 """Options of :class:`lightning_as.MNISTDataModule` by the name of the data."""
 
 _OPTIMIZERS: tuple[Literal["adadelta", "adam"], ...] = ("adadelta", "adam")
-_BATCH_SIZES = (64, 256, 1024)
-_MENDS = ("AS", "AS_floor", "AS_second_moment", "AS_statistic", "AS_original", "AS_robust")
-_PARTS = ("uniform", "AS", "AS_one_bin", "AS_q_only", "gopal", "gopal_unweighted", "OBS")
-_TIMED = ("uniform", "AS", "OBS", "InfoBatch", "SelectiveBackprop")
+WEIGHTS = ("uniform", "AS", "AS_weighted")
+"""The arms of ``weights``."""
+MENDS = ("AS", "AS_floor", "AS_second_moment", "AS_statistic", "AS_original", "AS_robust")
+"""The arms of ``mends``."""
+PARTS = ("uniform", "AS", "AS_one_bin", "AS_q_only", "gopal", "gopal_unweighted", "OBS")
+"""The arms of ``ablation``."""
+TIMED = ("uniform", "AS", "OBS", "InfoBatch", "SelectiveBackprop")
+"""The arms of ``time``."""
 
 
 def _cross(
@@ -133,13 +138,13 @@ _COARSE = tuple(product((0.3, 0.6, 0.9), (0.1, 0.4, 0.7)))  # Figures 13 and 15 
 _FINE = tuple(product((0.902, 0.91, 0.93), (0.09, 0.089, 0.059)))  # Figure 14
 
 GRIDS: dict[str, list[Cell]] = {
-    "thesis": _cross("thesis", ("uniform", "AS", "OBS"), batch_sizes=_BATCH_SIZES),
-    "grid-search": _cross("grid-search", ("AS",), batch_sizes=_BATCH_SIZES, deltas=_COARSE)
+    "thesis": _cross("thesis", ("uniform", "AS", "OBS"), batch_sizes=BATCH_SIZES),
+    "grid-search": _cross("grid-search", ("AS",), batch_sizes=BATCH_SIZES, deltas=_COARSE)
     + _cross("grid-search", ("AS",), ("adadelta",), (64,), deltas=_FINE),
-    "weights": _cross("weights", ("uniform", "AS", "AS_weighted")),
-    "mends": _cross("mends", _MENDS, batch_sizes=_BATCH_SIZES),
-    "ablation": _cross("ablation", _PARTS, ("adadelta",), data=tuple(DATA)),
-    "time": _cross("time", _TIMED),
+    "weights": _cross("weights", WEIGHTS),
+    "mends": _cross("mends", MENDS, batch_sizes=BATCH_SIZES),
+    "ablation": _cross("ablation", PARTS, ("adadelta",), data=tuple(DATA)),
+    "time": _cross("time", TIMED),
 }
 """The cells of each experiment with seed 0, in the order in which they are run."""
 

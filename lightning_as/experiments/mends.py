@@ -9,7 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from lightning_as.experiments.comparison import ratio
-from lightning_as.experiments.evidence import MENDS, late, late_cost, of
+from lightning_as.experiments.evidence import late, late_cost, of
+from lightning_as.experiments.grid import MENDS
 from lightning_as.experiments.results import Run, last_common_epoch
 from lightning_as.experiments.thesis import BATCH_SIZES, EPOCH, OPTIMIZERS
 

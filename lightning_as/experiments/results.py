@@ -73,29 +73,29 @@ def read(paths: Iterable[Path | str]) -> list[Run]:
     """All runs of some files.
 
     Args:
-        paths: CSV files, or folders with a file ``epochs.csv``. A row that stands in several files counts once. A run
-            that has not been trained for an epoch yet is left out.
+        paths: CSV files, or folders with a file ``epochs.csv``. A run that stands in several files counts once: the
+            longest, or of equally long ones the first. One that has not been trained for an epoch yet is left out.
 
     Raises:
         FileNotFoundError: If a file is not there.
-        ValueError: If a file has other columns or no rows, a value is no number, or two rows of the same run and epoch
-            differ.
+        ValueError: If a file has other columns or no rows, a value is no number, a file has an epoch of a run twice, or
+            two files differ about one, in more than its seconds.
     """
-    rows: dict[Cell, dict[int, list[str]]] = {}
+    longest: dict[Cell, dict[int, list[str]]] = {}
     for path in paths:
         file = Path(path) / "epochs.csv" if Path(path).is_dir() else Path(path)
         if not file.is_file():
             raise FileNotFoundError(f"there is no file {file}: give an epochs.csv, or the folder of one.")
-        for place, row in _rows(file):
-            epoch, cell = int(_number(row, "epoch", place, int)), _cell(row, place)
-            numbers = [row[name] for name in (*MEASURED, "p")]
-            for name in MEASURED:
-                _number(row, name, place, float)
-            if rows.setdefault(cell, {}).setdefault(epoch, numbers) != numbers:
-                raise ValueError(
-                    f"{place}: epoch {epoch} of {cell} was read before, with other figures. Leave one out."
-                )
-    ordered = sorted(rows.items(), key=lambda item: _order(item[0]))
+        for cell, epochs in _epochs(file).items():
+            before = longest.setdefault(cell, epochs)
+            for epoch in before.keys() & epochs.keys():
+                if _without_seconds(before[epoch]) != _without_seconds(epochs[epoch]):
+                    raise ValueError(
+                        f"{file}: epoch {epoch} of {cell} was read before, with other figures. Leave one out."
+                    )
+            if max(epochs) > max(before):
+                longest[cell] = epochs
+    ordered = sorted(longest.items(), key=lambda item: _order(item[0]))
     return [_run(cell, epochs) for cell, epochs in ordered if max(epochs) > 0]
 
 
@@ -141,6 +141,26 @@ def last_common_epoch(runs: Sequence[Run], at_most: int | None = None) -> int | 
     """
     found = [epoch for epoch in common_epochs(runs) if epoch > 0 and (at_most is None or epoch <= at_most)]
     return found[-1] if found else None
+
+
+def _epochs(file: Path) -> dict[Cell, dict[int, list[str]]]:
+    """What a file has of each run and epoch: the measured columns and p, as text."""
+    found: dict[Cell, dict[int, list[str]]] = {}
+    for place, row in _rows(file):
+        epoch, cell = int(_number(row, "epoch", place, int)), _cell(row, place)
+        for name in MEASURED:
+            _number(row, name, place, float)
+        epochs = found.setdefault(cell, {})
+        if epoch in epochs:
+            raise ValueError(f"{place}: epoch {epoch} of {cell} was read before in this file. Leave one out.")
+        epochs[epoch] = [row[name] for name in (*MEASURED, "p")]
+    return found
+
+
+def _without_seconds(measured: list[str]) -> list[str]:
+    """Only these differ where the same training was done twice."""
+    at = MEASURED.index("seconds")
+    return measured[:at] + measured[at + 1 :]
 
 
 def _rows(file: Path) -> list[tuple[str, dict[str, str]]]:

@@ -87,7 +87,7 @@ def search_rows(rows: Sequence[GridRow]) -> list[SearchRow]:
 
 
 def _search(grid: DeltaGrid, rows: Sequence[GridRow]) -> SearchRow:
-    costs = {(row.delta_p, row.delta_q): _sortable(row.cost.value) for row in rows if row.cost.value is not None}
+    costs = {(row.delta_p, row.delta_q): row.cost.value for row in rows if row.cost.value is not None}
     best = min(costs, key=lambda deltas: costs[deltas]) if costs else (None, None)
     chosen = costs.get(CHOSEN_DELTAS)
     return SearchRow(
@@ -105,11 +105,6 @@ def _search(grid: DeltaGrid, rows: Sequence[GridRow]) -> SearchRow:
         rank=None if chosen is None else 1 + sum(cost < chosen for cost in costs.values()),
         verdict=_verdict(grid.claim, list(costs.values()), chosen) if len(costs) == len(rows) else "open",
     )
-
-
-def _sortable(cost: float) -> float:
-    """A cost that is no number is worse than any that is one."""
-    return cost if math.isfinite(cost) else math.inf
 
 
 def _verdict(claim: str, costs: Sequence[float], chosen: float | None) -> str:

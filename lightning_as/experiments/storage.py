@@ -19,7 +19,7 @@ NAME = "lightning-as"
 """The study's name in its storage."""
 
 _HEARTBEAT = 30  # seconds
-_GRACE = 180  # seconds without a heartbeat after which a process is taken for dead
+GRACE = 180  # seconds without a heartbeat after which a process is taken for dead
 
 
 def writable(folder: Path) -> Path:
@@ -46,7 +46,7 @@ def open_study(url: str) -> optuna.Study:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
-            storage = RDBStorage(url, waiting, heartbeat_interval=_HEARTBEAT, grace_period=_GRACE)
+            storage = RDBStorage(url, waiting, heartbeat_interval=_HEARTBEAT, grace_period=GRACE)
         # Nothing is sampled: all parameters of a trial are given.
         return optuna.create_study(storage=storage, sampler=RandomSampler(), study_name=NAME, load_if_exists=True)
     except Exception as error:  # of SQLAlchemy, of a database's driver, of a driver that is missing

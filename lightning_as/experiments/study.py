@@ -16,16 +16,19 @@ How several processes share a study without doing a cell twice:
 
 from __future__ import annotations
 
+import json
 import socket
 import time
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import optuna
+import torch
 from filelock import FileLock, Timeout
 from optuna.exceptions import ExperimentalWarning, TrialPruned, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -34,7 +37,7 @@ from lightning_as.experiments import epochs_csv
 from lightning_as.experiments.grid import GRIDS, Cell
 from lightning_as.experiments.measurements import Row
 from lightning_as.experiments.pace import duration, left
-from lightning_as.experiments.storage import cell_of, open_study, parameters, suggest, writable
+from lightning_as.experiments.storage import GRACE, cell_of, open_study, parameters, suggest, writable
 from lightning_as.experiments.training import train
 
 PROTOCOL = 1
@@ -51,11 +54,13 @@ class Study:
         epochs: Length of each training.
         folder: Where `epochs.csv`, checkpoints, locks and the default storage are; made if it is not there.
         storage: URL of a database as Optuna takes it. Default: SQLite in the folder.
-        device: The Trainer's accelerator. Default: ``"auto"``.
+        device: The Trainer's accelerator, ``"cpu"``, ``"cuda"`` or ``"auto"``, which is a GPU if there is one.
+            Default: ``"auto"``.
 
     Raises:
-        ValueError: If `epochs` is below 1; if the folder cannot be written; if the storage cannot be opened; if its
-            study is of another experiment, of other epochs or of another version of the protocol.
+        ValueError: If `epochs` is below 1; if `device` is ``"cuda"`` and there is no GPU; if the folder cannot be
+            written; if the storage cannot be opened; if its study, or that of the folder, is of another experiment, of
+            other epochs, of another device or of another version of the protocol.
     """
 
     def __init__(
@@ -63,12 +68,14 @@ class Study:
     ) -> None:
         if epochs < 1:
             raise ValueError(f"`epochs` must be at least 1, got {epochs}.")
+        if device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("`device` is 'cuda', but torch finds no GPU: give 'auto' or 'cpu'.")
         self._cells = {cell.name: cell for cell in cells}
         self._epochs = epochs
         self._folder = writable(folder)
-        self._device = device
+        self._device = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
         self._experiment = cells[0].experiment
-        with FileLock(self._folder / "study.lock"):  # two processes must not make the tables at the same moment
+        with FileLock(self._folder / "study.lock"):  # two processes must not make the tables, or a file, at once
             self._study = open_study(storage or f"sqlite:///{self._folder / 'study.db'}")
             self._check_protocol()
         self._passed_over: set[str] = set()  # cells that have failed here, or that another process holds
@@ -178,7 +185,12 @@ class Study:
             warnings.simplefilter("ignore", ExperimentalWarning)
             optuna.storages.fail_stale_trials(self._study)
         for trial in self._trials((TrialState.RUNNING,)):
-            if trial.user_attrs.get("place") != self._place:
+            place, begun = trial.user_attrs.get("place"), trial.datetime_start
+            if place is None and begun is not None and (datetime.now() - begun).total_seconds() > GRACE:
+                # It died between its first moment and its first heartbeat, which is what Optuna goes by.
+                with suppress(UpdateFinishedTrialError):
+                    self._study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+            if place != self._place:
                 continue
             with suppress(Timeout, UpdateFinishedTrialError), FileLock(self._file(trial.user_attrs["cell"], "lock"), 0):
                 self._study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
@@ -234,17 +246,28 @@ class Study:
             epochs_csv.write(self._folder / "epochs.csv", found)
 
     def _check_protocol(self) -> None:
+        """Refuse a study of something else, and a folder of another study, whose results would be lost.
+
+        Raises:
+            ValueError: If it is one.
+        """
         arms = " ".join(dict.fromkeys(cell.arm for cell in GRIDS[self._experiment]))
         wanted = {"experiment": self._experiment, "epochs": self._epochs, "version": PROTOCOL, "arms": arms}
+        wanted["device"] = self._device  # as it is the processor's time that is measured on a CPU, and the clock's else
+        file = self._folder / "protocol.json"
+        of_folder = json.loads(file.read_text()) if file.exists() else wanted
+        for found in (of_folder, self._study.user_attrs.get("protocol", wanted)):
+            for name, value in wanted.items():
+                if found.get(name) != value:
+                    raise ValueError(
+                        f"The study there has `{name}` {found.get(name)}, but here it is {value}: give the same, or "
+                        "another `folder`, and another `storage` if you give one."
+                    )
         if "protocol" not in self._study.user_attrs:
             self._study.set_user_attr("protocol", wanted)
-        found = self._study.user_attrs["protocol"]
-        for name, value in wanted.items():
-            if found.get(name) != value:
-                raise ValueError(
-                    f"The study there has `{name}` {found.get(name)}, but here it is {value}: give the same, or "
-                    "another `folder` or `storage`."
-                )
+        if not file.exists():
+            file.with_suffix(".unfinished").write_text(json.dumps(wanted))
+            file.with_suffix(".unfinished").replace(file)
 
     def _file(self, cell: str, kind: str) -> Path:
         return self._folder / "checkpoints" / f"{cell}.{kind}"

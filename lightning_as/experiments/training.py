@@ -24,8 +24,8 @@ def train(cell: Cell, epochs: int, checkpoint: Path, device: str, report: Callab
     Args:
         cell: What is trained.
         epochs: How long.
-        checkpoint: File that is written after each epoch. If it is there, the training goes on from it, and is to the
-            last bit what it would have been without the interruption.
+        checkpoint: File that is written after each epoch. If it is there, the training goes on from it, and is, on a CPU
+            to the last bit, what it would have been without the interruption.
         device: The Trainer's accelerator: ``"cpu"``, ``"cuda"`` or ``"auto"``. One device is used.
         report: Called after each epoch with all rows so far.
 
@@ -76,29 +76,31 @@ class EpochCheckpoint(Checkpoint):
     def __init__(self, path: Path) -> None:
         self.path = path
         self._restored: dict[str, Any] | None = None
+        self._device = torch.device("cpu")
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Bring the random state back: the last moment before it matters, after all that a new fit makes."""
         if self._restored is not None:
             torch.set_rng_state(self._restored["cpu"])
-            if self._restored["cuda"]:
-                torch.cuda.set_rng_state_all(self._restored["cuda"])
+            if self._restored["cuda"] is not None and pl_module.device.type == "cuda":
+                torch.cuda.set_rng_state(self._restored["cuda"], pl_module.device)
             self._restored = None
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save; Lightning calls this after all callbacks of other kinds."""
+        self._device = pl_module.device
         unfinished = self.path.with_suffix(".unfinished")
         trainer.save_checkpoint(unfinished)
         os.replace(unfinished, self.path)
 
     def state_dict(self) -> dict[str, Any]:
-        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        # Of the one GPU that trains: who goes on may see more of them, or fewer.
+        cuda = torch.cuda.get_rng_state(self._device) if self._device.type == "cuda" else None
         return {"cpu": torch.get_rng_state(), "cuda": cuda}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         # A checkpoint may be loaded onto an accelerator, but generators take their states from the CPU.
-        cuda = [state.cpu() for state in state_dict["cuda"]]
-        self._restored = {"cpu": state_dict["cpu"].cpu(), "cuda": cuda}
+        self._restored = {name: None if state is None else state.cpu() for name, state in state_dict.items()}
 
 
 class _Report(Callback):

@@ -40,7 +40,7 @@ def make_study(tmp_path: Path) -> Callable[..., Study]:
 
     def make(*only: str, epochs: int = 3, folder: str = "study", **options: Any) -> Study:
         selected = select(cells("thesis", options.pop("seeds", 1)), only)
-        return Study(selected, epochs, tmp_path / folder, device="cpu", **options)
+        return Study(selected, epochs, tmp_path / folder, **{"device": "cpu", **options})
 
     return make
 

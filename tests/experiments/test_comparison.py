@@ -69,6 +69,11 @@ def test_undefined_ratios_say_why(above: dict[int, float], below: dict[int, floa
     assert verdict(found, 0.5) == "open"
 
 
+def test_of_three_runs_one_that_diverged_does_not_make_the_median_diverge():
+    assert median([1e-3, math.nan, 2e-3]) == (2e-3, 1e-3, math.inf, 3)
+    assert median([math.nan, 2e-3, math.nan]).value == math.inf
+
+
 def test_a_cost_of_0_over_another_is_0():
     assert ratio({0: 0.0, 1: 0.0}, {0: 1.0, 1: 2.0})[:3] == (0, 0, 0)
 
@@ -87,6 +92,7 @@ def test_a_cost_of_0_over_another_is_0():
         ((0.9, 0.7, 1.2), 0.92, "holds"),  # alike, as the thesis has it
         ((0.9, 0.7, 1.2), 0.2, "open"),  # the runs do not say which way
         ((0.9, 0.01, 20.0), 0.92, "open"),
+        ((2.7, 0.36, 4.9), 0.78, "open"),  # near it, but the other way
         ((1e-3, None, None), 1e-3, "open"),
     ],
 )

@@ -54,6 +54,12 @@ def test_the_median_ends_where_the_shortest_run_does(tmp_path: Path):
     assert [len(line) for line in lines(axes, COLOURS["OBS"], thick=True)] == [5]
 
 
+def test_one_run_that_diverged_is_the_highest_of_three(tmp_path: Path):
+    rows = [r | ({"training_cost_mean": "nan"} if r["seed"] == 2 and r["epoch"] == 15 else {}) for r in cell()]
+    (thick,) = lines(drawn(tmp_path, rows, "training_cost_mean"), COLOURS["OBS"], thick=True)
+    assert thick[-1].tolist() == [15, 16e-6]  # of 4e-6, 16e-6 and it
+
+
 def test_shares_are_in_percent_from_epoch_1(tmp_path: Path):
     (thick,) = lines(drawn(tmp_path, cell(), "test_accuracy", logarithmic=False), COLOURS["AS"], thick=True)
     assert thick[0, 0] == 1

@@ -1,20 +1,20 @@
 import csv
+import math
 from pathlib import Path
 
 import pytest
 
 from lightning_as.experiments.evidence import (
     ACCURACY,
-    MENDS,
-    PARTS,
     TARGETS,
-    WEIGHTS,
     arm_rows,
     late_cost,
     of,
     pool,
     time_rows,
 )
+from lightning_as.experiments.evidence_figures import LABELS
+from lightning_as.experiments.grid import ARMS, PARTS, WEIGHTS
 from lightning_as.experiments.results import Run, read
 from tests.experiments.synthetic import cell, row, write
 
@@ -49,6 +49,13 @@ def test_late_costs_are_geometric_means_over_three_epochs(tmp_path: Path):
     assert late_cost(runs_of(tmp_path, training([1.0, 0.0, 1.0]))[0], 3) == 0.0
 
 
+def test_a_run_that_diverged_is_no_run_of_cost_0(tmp_path: Path):
+    rows = training([1e-2] * 3, arm="uniform") + training([1e-3, math.nan, math.nan])
+    found = arm_rows(runs_of(tmp_path, rows), ("AS",), "adadelta", 256)[0]
+    assert (found.cost.value, found.ratio.value, found.ratio.note) == (math.inf, None, "a cost is not finite")
+    assert late_cost(runs_of(tmp_path, training([1.0, math.inf]))[0], 2) == math.inf
+
+
 def test_arms_are_compared_at_the_last_epoch_that_all_have(tmp_path: Path):
     rows = training([2e-2] * 5, arm="uniform") + training([2e-3] * 3, arm="AS_weighted")
     rows += training([2e-4] * 3 + [1e-9], arm="AS")
@@ -81,16 +88,14 @@ def test_times_to_targets_and_runs_that_do_not_reach_them(tmp_path: Path):
     assert (never.epochs, never.minutes.value, never.minutes.runs, never.runs) == (None, None, 0, 1)
 
 
-def test_the_names_are_those_of_the_grid():
-    from lightning_as.experiments.evidence import DATA, TIMED
-    from lightning_as.experiments.evidence_figures import LABELS
-    from lightning_as.experiments.grid import ARMS, GRIDS
+def test_targets_that_are_reached_after_epoch_15_are_not_reached(tmp_path: Path):
+    rows = training([0.1] * 15 + [5e-3]) + training([0.1] * 14 + [5e-3], arm="OBS")
+    late, in_time = [r for r in time_rows(runs_of(tmp_path, rows), ("AS", "OBS"), (256,)) if r.target == TARGETS[0][2]]
+    assert (late.epochs, late.minutes.runs, in_time.epochs) == (None, 0, 15)
 
+
+def test_each_arm_has_a_label():
     assert set(LABELS) == set(ARMS)
-    wanted = {"weights": WEIGHTS, "mends": MENDS, "ablation": PARTS, "time": TIMED}
-    for experiment, arms in wanted.items():
-        assert set(arms) == {found.arm for found in GRIDS[experiment]}
-    assert list(DATA) == list(dict.fromkeys(found.data for found in GRIDS["ablation"]))
 
 
 def test_rows_are_csv(tmp_path: Path):

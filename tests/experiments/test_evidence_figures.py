@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 
-from lightning_as.experiments.evidence import PARTS, TIMED, arm_rows, pool, time_rows
+from lightning_as.experiments.evidence import arm_rows, pool, time_rows
 from lightning_as.experiments.evidence_figures import (
     LABELS,
     claims_figure,
@@ -13,6 +13,7 @@ from lightning_as.experiments.evidence_figures import (
     time_figure,
     weights_figure,
 )
+from lightning_as.experiments.grid import PARTS, TIMED
 from lightning_as.experiments.results import Run, read
 from lightning_as.experiments.tables import ratio_rows
 from tests.experiments.synthetic import cell, write

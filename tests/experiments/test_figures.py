@@ -38,7 +38,7 @@ def test_training_cost_by_epoch_and_by_time(tmp_path: Path):
     figure = training_cost_figure(runs_of(tmp_path, cell()), "adadelta")
     left, right = figure.axes  # of batch 256 alone: there are no others
     assert (left.get_ylabel(), left.get_yscale()) == ("mean training cost (nats)", "log")
-    assert (left.get_xlabel(), right.get_xlabel()) == ("epochs", "processor time (minutes)")
+    assert (left.get_xlabel(), right.get_xlabel()) == ("epochs", "training time (minutes)")
     assert left.get_title(loc="left") == "Batch 256"
     assert right.get_title(loc="right") == "after epoch 15: AS / uniform = 1e-4, AS / OBS = 0.5"
     for arm, colour in COLOURS.items():
@@ -64,7 +64,7 @@ def test_an_undefined_ratio_is_said(tmp_path: Path):
 
 def test_accuracy_is_in_percent_and_begins_after_the_first_epoch(tmp_path: Path):
     figure = accuracy_figure(runs_of(tmp_path, cell()), "adadelta", 256)
-    assert [axes.get_xlabel() for axes in figure.axes] == ["epochs", "processor time (minutes)"]
+    assert [axes.get_xlabel() for axes in figure.axes] == ["epochs", "training time (minutes)"]
     assert figure.axes[0].get_ylabel() == "test accuracy (%)"
     (thick,) = lines(figure, 0, COLOURS["AS"], thick=True)
     assert thick[0, 0] == 1

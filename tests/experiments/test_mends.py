@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from lightning_as.experiments.evidence import MENDS
+from lightning_as.experiments.grid import MENDS
 from lightning_as.experiments.mends import collapse_rows, default_rows, longest
 from lightning_as.experiments.thesis import BATCH_SIZES, OPTIMIZERS
 from tests.experiments.test_evidence import runs_of, training

@@ -20,11 +20,24 @@ def test_rows_become_runs_in_order_of_epochs(tmp_path: Path):
         first.at("seconds", 1)
 
 
-def test_folders_and_several_files_are_read_and_doubled_rows_count_once(tmp_path: Path):
-    write(tmp_path / "a" / "epochs.csv", [row(epoch=1), row(epoch=2)])
-    more = write(tmp_path / "b.csv", [row(epoch=2), row(epoch=3)])
-    (run,) = read([tmp_path / "a", more])
-    assert run.epochs.tolist() == [1, 2, 3]
+def test_of_a_run_in_several_files_the_longest_counts_with_its_own_seconds(tmp_path: Path):
+    write(tmp_path / "a" / "epochs.csv", [row(epoch=1, seconds=5), row(epoch=2, seconds=10)])
+    more = write(tmp_path / "b.csv", [row(epoch=1, seconds=6), row(epoch=2, seconds=12), row(epoch=3, seconds=18)])
+    for paths in ([tmp_path / "a", more], [more, tmp_path / "a"]):
+        (run,) = read(paths)
+        assert run.epochs.tolist() == [1, 2, 3]
+        assert run.measured["seconds"].tolist() == [6, 12, 18]
+
+
+def test_of_equally_long_ones_the_first_counts(tmp_path: Path):
+    paths = [write(tmp_path / f"{seconds}.csv", [row(seconds=seconds)]) for seconds in (5, 6)]
+    assert [run.at("seconds", 15) for run in read(paths)] == [5]
+
+
+def test_files_that_differ_about_a_run_are_refused(tmp_path: Path):
+    paths = [write(tmp_path / f"{loss}.csv", [row(test_cost=loss)]) for loss in (0.5, 0.6)]
+    with pytest.raises(ValueError, match=r"0.6.csv: epoch 15 of .* was read before, with other figures. Leave one out"):
+        read(paths)
 
 
 def test_infinite_values_zeros_and_runs_before_their_first_epoch(tmp_path: Path):
@@ -63,7 +76,7 @@ def without(name: str) -> dict[str, object]:
         ([row(more=1)], r"unknown \['more'\]"),
         ([row(), row(batch_size="many", seed=1)], r"line 3: batch_size is 'many', which is not a number \(int\)"),
         ([row(test_accuracy="")], r"test_accuracy is ''"),
-        ([row(), row(test_accuracy=0.5)], "line 3: epoch 15 of .* was read before, with other"),
+        ([row(), row(test_accuracy=0.5)], "line 3: epoch 15 of .* was read before in this file"),
         ([row(epoch=1), row(p="0.5;0.5")], "column p"),
         ([row(p="a;b")], "column p"),
     ],

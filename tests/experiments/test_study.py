@@ -141,7 +141,8 @@ def test_a_cost_that_is_not_a_number_is_a_result(
     ("options", "message"),
     [
         ({"epochs": 0}, "`epochs` must be at least 1, got 0"),
-        ({"epochs": 2}, "has `epochs` 1, but here it is 2: give the same, or another `folder` or `storage`"),
+        ({"epochs": 2}, "has `epochs` 1, but here it is 2: give the same, or another `folder`"),
+        ({"device": "cuda"}, "`device` is 'cuda', but torch finds no GPU: give 'auto' or 'cpu'"),
     ],
 )
 def test_another_protocol_is_refused_before_the_first_training(
@@ -151,6 +152,21 @@ def test_another_protocol_is_refused_before_the_first_training(
     with pytest.raises(ValueError, match=message):
         make_study(*TWO, **options)
     assert len(trials(tmp_path / "study")) == 1
+
+
+def test_another_storage_does_not_overwrite_the_results_of_a_folder(make_study: MakeStudy, rows: Rows, tmp_path: Path):
+    make_study("64", "adam", "AS", epochs=1).run()
+    for options in ({"epochs": 2}, {"epochs": 1, "device": "cuda"}):
+        with pytest.raises(ValueError, match="give"):
+            make_study("64", "adam", "AS", **options, storage=f"sqlite:///{tmp_path / 'another.db'}").run()
+    assert len(rows()) == 2
+
+
+def test_a_study_of_a_cpu_is_not_gone_on_with_on_a_gpu(make_study: MakeStudy, monkeypatch: pytest.MonkeyPatch):
+    make_study("64", "adam", "AS", epochs=1)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    with pytest.raises(ValueError, match="has `device` cpu, but here it is cuda: give the same"):
+        make_study("64", "adam", "AS", epochs=1, device="auto")
 
 
 def test_another_experiment_is_refused_with_both_names(make_study: MakeStudy, tmp_path: Path):
@@ -232,7 +248,7 @@ def test_a_trial_of_this_place_whose_lock_is_free_is_gone_on_with(make_study: Ma
 def test_a_trial_of_another_place_is_left_alone_until_its_heart_stops(
     make_study: MakeStudy, rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ):
-    for name in ("_HEARTBEAT", "_GRACE"):
+    for name in ("_HEARTBEAT", "GRACE"):
         monkeypatch.setattr(f"lightning_as.experiments.storage.{name}", 1)
     one = make_study("64", "adam", "AS", epochs=1)
     opened = running(tmp_path / "study", "elsewhere:/folder")
@@ -245,6 +261,18 @@ def test_a_trial_of_another_place_is_left_alone_until_its_heart_stops(
     one.run()
     assert states(tmp_path / "study") == ["FAIL", "COMPLETE"]
     assert len(rows()) == 2
+
+
+def test_a_trial_of_a_process_that_died_before_its_first_heartbeat_is_freed(
+    make_study: MakeStudy, rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    one = make_study("64", "adam", "AS", epochs=1)
+    running(tmp_path / "study", None)
+    one.run()
+    assert states(tmp_path / "study") == ["RUNNING"]  # it may have just begun
+    monkeypatch.setattr(study, "GRACE", 0)
+    one.run()
+    assert states(tmp_path / "study") == ["FAIL", "COMPLETE"]
 
 
 def test_a_process_that_was_taken_for_dead_gives_way_at_the_end_of_its_epoch(
