@@ -1,9 +1,9 @@
 """How far training gets: the training cost of adaptive and of uniform sampling, epoch by epoch.
 
-Full MNIST, the thesis's CNN, Adadelta, batch 256. Adaptive sampling is `AdaptiveSampling` as it comes, and with
-`q_update="all"`, the other reading of the thesis's lines 21 and 22. The training cost is the mean cross-entropy over
-the whole training set after the epoch, in evaluation mode, in float64. A finished run is appended to the CSV and not
-repeated; one that was interrupted starts anew. A figure is drawn beside the CSV.
+Full MNIST, the thesis's CNN, Adadelta, batch 256. Adaptive sampling is the thesis's, `AdaptiveSampling(floor=0.0)`, and
+the same with `q_update="all"`, the other reading of the thesis's lines 21 and 22. The training cost is the mean
+cross-entropy over the whole training set after the epoch, in evaluation mode, in float64. A finished run is appended to
+the CSV and not repeated; one that was interrupted starts anew. A figure is drawn beside the CSV.
 
     python benchmarks/convergence.py [--quick] [--epochs 5] [--seeds 0 1] [--output benchmarks/results/convergence.csv]
 """

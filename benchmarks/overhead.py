@@ -12,6 +12,7 @@ ddp       as returned, in two processes (gloo), each with half of the batch; bes
           one collective takes, waiting for the other process included
 
     python benchmarks/overhead.py [--quick] [--modes returned unedited weights workers ddp] [--batch-sizes 64 256 1024]
+        [--floor 0.1]
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 import lightning_as.callback
-from lightning_as import AdaptiveSamplingCallback, ConvNetClassifier, MNISTDataModule, Strategy
+from lightning_as import AdaptiveSampling, AdaptiveSamplingCallback, ConvNetClassifier, MNISTDataModule, Strategy
 from lightning_as.wiring import gather_batch
 
 MODES = ("returned", "unedited", "weights", "workers", "ddp")
@@ -80,11 +81,12 @@ def timed_gather(trainer: Trainer, rows: list[Tensor], device: torch.device) -> 
 class Setting:
     """One mode at one batch size: how to run some steps, with the callback or without."""
 
-    def __init__(self, mode: str, batch_size: int) -> None:
+    def __init__(self, mode: str, batch_size: int, floor: float) -> None:
         self.processes = 2 if mode == "ddp" else 1
         self.module: Callable[[], LightningModule] = Unedited if mode in ("unedited", "weights") else ConvNetClassifier
         self.data = MNISTDataModule(batch_size // self.processes, num_workers=2 if mode == "workers" else 0, seed=0)
         self.sampling = AdaptiveSamplingCallback(
+            AdaptiveSampling(floor=floor),
             logits_from="network" if mode in ("unedited", "weights") else None,
             weights="unbiased" if mode == "weights" else "none",
         )
@@ -143,6 +145,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="end within 50 s: the mode returned alone")
     parser.add_argument("--modes", nargs="+", choices=MODES, default=None)
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[64, 256, 1024], help="of the mode returned")
+    parser.add_argument("--floor", type=float, default=0.1, help="of AdaptiveSampling (default: its own, 0.1)")
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
@@ -152,7 +155,7 @@ def main() -> None:
     cells = [(mode, size) for mode in modes for size in (options.batch_sizes if mode == "returned" else [256])]
     for mode, size in cells:
         ratios, uniforms, shares = measure(
-            Setting(mode, size), 4 if options.quick else 24, 0.8 if options.quick else 2.0
+            Setting(mode, size, options.floor), 4 if options.quick else 24, 0.8 if options.quick else 2.0
         )
         low, middle, high = statistics.quantiles(ratios, n=4)
         uniform = statistics.median(uniforms)

@@ -249,7 +249,7 @@ def plot(rows: list[dict[str, str]], path: Path) -> None:
         left.set_xlabel("training cost (nats); the dotted line is uniform sampling")
         right.set_xlabel("test accuracy (%)")
         left.set_title(f"{'MNIST' if kind == 'full' else 'Imbalanced MNIST'}", loc="left", fontsize=11)
-    grid[0][0].legend(frameon=False, fontsize=8)
+    figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside lower left", ncols=2, frameon=False, fontsize=9)
     figure.savefig(path, dpi=130)
 
 

@@ -5,7 +5,7 @@ new values, on one CPU thread. The competitors take turns of some steps each; a 
 without the first of each turn, which pays for the caches that the others have filled. The sampler's step is
 the draw and the update of `AdaptiveSampling` over 10 bins, after every instance has been seen.
 
-    python benchmarks/sum_tree.py [--quick] [--sizes 10000 100000]
+    python benchmarks/sum_tree.py [--quick] [--sizes 10000 100000] [--floor 0.1]
 
 The 10^8 row takes 2 minutes or more, and up to the memory that is printed beside it.
 """
@@ -103,9 +103,9 @@ def torchrl_step(n: int, generator: torch.Generator, new: NewWeights) -> Step:
     return step
 
 
-def make_strategy(n: int, generator: torch.Generator) -> AdaptiveSampling:
+def make_strategy(n: int, floor: float, generator: torch.Generator) -> AdaptiveSampling:
     """Adaptive sampling with random scores, as if every instance had been seen."""
-    strategy = AdaptiveSampling()
+    strategy = AdaptiveSampling(floor=floor)
     strategy.start(Bins(torch.arange(n) % BINS))
     state = strategy.state_dict()
     leaves = uniforms(n, 1, generator=generator).repeat(1, 2)  # a weight and a score in proportion
@@ -178,13 +178,13 @@ def interleave(steps: dict[str, Step], budget: float) -> dict[str, float]:
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def measure(n: int, budget: float) -> tuple[dict[str, float | str], float]:
+def measure(n: int, floor: float, budget: float) -> tuple[dict[str, float | str], float]:
     """Milliseconds per competitor, or why there are none, and the sampler's bytes per instance."""
     generator = torch.Generator().manual_seed(0)
     new = NewWeights()
     # The sampler is built first, while there is room for the copies that this takes. Then all fit side by side, at
     # 10^8 too: some 4 GB of the sampler's, 1.7 of the tree's, 1.6 of plain weights, 2.1 of torchrl's.
-    strategy = make_strategy(n, generator)
+    strategy = make_strategy(n, floor, generator)
     cells: dict[str, float | str] = {}
     steps: dict[str, Step] = {"adaptive": adaptive_step(strategy, generator)}
     makers = {"tree": tree_step, "multinomial": multinomial_step, "cumsum": cumsum_step, "torchrl": torchrl_step}
@@ -214,6 +214,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="end within 50 s: up to 10^6 weights")
     parser.add_argument("--sizes", type=int, nargs="+", help="numbers of weights; default: 10^4 to 10^8")
+    parser.add_argument("--floor", type=float, default=0.1, help="of AdaptiveSampling (default: its own, 0.1)")
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -223,7 +224,7 @@ def main() -> None:
     print(f"{'N':>8}" + "".join(f"{head:>15}" for head in heads))
     figures: dict[str, float] = {}
     for n in sizes:
-        cells, kept = measure(n, budget=0.5 if options.quick else 1.5)
+        cells, kept = measure(n, options.floor, budget=0.5 if options.quick else 1.5)
         row = [*(cells[name] for name in COMPETITORS), f"{kept:.1f}", f"{peak_gigabytes():.1f}"]
         texts = [cell if isinstance(cell, str) else f"{cell:.3f}" for cell in row]
         print(f"{label(n):>8}" + "".join(f"{text:>15}" for text in texts), flush=True)

@@ -94,10 +94,10 @@ class AdaptiveSamplingCallback(Callback):
             raise TypeError(f"`strategy` must be an object such as AdaptiveSampling(), got {strategy!r}.")
         if gradient_bound not in (None, "autograd") and not callable(gradient_bound):
             raise TypeError(f"`gradient_bound` must be a function or 'autograd', got {gradient_bound!r}.")
+        if not (per_sample_loss is None or callable(per_sample_loss)):
+            raise TypeError(f"`per_sample_loss` must be a function of logits and targets, got {per_sample_loss!r}.")
         if gradient_bound == "autograd" and logits_from is None:
-            raise ValueError(
-                "`gradient_bound='autograd'` observes the gradient at a submodule: name it, `logits_from`."
-            )
+            raise ValueError("`gradient_bound='autograd'` observes a gradient at a submodule: name it, `logits_from`.")
         if weights not in ("source", *get_args(Weighting)):
             raise ValueError(f"`weights` must be source or one of {', '.join(get_args(Weighting))}; got {weights!r}.")
         if weight_limit <= 0 or not 0 <= weight_power <= 1:

@@ -6,6 +6,7 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import lightning
@@ -16,7 +17,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch.utils.data import DataLoader
 
 from lightning_as.callback import AdaptiveSamplingCallback
-from lightning_as.cards import document, listing
+from lightning_as.cards import cards, document, listing
 from lightning_as.classifier import ConvNetClassifier
 from lightning_as.dataloader import as_it_is
 from lightning_as.evaluation import evaluate
@@ -26,6 +27,12 @@ from lightning_as.strategies import AdaptiveSampling
 
 PRESETS = Path(__file__).parent / "configs"
 DEFAULT_PRESET = "adadelta_256"
+
+
+_DESCRIPTION = """Train with adaptive sampling. The subcommands below are those of LightningCLI; beside them there are
+`lightning-as strategies` (the sampling methods), `experiment` and `report` (the thesis's experiments) and
+`irreducible-losses` (what RHOLoss needs), each with a --help of its own. `fit --config NAME` takes a file or a preset;
+a name that is neither lists them."""
 
 
 class AdaptiveSamplingCLI(LightningCLI):
@@ -84,6 +91,7 @@ def main() -> None:
         return
     # LightningCLI reads them there, as do the processes that it may launch.
     sys.argv[1:] = with_preset_paths(sys.argv[1:])
+    check_strategy(sys.argv[1:])
     sys.path.insert(0, "")  # for a model or a DataModule of the user's in the working directory, as `python -m` has it
     default = str(PRESETS / f"{DEFAULT_PRESET}.yaml")
     AdaptiveSamplingCLI(
@@ -93,7 +101,10 @@ def main() -> None:
         subclass_mode_data=True,
         seed_everything_default=0,
         save_config_kwargs={"overwrite": True},
-        parser_kwargs={name: {"default_config_files": [default]} for name in ("fit", "validate", "test", "predict")},
+        parser_kwargs={
+            "description": _DESCRIPTION,
+            **{name: {"default_config_files": [default]} for name in ("fit", "validate", "test", "predict")},
+        },
     )
 
 
@@ -131,7 +142,7 @@ def _experiment(arguments: Sequence[str]) -> None:
     try:
         from lightning_as.experiments import command  # late: with packages that no other command needs
     except ModuleNotFoundError as error:
-        sys.exit(f'lightning-as experiment: {error.name} is missing: pip install "lightning-as[experiments]"')
+        sys.exit(f'lightning-as experiment: {error.name} is missing: in a checkout, pip install ".[experiments]"')
     command.run(arguments)
 
 
@@ -160,6 +171,20 @@ def with_preset_paths(arguments: Sequence[str]) -> list[str]:
         elif argument.startswith("--config="):
             result[at] = "--config=" + _preset_path(argument.removeprefix("--config="))
     return result
+
+
+def check_strategy(arguments: Sequence[str]) -> None:
+    """Look at the name of a strategy before jsonargparse does, whose message does not tell the names.
+
+    Raises:
+        SystemExit: If a name after ``--trainer.callbacks.strategy`` is neither one of a strategy nor a path to a class.
+    """
+    flag, known = "--trainer.callbacks.strategy", [card.name for card in cards()]
+    given = [value for option, value in pairwise(arguments) if option == flag]
+    given += [argument.removeprefix(f"{flag}=") for argument in arguments if argument.startswith(f"{flag}=")]
+    for name in given:
+        if name.isidentifier() and name not in (*known, "null"):
+            sys.exit(f"lightning-as: `{flag}={name}` is no strategy. The strategies: {', '.join(known)}.")
 
 
 def _preset_path(name: str) -> str:

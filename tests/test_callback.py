@@ -403,8 +403,9 @@ def test_a_strategy_class_instead_of_an_object():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
+        ({"per_sample_loss": "cross_entropy"}, TypeError, "`per_sample_loss` must be a function of logits and targets"),
         ({"gradient_bound": "exact"}, TypeError, "`gradient_bound` must be a function or 'autograd', got 'exact'"),
-        ({"gradient_bound": "autograd"}, ValueError, "observes the gradient at a submodule: name it, `logits_from`"),
+        ({"gradient_bound": "autograd"}, ValueError, "observes a gradient at a submodule: name it, `logits_from`"),
         (
             {"weights": "biased"},
             ValueError,

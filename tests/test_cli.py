@@ -100,6 +100,22 @@ def test_an_unknown_preset_lists_them(capsys: Any):
             cli.with_preset_paths(arguments)
 
 
+def test_an_unknown_strategy_lists_them():
+    flag = "--trainer.callbacks.strategy"
+    for arguments in (["fit", f"{flag}=OnlineBatchSelectoin"], ["fit", flag, "OnlineBatchSelectoin"]):
+        with pytest.raises(SystemExit, match=r"Selectoin` is no strategy\. The strategies: Adaptive"):
+            cli.check_strategy(arguments)
+    cli.check_strategy(["fit", f"{flag}=OnlineBatchSelection", f"{flag}.floor=0.1", flag, "my_package.MyStrategy"])
+
+
+def test_help_names_what_lightning_cli_does_not_know(monkeypatch: pytest.MonkeyPatch, capsys: Any):
+    monkeypatch.setattr(sys, "argv", ["lightning-as", "--help"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    said = capsys.readouterr().out
+    assert all(name in said for name in ("strategies", "experiment", "report", "irreducible-losses"))
+
+
 def test_a_file_goes_before_a_preset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     Path("adam_64").write_text("trainer: {max_epochs: 1}")

@@ -1,7 +1,7 @@
 """Curves of runs over epochs and minutes.
 
-Thin lines are the runs, the thick line is their median. On logarithmic axes a value of exactly 0 stands at the bottom
-with a triangle, and one that is not finite at the top with a cross.
+Thin lines are the runs, the thick line is their median; of one run there is only that. On logarithmic axes a value of
+exactly 0 stands at the bottom with a triangle, and one that is not finite at the top with a cross.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def curves(
     bottom, top = (seen.min() / 10, seen.max() * 10) if len(seen) else (0.1, 10.0)
     for at, (runs, column, colour) in enumerate(lines):
         ends = (bottom / 2**at, top * 2**at)  # of each line its own, so that none hides another
-        drawn = [(x(run), run.measured[column], *_THIN) for run in runs]
+        drawn = [(x(run), run.measured[column], *_THIN) for run in runs if len(runs) > 1]
         if last_common_epoch(runs):
             common = [np.isin(run.epochs, common_epochs(runs)) for run in runs]
             across = np.median([x(run)[rows] for run, rows in zip(runs, common, strict=True)], axis=0)
@@ -95,8 +95,10 @@ def _logarithmic(
 def legend(figure: Figure, lines: Sequence[tuple[str, str]]) -> None:
     """One line for each label and colour, and what marks mean where there are any."""
     handles = [Line2D([], [], color=colour, linewidth=2.4, label=label) for label, colour in lines]
-    handles.append(Line2D([], [], color="#777777", linewidth=0.7, label="single runs (thick: median)"))
-    markers = [line.get_marker() for axes in figure.axes for line in axes.get_lines()]
+    drawn = [line for axes in figure.axes for line in axes.get_lines()]
+    if any(line.get_linewidth() == _THIN[0] for line in drawn):
+        handles.append(Line2D([], [], color="#777777", linewidth=_THIN[0], label="single runs (thick: median)"))
+    markers = [line.get_marker() for line in drawn]
     for marker, label in (("v", "exactly 0"), ("x", "not finite")):
         if marker in markers:
             handles.append(Line2D([], [], color="#777777", marker=marker, linestyle="", label=label))

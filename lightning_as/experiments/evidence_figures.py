@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter
 
 from lightning_as.experiments.curves import COST_LABELS, EPOCH_LABEL, MINUTES_LABEL, curves, epochs, legend, new_figure
-from lightning_as.experiments.evidence import ArmRow, TimeRow, of
+from lightning_as.experiments.evidence import ArmRow, TimeRow, late_cost, of
 from lightning_as.experiments.grid import DATA, MENDS, PARTS, WEIGHTS
 from lightning_as.experiments.mends import longest
 from lightning_as.experiments.results import Run
@@ -56,7 +56,7 @@ def claims_figure(rows: Sequence[RatioRow]) -> Figure:
     cells = list(dict.fromkeys((row.optimizer, row.batch_size) for row in rows))
     for axes, against in zip(figure.subplots(1, 2, sharey=True), ("uniform", "OBS"), strict=True):
         own = [row for row in rows if row.against == against]
-        _decades(axes, [value for row in own for value in (row.printed, row.ours.value)])
+        _decades(axes, [value for row in own for value in (row.printed, row.ours.value, row.ours.low, row.ours.high)])
         for row in own:
             _claim(axes, row, len(cells) - 1 - cells.index((row.optimizer, row.batch_size)))
         axes.axvline(1, color=_GREY, linewidth=0.8)
@@ -65,7 +65,7 @@ def claims_figure(rows: Sequence[RatioRow]) -> Figure:
         _rows(axes, {label: len(cells) - 1.0 - at for at, label in enumerate(labels)})
     marks = [("thesis", "D", _ORANGE), ("ours: mean cost", "o", _BLUE), ("ours: median cost", "o", "none")]
     exact = any(row.ours.value == 0 for row in rows)
-    _marks_legend(figure, [*marks, ("exactly 0", "<", "none")] if exact else marks)
+    _marks_legend(figure, [*marks, ("exactly 0", "<", "none")] if exact else marks, any(r.ours.low for r in rows))
     return figure
 
 
@@ -98,14 +98,14 @@ def collapse_figure(runs: Sequence[Run], optimizer: str = "adam", batch_size: in
     title = f"{OPTIMIZERS[optimizer]}, batch {batch_size}: the smallest entry of P, and the training cost"
     figure = new_figure(title, (10, 4.6))
     left, right = figure.subplots(1, 2)
-    own = {arm: [_with_smallest_p(run) for run in longest(of(runs, arm, optimizer, batch_size))] for arm in MENDS}
+    own = {arm: [_with_more(run) for run in longest(of(runs, arm, optimizer, batch_size))] for arm in MENDS}
     arms = {arm: colour for arm, colour in zip(MENDS, _COLOURS, strict=True) if own[arm]}
-    for axes, column in ((left, "smallest_p"), (right, "training_cost_mean")):
+    for axes, column in ((left, "smallest_p"), (right, "late_cost")):
         curves(axes, [(own[arm], column, colour) for arm, colour in arms.items()], epochs, logarithmic=True)
         axes.set_xlabel(EPOCH_LABEL)
     left.axhline(0.1, color=_GREY, linewidth=0.8)
     left.set(ylim=(10 ** np.floor(np.log10(left.get_ylim()[0])), 0.2), ylabel="smallest entry of P (uniform: 0.1)")
-    right.set_ylabel(COST_LABELS["mean"])
+    right.set_ylabel(f"{COST_LABELS['mean']}, over 3 epochs")
     legend(figure, [(LABELS[arm], colour) for arm, colour in arms.items()])
     return figure
 
@@ -122,7 +122,7 @@ def parts_figure(rows: Sequence[ArmRow]) -> Figure:
     arms = [arm for arm in PARTS if any(row.arm == arm for row in rows)]
     for (above, below), kind in zip(grid.T, data, strict=True):
         own = [row for row in rows if row.data == kind]
-        _decades(above, [row.ratio.value for row in own])
+        _decades(above, [value for row in rows for value in (row.ratio.value, row.ratio.low, row.ratio.high)])
         for row in own:
             height = len(arms) - 1 - arms.index(row.arm)
             colour = _BLACK if row.arm == "uniform" else _BLUE
@@ -136,6 +136,8 @@ def parts_figure(rows: Sequence[ArmRow]) -> Figure:
         above.set_title(f"{_DATA_TITLES[kind]}, epoch {own[0].epoch}", loc="left", fontsize=11)
         for axes in (above, below):
             _rows(axes, {LABELS[arm]: len(arms) - 1.0 - at for at, arm in enumerate(arms)})
+    marks = [("uniform sampling", "o", _BLACK), ("other samplers", "o", _BLUE)]
+    _marks_legend(figure, marks, any(row.accuracy.low for row in rows))
     return figure
 
 
@@ -163,13 +165,14 @@ def time_figure(rows: Sequence[TimeRow], title: str) -> Figure:
         axes.set_xlim(0, 1.06 * longest)
         _rows(axes, heights)
     marks = [("all runs reach it", "o", _GREY), ("only some of the runs reach it: their median", "o", "none")]
-    _marks_legend(figure, marks[: 1 + any(0 < row.minutes.runs < row.runs for row in rows)])
+    some = any(0 < row.minutes.runs < row.runs for row in rows)
+    _marks_legend(figure, marks[: 1 + some], any(row.minutes.low for row in rows))
     return figure
 
 
 def _claim(axes: Axes, row: RatioRow, height: float) -> None:
     if row.statistic == "mean":
-        axes.plot(row.printed, height, "D", color=_ORANGE, markersize=7)
+        axes.plot(row.printed, height + 0.25, "D", color=_ORANGE, markersize=6)
         _estimate(axes, row.ours.value, row.ours.low, row.ours.high, height, _BLUE)
     else:
         _estimate(axes, row.ours.value, row.ours.low, row.ours.high, height - 0.25, _BLUE, filled=False)
@@ -225,16 +228,20 @@ def _rows(axes: Axes, heights: Mapping[str, float]) -> None:
     axes.set_axisbelow(True)
 
 
-def _marks_legend(figure: Figure, marks: Sequence[tuple[str, str, str]]) -> None:
-    """Label, marker and colour of each; ``none`` is a blue ring."""
+def _marks_legend(figure: Figure, marks: Sequence[tuple[str, str, str]], intervals: bool) -> None:
+    """Label, marker and colour of each, where ``none`` is a blue ring; and whether lines stand for intervals."""
     handles = []
     for label, marker, colour in marks:
         edge, face = (_BLUE, "white") if colour == "none" else (colour, colour)
         handles.append(
             Line2D([], [], linestyle="", marker=marker, markersize=7, label=label, color=edge, markerfacecolor=face)
         )
+    if intervals:
+        handles.append(Line2D([], [], color=_GREY, linewidth=1.4, label="interval over the runs"))
     figure.legend(handles=handles, loc="outside lower left", ncols=len(handles), frameon=False, fontsize=9)
 
 
-def _with_smallest_p(run: Run) -> Run:
-    return run._replace(measured={**run.measured, "smallest_p": run.p.min(axis=1)})
+def _with_more(run: Run) -> Run:
+    """With the smallest entry of P, and with what the tables call a cost: as it is before the first epoch."""
+    costs = [late_cost(run, epoch) if epoch else run.at("training_cost_mean", 0) for epoch in run.epochs.tolist()]
+    return run._replace(measured={**run.measured, "smallest_p": run.p.min(axis=1), "late_cost": np.array(costs)})

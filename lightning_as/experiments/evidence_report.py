@@ -77,5 +77,5 @@ def _figures(
     if times[5]:
         found.append((5, time_figure(times[5], "Time until a target is reached for the first time, batch 256")))
     if times[6]:
-        found.append((6, time_figure(times[6], "Time until a test accuracy of 99.3 % is reached for the first time")))
+        found.append((6, time_figure(times[6], "Time until a test accuracy is reached for the first time")))
     return found

@@ -43,13 +43,17 @@ def main(arguments: Sequence[str]) -> None:
         from lightning_as.experiments.report import report, write
         from lightning_as.experiments.results import read
     except ModuleNotFoundError as error:
-        parser.error(f'{error.name} is not installed: pip install "lightning-as[experiments]"')
+        parser.error(f'{error.name} is not installed: in a checkout, pip install ".[experiments]"')
     try:
         runs = read(options.results or _results(options.what))
         _check_writable(output)
-        write(report(runs) if options.what == "thesis" else evidence_report(runs), output)
+        files = report(runs) if options.what == "thesis" else evidence_report(runs)
     except (OSError, ValueError) as error:
         parser.error(str(error))
+    try:
+        write(files, output)
+    except OSError as error:
+        parser.error(f"--output {output} cannot be written ({error}): give another.")
     print(f"The report of {len(runs)} runs is in {output}.")
 
 

@@ -24,8 +24,8 @@ def train(cell: Cell, epochs: int, checkpoint: Path, device: str, report: Callab
     Args:
         cell: What is trained.
         epochs: How long.
-        checkpoint: File that is written after each epoch. If it is there, the training goes on from it, and is, on a CPU
-            to the last bit, what it would have been without the interruption.
+        checkpoint: File that is written after each epoch. If it is there, the training goes on from it, on a CPU to the
+            last bit as it would have without the interruption.
         device: The Trainer's accelerator: ``"cpu"``, ``"cuda"`` or ``"auto"``. One device is used.
         report: Called after each epoch with all rows so far.
 

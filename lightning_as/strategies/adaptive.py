@@ -18,8 +18,8 @@ recovers.
 
 Source: Avalos, master's thesis (2021), chapter 4, Algorithm 1, eqs. (67), (79), (80); English paper as its
 annex D. Where the text is ambiguous: t counts batches, P is first recomputed after β whole batches, gc[j]
-takes the sum of Ĝ, "∝" normalises before smoothing, and Q moves where it was drawn. The last is the one departure
-from the letter, in which all of Q may move: that reading (``q_update="all"``) learns far less
+takes the sum of Ĝ, "∝" normalises before smoothing, and Q moves where it was drawn. The last is, beside the floor,
+the one departure from the letter, in which all of Q may move: that reading (``q_update="all"``) learns far less
 (`benchmarks/convergence.py`).
 
 Cost per step: no extra forward pass; O(batch · log N) for the draw and the update, about half a millisecond on a CPU
@@ -103,6 +103,8 @@ class AdaptiveSampling(Strategy):
         if beta < 1:
             raise ValueError(f"`beta` must be at least 1 batch, got {beta}.")
         for name, share in (("delta_p", delta_p), ("delta_q", delta_q), ("floor", floor)):
+            if not isinstance(share, (int, float)):
+                raise TypeError(f"`{name}` must be a number in [0, 1), got {share!r}.")
             if not 0 <= share < 1:
                 raise ValueError(f"`{name}` must be in [0, 1), got {share}.")
         for name, choice, value in (

@@ -36,12 +36,18 @@ def test_claims_stand_beside_the_thesis_s_and_an_exact_0_at_the_edge(tmp_path: P
     found = [row for row in ratio_rows(runs_of(tmp_path, rows), "adadelta") if row.ours.runs]
     figure = claims_figure(found)
     uniform, obs = figure.axes
-    assert marks(uniform, "D") == [(9.02e-5, 0.0)]
+    assert marks(uniform, "D") == [(9.02e-5, 0.25)]
     assert marks(uniform, "o") == [(pytest.approx(1e-4), 0.0)]
     assert marks(uniform, "<")[0][1] == -0.25
     assert marks(obs, "o") == [(pytest.approx(0.5), 0.0)]
     assert uniform.get_xlim() == pytest.approx((1e-5, 10.0))
-    assert [text.get_text() for text in figure.legends[0].get_texts()][-1] == "exactly 0"
+    assert [text.get_text() for text in figure.legends[0].get_texts()][-2:] == ["exactly 0", "interval over the runs"]
+
+
+def test_intervals_are_on_the_axis(tmp_path: Path):
+    rows = [r | ({"training_cost_mean": 1e-9} if r["arm"] == "AS" and r["seed"] == 2 else {}) for r in cell()]
+    found = [row for row in ratio_rows(runs_of(tmp_path, rows), "adadelta") if row.ours.runs]
+    assert claims_figure(found).axes[0].get_xlim()[0] < 1e-9 / 6e-2
 
 
 def test_curves_of_questions_2_and_3_have_a_colour_for_each_arm(tmp_path: Path):
@@ -52,6 +58,8 @@ def test_curves_of_questions_2_and_3_have_a_colour_for_each_arm(tmp_path: Path):
     thick = [line for line in figure.axes[0].get_lines() if line.get_linewidth() > 2]
     assert len({line.get_color() for line in thick}) == 2
     assert np.asarray(thick[0].get_ydata()).tolist() == [0.1] * 16
+    costs = np.asarray(next(line for line in figure.axes[1].get_lines() if line.get_linewidth() > 2).get_ydata())
+    assert costs[[0, 1, -1]] == pytest.approx([3e-5, 3e-5, (3e-5 * 3e-5 * 3e-6) ** (1 / 3)])  # of three epochs
     assert [text.get_text() for text in figure.legends[0].get_texts()][:2] == [LABELS["AS"], LABELS["AS_floor"]]
 
 
@@ -79,12 +87,15 @@ def test_times_say_what_is_not_reached_and_what_some_runs_reach(tmp_path: Path):
         "test accuracy 99.3 %",
     ]
     assert [text.get_text() for text in figure.axes[0].texts] == ["not reached"] * 2  # OBS, and uniform: above 1e-2
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["all runs reach it"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        "all runs reach it",
+        "interval over the runs",
+    ]
     for r in rows:
         if r["arm"] == "uniform" and r["seed"] == 0:
             r["training_cost_mean"] = 1e-4
     figure = time_figure(time_rows(runs_of(tmp_path, rows), TIMED, (256,)), "title")
-    assert len(figure.legends[0].get_texts()) == 2
+    assert len(figure.legends[0].get_texts()) == 3
 
 
 def test_settings_are_set_apart(tmp_path: Path):

@@ -76,4 +76,4 @@ def test_without_the_extra_the_command_names_it(capsys: Any, monkeypatch: pytest
         return there(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", absent)
-    assert 'scipy is not installed: pip install "lightning-as[experiments]"' in refused(["thesis"], capsys)
+    assert 'scipy is not installed: in a checkout, pip install ".[experiments]"' in refused(["thesis"], capsys)

@@ -307,6 +307,12 @@ def test_beta_must_be_an_integer(value):
         AdaptiveSampling(beta=value)
 
 
+@pytest.mark.parametrize("name", ["delta_p", "delta_q", "floor"])
+def test_shares_must_be_numbers(name):
+    with pytest.raises(TypeError, match=rf"`{name}` must be a number in \[0, 1\), got '0.1'"):
+        AdaptiveSampling(**{name: "0.1"})
+
+
 @pytest.mark.parametrize("name", ["bin_statistic", "score", "q_update", "unseen", "smoothing"])
 @pytest.mark.parametrize("value", ["nonsense", "", None])
 def test_choices_must_be_known_and_are_listed(name, value):
