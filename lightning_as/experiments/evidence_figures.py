@@ -238,7 +238,8 @@ def _marks_legend(figure: Figure, marks: Sequence[tuple[str, str, str]], interva
         )
     if intervals:
         handles.append(Line2D([], [], color=_GREY, linewidth=1.4, label="interval over the runs"))
-    figure.legend(handles=handles, loc="outside lower left", ncols=len(handles), frameon=False, fontsize=9)
+    columns = len(handles) if figure.get_figwidth() > 8 else 2
+    figure.legend(handles=handles, loc="outside lower left", ncols=columns, frameon=False, fontsize=9)
 
 
 def _with_more(run: Run) -> Run:

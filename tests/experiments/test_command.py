@@ -103,7 +103,7 @@ def test_without_its_packages_it_says_what_to_install(run: Any, monkeypatch: pyt
     monkeypatch.setitem(sys.modules, "optuna", None)
     monkeypatch.delitem(sys.modules, "lightning_as.experiments.command")
     monkeypatch.delattr("lightning_as.experiments.command")
-    with pytest.raises(SystemExit, match=r'optuna is missing: pip install "lightning-as\[experiments\]"'):
+    with pytest.raises(SystemExit, match=r'optuna is missing: in a checkout, pip install "\.\[experiments\]"'):
         run("thesis")
 
 
