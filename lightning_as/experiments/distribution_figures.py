@@ -113,8 +113,10 @@ def _tile(axes: Axes, x: int, y: int, row: GridRow, scale: LogNorm) -> None:
         colour = colormaps[_COLOURS](float(scale(cost)))
         axes.add_patch(Rectangle(corner, 1, 1, facecolor=colour, edgecolor="white"))
         shade = float(np.dot(colour[:3], (0.299, 0.587, 0.114)))
+    if row.collapsed:
+        text += "\nP collapsed"
     box = {"facecolor": "white", "edgecolor": "none", "pad": 1.5} if cost is None else None
-    axes.text(x, y, text, ha="center", va="center", color="black" if shade > 0.5 else "white", fontsize=11, bbox=box)
+    axes.text(x, y, text, ha="center", va="center", color="black" if shade > 0.5 else "white", fontsize=10, bbox=box)
 
 
 def _bars(axes: Axes, found: np.ndarray) -> None:

@@ -7,7 +7,8 @@ from textwrap import fill
 
 from lightning_as.experiments.evidence import FIRST_SELECTION_SEED, LAST_EPOCHS, ArmRow, TimeRow
 from lightning_as.experiments.evidence_figures import LABELS
-from lightning_as.experiments.mends import COLLAPSED, WORST, CollapseRow, DefaultRow
+from lightning_as.experiments.mends import WORST, CollapseRow, DefaultRow
+from lightning_as.experiments.results import COLLAPSED
 from lightning_as.experiments.tables import RatioRow
 from lightning_as.experiments.text import as_text, interval, markdown_table
 from lightning_as.experiments.thesis import OPTIMIZERS

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from textwrap import fill
 
 from lightning_as.experiments.comparison import MARGIN, RULE
-from lightning_as.experiments.results import Run, select
+from lightning_as.experiments.results import COLLAPSED, Run, select
 from lightning_as.experiments.search import SEARCH_RULE, SearchRow, grid_rows, search_rows
 from lightning_as.experiments.tables import (
     AccuracyRow,
@@ -70,7 +70,7 @@ def markdown(runs: Sequence[Run], captions: Mapping[str, str]) -> str:
         _cells(runs),
         "## The search for δp and δq: Figures 13 to 19",
         _searches(search_rows(grid_rows(runs))),
-        fill(SEARCH_RULE, 120),
+        fill(f"{SEARCH_RULE} P has collapsed where its smallest entry was below {COLLAPSED:g} in any epoch.", 120),
         _figures(range(13, 20), captions),
         *(f"## {title}\n\n{_figures(numbers, captions)}" for title, numbers in _SECTIONS.items()),
         "## Table 2: test accuracy",
@@ -111,7 +111,8 @@ def _searches(rows: Sequence[SearchRow]) -> str:
         setting = f"{OPTIMIZERS[row.optimizer]} {row.batch_size}"
         best = "–" if row.delta_p is None else f"{as_text(row.lowest)} (δp = {row.delta_p:g}, δq = {row.delta_q:g})"
         chosen = "–" if row.rank is None else f"{as_text(row.chosen)} ({row.rank} of {row.points})"
-        found = [best, as_text(row.highest), chosen, row.verdict, as_text(row.epoch, 3)]
+        collapsed = f"{row.collapsed} of {row.points}"
+        found = [best, as_text(row.highest), chosen, collapsed, row.verdict, as_text(row.epoch, 3)]
         lines.append([str(row.figure), setting, _CLAIMS[row.claim], *found])
     header = [
         "figure",
@@ -120,6 +121,7 @@ def _searches(rows: Sequence[SearchRow]) -> str:
         "ours: lowest cost",
         "highest",
         "thesis's choice (rank)",
+        "P collapsed",
         "verdict",
         "epoch",
     ]

@@ -11,13 +11,11 @@ import numpy as np
 from lightning_as.experiments.comparison import ratio
 from lightning_as.experiments.evidence import late, late_cost, of
 from lightning_as.experiments.grid import MENDS
-from lightning_as.experiments.results import Run, last_common_epoch
+from lightning_as.experiments.results import COLLAPSED, Run, last_common_epoch
 from lightning_as.experiments.thesis import BATCH_SIZES, EPOCH, OPTIMIZERS
 
 WORST = 3.0
 """A default may not cost more than so many times the thesis's in any cell."""
-COLLAPSED = 1e-3
-"""A smallest entry of P below this one, a hundredth of a bin's equal share on MNIST, is a collapse."""
 
 
 class CollapseRow(NamedTuple):

@@ -25,6 +25,9 @@ MEASURED = (
 COLUMNS = (*NAMES[:6], "epoch", *MEASURED, "delta_p", "delta_q", "p")
 """The columns of the file, in order."""
 
+COLLAPSED = 1e-3
+"""A smallest entry of P below this one, a hundredth of a bin's equal share on MNIST, is a collapse."""
+
 
 class Cell(NamedTuple):
     """What is the same in all epochs of a run."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from lightning_as.experiments.comparison import Estimate, median
-from lightning_as.experiments.results import Run, last_common_epoch, select
+from lightning_as.experiments.results import COLLAPSED, Run, last_common_epoch, select
 from lightning_as.experiments.thesis import CHOSEN_DELTAS, DELTA_GRIDS, DeltaGrid
 
 GUESSING = math.log(10)
@@ -34,6 +34,13 @@ class GridRow(NamedTuple):
     """The last that all runs of the figure have."""
     cost: Estimate
     """Mean training cost, in nats; of no runs if the point was not run."""
+    smallest_p: Estimate
+    """The smallest entry of P in any epoch until then."""
+
+    @property
+    def collapsed(self) -> bool:
+        """Whether P has collapsed, by :data:`COLLAPSED`."""
+        return self.smallest_p.value is not None and self.smallest_p.value < COLLAPSED
 
 
 class SearchRow(NamedTuple):
@@ -57,6 +64,8 @@ class SearchRow(NamedTuple):
     """That of the thesis's choice, δp = 0.9 and δq = 0.1; None if it is not in the search or was not run."""
     rank: int | None
     """Of the choice: 1 if no point has a lower cost."""
+    collapsed: int
+    """Points at which P has collapsed."""
     verdict: str
     """``holds``, ``does not hold`` or ``open``, by :data:`SEARCH_RULE`."""
 
@@ -73,7 +82,8 @@ def grid_rows(runs: Sequence[Run]) -> list[GridRow]:
         epoch = last_common_epoch([run for own in points.values() for run in own])
         for (p, q), own in points.items():
             cost = median([run.at("training_cost_mean", epoch or 0) for run in own])
-            rows.append(GridRow(grid.figure, grid.optimizer, grid.batch_size, p, q, epoch, cost))
+            smallest_p = median([float(run.p[run.epochs <= (epoch or 0)].min()) for run in own])
+            rows.append(GridRow(grid.figure, grid.optimizer, grid.batch_size, p, q, epoch, cost, smallest_p))
     return rows
 
 
@@ -103,6 +113,7 @@ def _search(grid: DeltaGrid, rows: Sequence[GridRow]) -> SearchRow:
         highest=max(costs.values(), default=None),
         chosen=chosen,
         rank=None if chosen is None else 1 + sum(cost < chosen for cost in costs.values()),
+        collapsed=sum(row.collapsed for row in rows),
         verdict=_verdict(grid.claim, list(costs.values()), chosen) if len(costs) == len(rows) else "open",
     )
 

@@ -17,6 +17,7 @@ def search(tmp_path: Path) -> list[GridRow]:
     costs = {(0.9, 0.1): 1e-4, (0.3, 0.1): 1e-1, (0.6, 0.1): 0.0, (0.3, 0.7): "nan"}
     rows = [
         row(experiment="grid-search", batch_size=64, delta_p=p, delta_q=q, epoch=5, training_cost_mean=cost)
+        | ({"p": ";".join(["0"] + ["0.11111"] * 9)} if p == 0.3 else {})
         for (p, q), cost in costs.items()
     ]
     return grid_rows(runs_of(tmp_path, rows))
@@ -36,7 +37,7 @@ def test_a_search_has_a_tile_for_each_point_and_hatches_what_was_not_run(tmp_pat
     texts = {tuple(int(v) for v in text.get_position()): text.get_text() for text in axes.texts}
     assert texts[0, 2] == "1e-4"  # δq 0.1, δp 0.9
     assert texts[0, 1] == "0"
-    assert texts[2, 0] == "not finite"
+    assert texts[2, 0] == "not finite\nP collapsed"
     assert sorted(texts.values()).count("not run") == 5
     tiles = [patch for patch in axes.patches if isinstance(patch, Rectangle)]
     assert sum(bool(tile.get_hatch()) for tile in tiles) == 5

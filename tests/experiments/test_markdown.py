@@ -52,6 +52,6 @@ def test_searches_have_a_verdict(tmp_path: Path):
     ]
     text = page(tmp_path, rows)
     claim = "δp = 0.9, δq = 0.1 is among the best"
-    assert f"| 18 | Adam 256 | {claim} | 0.04 (δp = 0.3, δq = 0.1) | 0.64 | 0.1 (3 of 9) | holds | 5 |" in text
-    assert "| 14 | Adadelta 64 | the costs are alike | – | – | – | open | – |" in text
+    assert f"| 18 | Adam 256 | {claim} | 0.04 (δp = 0.3, δq = 0.1) | 0.64 | 0.1 (3 of 9) | 0 of 9 | holds | 5 |" in text
+    assert "| 14 | Adadelta 64 | the costs are alike | – | – | – | 0 of 0 | open | – |" in text
     assert "above 2.3 nats" in " ".join(text.split())

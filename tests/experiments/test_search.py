@@ -73,6 +73,19 @@ def test_verdicts(tmp_path: Path, figure: int, costs: list[object], verdict: str
     assert searched(tmp_path, figure, costs).verdict == verdict
 
 
+def test_points_where_p_collapsed_are_counted(tmp_path: Path):
+    point = {"experiment": "grid-search", "batch_size": 64, "delta_q": 0.1}
+    laws = {0.3: [0.0] + [1 / 9] * 9, 0.6: [9e-4] + [0.1] * 9, 0.9: [1e-3] + [0.1] * 9}
+    rows = [
+        row(**point, delta_p=p, epoch=e, p=";".join(map(str, law if e == 1 else [0.1] * 10)))
+        for p, law in laws.items()
+        for e in (1, 2)
+    ]
+    runs = runs_of(tmp_path, rows)
+    assert [r.delta_p for r in grid_rows(runs) if r.collapsed] == [0.3, 0.6]
+    assert search_rows(grid_rows(runs))[0].collapsed == 2
+
+
 def test_a_search_that_was_not_run_has_no_best_point(tmp_path: Path):
     found = search_rows(grid_rows(runs_of(tmp_path, [row()])))
     assert [row.figure for row in found] == list(range(13, 20))
