@@ -60,8 +60,8 @@ FLOORS = [
     {"__init__"},
     {"experiments"},
     {"experiments.comparison", "experiments.results", "experiments.thesis"},
-    {"experiments.curves", "experiments.text"},
-    {"experiments.evidence", "experiments.tables"},
+    {"experiments.curves", "experiments.grid", "experiments.text"},
+    {"experiments.evidence", "experiments.search", "experiments.tables"},
     {"experiments.mends"},
     {
         "experiments.distribution_figures",
@@ -72,7 +72,6 @@ FLOORS = [
     {"experiments.evidence_markdown", "experiments.report"},
     {"experiments.evidence_report"},
     {"experiments.report_command"},
-    {"experiments.grid"},
     {"experiments.measurements", "experiments.pace"},
     {"experiments.epochs_csv", "experiments.storage", "experiments.training"},
     {"experiments.study"},
