@@ -82,6 +82,16 @@ def test_a_damaged_file(small_folder: Path):
         load_mnist("train", str(small_folder))
 
 
+def test_a_damaged_archive(small_folder: Path):
+    """Whose header is whole, so that it is not gzip that finds it, but zlib."""
+    file = small_folder / "MNIST" / "raw" / "train-images-idx3-ubyte"
+    packed = gzip.compress(file.read_bytes())
+    file.with_name(f"{file.name}.gz").write_bytes(packed[:10] + b"\xff" * (len(packed) - 10))
+    file.unlink()
+    with pytest.raises(ValueError, match=r"train-images-idx3-ubyte.gz is damaged \(.*block type.*\): replace it"):
+        load_mnist("train", str(small_folder))
+
+
 def test_offline_without_the_files_it_says_what_to_put_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def offline(*_: object, **__: object) -> None:
         raise OSError("no network")

@@ -18,6 +18,13 @@ def test_everything_that_the_runs_allow_is_made(tmp_path: Path):
     assert b"*Not run.*" not in files["tables.md"]
 
 
+def test_parts_without_uniform_sampling_have_no_figure(tmp_path: Path):
+    rows = [row(experiment="ablation", data="noisy_10", epoch=epoch) for epoch in (0, 1)]
+    files = evidence_report(read([write(tmp_path / "epochs.csv", rows)]))
+    assert "question_4.csv" in files
+    assert "question_4.png" not in files
+
+
 def test_what_was_not_run_is_said(tmp_path: Path):
     rows = [row(experiment="mends", arm="AS_floor", epoch=epoch, seed=100) for epoch in (0, 1)]
     files = evidence_report(read([write(tmp_path / "epochs.csv", rows)]))
