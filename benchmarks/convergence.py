@@ -23,7 +23,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 
 from lightning_as import AdaptiveSampling, AdaptiveSamplingCallback, ConvNetClassifier, MNISTDataModule
-from lightning_as.evaluation import evaluate
+from lightning_as.models.evaluation import evaluate
 
 FIELDS = ("sampling", "seed", "epoch", "training_cost", "test_accuracy", "training_seconds")
 SAMPLINGS = {

@@ -23,8 +23,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lightning_as.bins import Bins
-from lightning_as.ranking import Ranking
+from lightning_as.core.bins import Bins
+from lightning_as.core.ranking import Ranking
 from lightning_as.strategies import OnlineBatchSelection, PrioritizedSampling, Strategy
 
 BATCH = 256

@@ -35,11 +35,11 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from torch.utils.data import DataLoader
 
 from lightning_as import ConvNetClassifier, MNISTDataModule
-from lightning_as.cards import cards
 from lightning_as.cli import PRESETS, AdaptiveSamplingCLI
-from lightning_as.dataloader import as_it_is
-from lightning_as.evaluation import evaluate
-from lightning_as.irreducible import irreducible_losses
+from lightning_as.data.dataloader import as_it_is
+from lightning_as.models.evaluation import evaluate
+from lightning_as.plugin.irreducible import irreducible_losses
+from lightning_as.strategies.cards import cards
 
 RESULTS = Path(__file__).parent / "results" / "strategies.csv"
 FIELDS = ("data", "strategy", "seed", "step", "seconds", "training_cost", "test_accuracy")

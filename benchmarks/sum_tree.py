@@ -24,9 +24,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_as.bins import Bins
+from lightning_as.core.bins import Bins
+from lightning_as.core.sum_tree import SumTree
 from lightning_as.strategies import AdaptiveSampling
-from lightning_as.sum_tree import SumTree
 
 BATCH = 256
 BINS = 10

@@ -1,16 +1,17 @@
 """Adaptive sampling for PyTorch Lightning: spend the training on the examples that matter."""
 
-from lightning_as.batch_sampler import AdaptiveBatchSampler
-from lightning_as.bins import Bins
-from lightning_as.callback import AdaptiveSamplingCallback
-from lightning_as.classifier import ConvNetClassifier
-from lightning_as.dataloader import AdaptiveDataLoader
-from lightning_as.datamodule import AdaptiveDataModule
-from lightning_as.distance_weighted import DistanceWeightedSampling
-from lightning_as.draw import Draw, effective_sample_size
-from lightning_as.gradient_bound import gradient_bound
-from lightning_as.margin_embedding import MarginEmbedding
-from lightning_as.mnist import MNISTDataModule
+from lightning_as.core.bins import Bins
+from lightning_as.core.draw import Draw, effective_sample_size
+from lightning_as.core.sum_tree import SumTree
+from lightning_as.data.batch_sampler import AdaptiveBatchSampler
+from lightning_as.data.dataloader import AdaptiveDataLoader
+from lightning_as.data.datamodule import AdaptiveDataModule
+from lightning_as.data.mnist import MNISTDataModule
+from lightning_as.data.torchvision_data import CIFAR10DataModule, CIFAR100DataModule, FashionMNISTDataModule
+from lightning_as.losses import gradient_bound
+from lightning_as.models.classifier import ConvNetClassifier
+from lightning_as.models.margin_embedding import DistanceWeightedSampling, MarginEmbedding
+from lightning_as.plugin.callback import AdaptiveSamplingCallback
 from lightning_as.strategies import (
     AdaptiveSampling,
     GopalSampling,
@@ -31,8 +32,6 @@ from lightning_as.strategies import (
     Uniform,
     UpperBoundImportanceSampling,
 )
-from lightning_as.sum_tree import SumTree
-from lightning_as.torchvision_data import CIFAR10DataModule, CIFAR100DataModule, FashionMNISTDataModule
 
 __all__ = [
     "AdaptiveBatchSampler",

@@ -16,14 +16,14 @@ from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch.utils.data import DataLoader
 
-from lightning_as.callback import AdaptiveSamplingCallback
-from lightning_as.cards import cards, document, listing
-from lightning_as.classifier import ConvNetClassifier
-from lightning_as.dataloader import as_it_is
-from lightning_as.evaluation import evaluate
-from lightning_as.irreducible import irreducible_losses
-from lightning_as.mnist import MNISTDataModule
+from lightning_as.data.dataloader import as_it_is
+from lightning_as.data.mnist import MNISTDataModule
+from lightning_as.models.classifier import ConvNetClassifier
+from lightning_as.models.evaluation import evaluate
+from lightning_as.plugin.callback import AdaptiveSamplingCallback
+from lightning_as.plugin.irreducible import irreducible_losses
 from lightning_as.strategies import AdaptiveSampling
+from lightning_as.strategies.cards import cards, document, listing
 
 PRESETS = Path(__file__).parent / "configs"
 DEFAULT_PRESET = "adadelta_256"
@@ -140,7 +140,7 @@ def _irreducible_losses(arguments: Sequence[str]) -> None:
 def _experiment(arguments: Sequence[str]) -> None:
     """The command ``lightning-as experiment``."""
     try:
-        from lightning_as.experiments import command  # late: with packages that no other command needs
+        from thesis import command  # late: with packages that no other command needs
     except ModuleNotFoundError as error:
         sys.exit(f'lightning-as experiment: {error.name} is missing: in a checkout, pip install ".[experiments]"')
     command.run(arguments)
@@ -148,7 +148,7 @@ def _experiment(arguments: Sequence[str]) -> None:
 
 def _report(arguments: Sequence[str]) -> None:
     """The command ``lightning-as report``."""
-    from lightning_as.experiments import report_command  # late: nothing else needs it
+    from thesis import report_command  # late: nothing else needs it
 
     report_command.main(arguments)
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss
 
-from lightning_as.gradient_bound import gradient_bound
+from lightning_as.core.execution import loops
 
 IGNORED = -100
 """The class index of a pixel, or a sample, without a label: it adds no loss."""
@@ -225,3 +226,33 @@ def _widen(logits: Tensor) -> Tensor:
 def _rows(entries: Tensor) -> Tensor:
     """(B, ...) as (B, entries of a sample), with one entry for (B,)."""
     return entries.unsqueeze(-1).flatten(1)
+
+
+def gradient_bound(logits: Tensor, targets: Tensor) -> Tensor:
+    """‖softmax(z) − y‖² of the softmax cross-entropy, for each instance.
+
+    Args:
+        logits: z, (B, C), of any floating type.
+        targets: Class of each instance, (B,) integers; y is its one-hot vector.
+
+    Returns:
+        The squared norms, (B,) float64, in [0, 2]. They carry no gradient.
+    """
+    compiled = loops(logits.device)
+    if compiled is not None:
+        return _compiled(compiled, logits.detach(), targets)
+    softmax = torch.softmax(logits.detach(), dim=1, dtype=torch.float64)
+    others = softmax.scatter_(1, targets.unsqueeze(1), 0.0)
+    # 1 − softmax_y is what the others sum to: subtracting would cancel all digits of a sure prediction.
+    rest = others.sum(1)
+    return torch.linalg.vecdot(others, others).addcmul_(rest, rest)
+
+
+def _compiled(compiled: ModuleType, logits: Tensor, targets: Tensor) -> Tensor:
+    if logits.dtype != torch.float32:
+        logits = logits.to(torch.float64)
+    if len(targets) != len(logits):
+        raise RuntimeError(f"There are {len(targets)} targets for logits of the shape {tuple(logits.shape)}.")
+    bounds = torch.empty(len(logits), dtype=torch.float64)
+    compiled.bound_gradients(logits.contiguous().numpy(), targets.contiguous().numpy(), bounds.numpy())
+    return bounds

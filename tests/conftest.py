@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable, Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,8 @@ from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.cli import LightningCLI
 
 from lightning_as import Bins, ConvNetClassifier, MNISTDataModule
-from lightning_as.image_data import ImageDataset
-from lightning_as.mnist import load_mnist
+from lightning_as.data.image_data import ImageDataset
+from lightning_as.data.mnist import load_mnist
 
 # The tests' tensors are small, and threads of several processes on few cores get in each other's way.
 torch.set_num_threads(1)
@@ -25,7 +24,7 @@ torch.set_num_threads(1)
 @pytest.fixture
 def off_host(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if bins, and all that lies beside them, were on a GPU."""
-    monkeypatch.setattr("lightning_as.compiled.available", False)
+    monkeypatch.setattr("lightning_as.core.execution._compiled", lambda: None)
     monkeypatch.setattr(Bins, "on_host", False)
 
 
@@ -35,9 +34,8 @@ def implementation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
     if request.param == "off_host":
         request.getfixturevalue("off_host")
         return request.param
-    if request.param == "compiled" and find_spec("numba") is None:
-        pytest.skip("numba is not installed")
-    monkeypatch.setattr("lightning_as.compiled.available", request.param == "compiled")
+    if request.param == "torch":
+        monkeypatch.setattr("lightning_as.core.execution._compiled", lambda: None)
     return request.param
 
 
@@ -56,7 +54,7 @@ def mnist() -> dict[str, ImageDataset]:
 @pytest.fixture
 def make_data(mnist: dict[str, ImageDataset], monkeypatch: pytest.MonkeyPatch) -> Callable[..., MNISTDataModule]:
     """A DataModule over the small MNIST."""
-    monkeypatch.setattr("lightning_as.mnist.load_mnist", lambda part, data_dir=None: mnist[part])
+    monkeypatch.setattr("lightning_as.data.mnist.load_mnist", lambda part, data_dir=None: mnist[part])
 
     def make(batch_size: int = 100, **options: Any) -> MNISTDataModule:
         return MNISTDataModule(batch_size=batch_size, **{"seed": 0, **options})

@@ -8,7 +8,7 @@ import torch
 import yaml
 
 from lightning_as import cli
-from lightning_as.cards import cards
+from lightning_as.strategies.cards import cards
 
 QUICK = [
     "--trainer.max_epochs=1",
@@ -23,7 +23,7 @@ QUICK = [
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, mnist: Any) -> Any:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("lightning_as.mnist.load_mnist", lambda part, data_dir=None: mnist[part])
+    monkeypatch.setattr("lightning_as.data.mnist.load_mnist", lambda part, data_dir=None: mnist[part])
 
     def run(*arguments: str) -> None:
         monkeypatch.setattr(sys, "argv", ["lightning-as", *arguments])

@@ -8,8 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_as.gradient_bound import gradient_bound
-from lightning_as.losses import BinaryCrossEntropy, CrossEntropy, MeanSquaredError, squared_gradient_norms
+from lightning_as.losses import (
+    BinaryCrossEntropy,
+    CrossEntropy,
+    MeanSquaredError,
+    gradient_bound,
+    squared_gradient_norms,
+)
 
 B, C = 6, 4
 WEIGHTS = [0.5, 0.0, 2.0, 1.25]

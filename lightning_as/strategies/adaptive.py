@@ -44,12 +44,12 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from lightning_as.bin_distribution import BinDistribution, BinStatistic, Smoothing, check_smoothing
-from lightning_as.bins import Bins
-from lightning_as.draw import Draw, to_device
-from lightning_as.smoothed_everywhere import SmoothedEverywhere, Unseen
-from lightning_as.smoothed_where_drawn import SmoothedWhereDrawn
+from lightning_as.core.bin_distribution import BinDistribution, BinStatistic, Smoothing, check_smoothing
+from lightning_as.core.bins import Bins
+from lightning_as.core.draw import Draw, to_device
+from lightning_as.core.smoothed_where_drawn import SmoothedWhereDrawn
 from lightning_as.strategies.base import Strategy
+from thesis.smoothed_everywhere import SmoothedEverywhere, Unseen
 
 Score = Literal["loss", "gradient"]
 QUpdate = Literal["drawn", "all"]
@@ -131,7 +131,6 @@ class AdaptiveSampling(Strategy):
 
     def start(self, bins: Bins) -> None:
         super().start(bins)
-        self._bins = bins
         self._sizes = torch.tensor(bins.sizes, dtype=torch.float64, device=bins.device)
         self._over_bins = BinDistribution(
             bins.sizes, self.beta, self.delta_p, self.bin_statistic, self.smoothing, device=bins.device
@@ -151,12 +150,12 @@ class AdaptiveSampling(Strategy):
         return self._inside.probabilities()
 
     def probabilities(self) -> Tensor:
-        return self._joint(self.bin_probabilities[self._bins.tags], self.instance_probabilities())
+        return self._joint(self.bin_probabilities[self.bins.tags], self.instance_probabilities())
 
     @torch.inference_mode()  # which spares a fifth of the time, as in `update`
     def draw(self, size: int, generator: torch.Generator) -> Draw:
         rows = 1 + self._inside.uniforms + (self.floor > 0)
-        uniforms = to_device(torch.rand(rows, size, dtype=torch.float64, generator=generator), self._bins.device)
+        uniforms = to_device(torch.rand(rows, size, dtype=torch.float64, generator=generator), self.bins.device)
         own = uniforms[: 1 + self._inside.uniforms]
         if self._inside.compiled:
             draw = self._inside.draw_with_bins(self.bin_probabilities, self._over_bins.cumulative, own)
@@ -171,9 +170,9 @@ class AdaptiveSampling(Strategy):
         if self._inside.compiled and self._inside.mix_in_uniform(draw, self.bin_probabilities, self.floor, uniforms):
             return draw
         # A uniform below ε is, as a share of it, uniform again. Rounding may have given N.
-        anywhere = (uniforms / self.floor * len(self._bins)).long().clamp_(max=len(self._bins) - 1)
+        anywhere = (uniforms / self.floor * len(self.bins)).long().clamp_(max=len(self.bins) - 1)
         indices = torch.where(uniforms < self.floor, anywhere, draw.indices)
-        bins = self._bins.of(indices)
+        bins = self.bins.of(indices)
         p = self.bin_probabilities[bins]
         joint = self._joint(p, self._inside.probability(indices, bins))
         return Draw(indices, bins, joint, within=joint / self._joint_of_bins(p, bins))
@@ -212,8 +211,8 @@ class AdaptiveSampling(Strategy):
 
     def _joint(self, p: Tensor, q: Tensor) -> Tensor:
         """R = (1 − ε) p q + ε/N of instances with the given p and q."""
-        return (p * q).mul_(1 - self.floor).add_(self.floor / len(self._bins))
+        return (p * q).mul_(1 - self.floor).add_(self.floor / len(self.bins))
 
     def _joint_of_bins(self, p: Tensor, bins: Tensor) -> Tensor:
         """The mass of r in the given bins, which have the given p."""
-        return (1 - self.floor) * p + self.floor * self._sizes[bins] / len(self._bins)
+        return (1 - self.floor) * p + self.floor * self._sizes[bins] / len(self.bins)

@@ -9,17 +9,20 @@ from __future__ import annotations
 import logging
 import math
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from lightning_as.bins import Bins
-from lightning_as.draw import Draw
+from lightning_as.core.bins import Bins
+from lightning_as.core.draw import Draw
+from lightning_as.core.progress import Progress
 
 _logger = logging.getLogger(__name__)
 
-Reading = Literal["losses", "bounds", "logits", "features", "inputs"]
+Reading = Literal["losses", "bounds", "linear_bounds", "logits", "features", "inputs"]
+"""``bounds`` are the squared norms of the gradients with respect to the logits, ``linear_bounds`` those with respect to
+the parameters of all linear layers, which are known of trained batches alone."""
 # What is learned from stays below, so that no sum over a data set overflows.
 _LARGEST = 1e100
 
@@ -43,36 +46,88 @@ class Scores(NamedTuple):
 
 
 class Strategy(ABC):
-    """An index sampler: a law over the instances of a data set that training moves.
+    """An index sampler: a distribution over the instances of a data set that training moves.
 
     The constructor takes and checks the options; :meth:`start` makes the state. One object serves one
     sampler: started again, it begins anew.
     """
 
     reads: frozenset[Reading] = frozenset({"losses"})
-    """What it wants to know: of trained batches ``losses`` and ``bounds``, of the forward passes that it asks for by
-    :meth:`wanted` any of the :class:`Scores`."""
-    gradients: ClassVar[Literal["logits", "linear"]] = "logits"
-    """What the bounds of trained batches are the gradients of: the logits, or the parameters of all linear layers."""
+    """What it wants to know: of trained batches ``losses`` and one kind of bounds, of the forward passes that it asks
+    for by :meth:`wanted` any of the :class:`Scores`."""
     weighted: bool = False
     """Whether its source weights the losses, so that its draws have weights."""
-
     samples_by_loss: bool = False
     """Whether it draws in proportion to losses, or a power of them, which must not be negative then."""
-
     any_device: bool = False
     """Whether it can keep its state where the model is trained, and draw there, without the CPU waiting for either."""
+
+    progress: Progress
+    """How far the training has come. Whoever draws keeps it up to date, and saves it."""
+    _bins: Bins | None = None
     _skipped: int = 0
     _unusable: Tensor | None = None
-    bins: Bins | None = None
-    """The partition of the data set at work, None before :meth:`start`."""
+
+    @property
+    def bins(self) -> Bins:
+        """The partition of the data set at work.
+
+        Raises:
+            RuntimeError: Before :meth:`start`.
+        """
+        if self._bins is None:
+            raise RuntimeError(f"{type(self).__name__} has no bins before it is started: call `start(bins)`.")
+        return self._bins
 
     @abstractmethod
     def start(self, bins: Bins) -> None:
         """Make the initial state for a data set that is partitioned into `bins`; extend this."""
-        self.bins = bins
+        self._bins = bins
         self._skipped = 0
         self._unusable = None
+        self.progress = Progress()
+
+    def work_on(self, bins: Bins) -> None:
+        """Start, unless it is at work on these bins already; on a copy on another device it goes on as it was."""
+        if self._bins is bins:
+            return
+        moves = self._bins is not None and self._bins.is_copy_of(bins)
+        state, skipped = (self.state_dict(), self.skipped) if moves else (None, 0)
+        progress = self.progress if moves else None
+        self.start(bins)
+        if state is not None and progress is not None:
+            self.load_state_dict(state)
+            self.skipped, self.progress = skipped, progress
+
+    def plan(self, total: int | None, epoch: int) -> None:
+        """Be told the length of the training, after :meth:`start` and before the first draw of each epoch.
+
+        Args:
+            total: Number of batches in all, counted from the very first; None if there is no end in sight.
+            epoch: Number of batches in an epoch. The last epoch may be cut short.
+
+        Raises:
+            ValueError: If there is no end in sight, and a :meth:`schedule` depends on it.
+        """
+        if total is None and (schedule := self.schedule()) is not None:
+            what, instead = schedule
+            raise ValueError(
+                f"{what} goes by the share of the training that is done, but the training has no end: give the Trainer "
+                f"`max_epochs` or `max_steps`, or {instead}."
+            )
+        self.progress.plan(total, epoch)
+
+    def schedule(self) -> tuple[str, str] | None:
+        """What depends on the length of the training, and what to use without one, for a message; None if nothing."""
+        return None
+
+    def start_epoch(self, generator: torch.Generator) -> None:
+        """Called before the first draw of each epoch; extend this. In the first, a schedule begins again."""
+        self.progress.start_epoch()
+
+    @abstractmethod
+    def draw(self, size: int, generator: torch.Generator) -> Draw:
+        """Draw a batch of `size` instances from the present distribution."""
 
     @property
     def skipped(self) -> int:
@@ -85,27 +140,6 @@ class Strategy(ABC):
     @skipped.setter
     def skipped(self, count: int) -> None:
         self._skipped, self._unusable = count, None
-
-    def plan(self, total: int | None, epoch: int) -> None:  # noqa: B027 (most have nothing to do)
-        """Be told the length of the training, after :meth:`start` and before the first draw of each epoch.
-
-        Args:
-            total: Number of batches in all, counted from the very first; None if there is no end in sight.
-            epoch: Number of batches in an epoch. The last epoch may be cut short.
-        """
-
-    def begin(self) -> None:  # noqa: B027 (most have no schedule)
-        """Be told that a training begins, from its first batch, after :meth:`plan`; not called when one is resumed.
-
-        Schedules begin again. What was learnt in an earlier training stays, unless :meth:`start` came in between.
-        """
-
-    def start_epoch(self, generator: torch.Generator) -> None:  # noqa: B027 (most have nothing to do)
-        """Called before the first draw of each epoch."""
-
-    @abstractmethod
-    def draw(self, size: int, generator: torch.Generator) -> Draw:
-        """Draw a batch of `size` instances from the present law."""
 
     # Inference mode spares a fifth of the time that a few dozen small operations take.
     @torch.inference_mode()
@@ -121,7 +155,7 @@ class Strategy(ABC):
             ValueError: If a loss is negative, and the method needs them not to be. Off the CPU it counts as one that is
                 not finite instead, since nobody looks.
         """
-        if self.any_device and self.bins is not None and not self.bins.on_host:
+        if self.any_device and not self.bins.on_host:
             self.learn(draw, *self._usable(losses, bounds))
             return
         values = losses.tolist()  # a third of the time of looking with torch; NaN and infinity show in the sum

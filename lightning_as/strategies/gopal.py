@@ -36,11 +36,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_as.bin_distribution import BinDistribution
-from lightning_as.bins import Bins
-from lightning_as.draw import Draw
+from lightning_as.core.bin_distribution import BinDistribution
+from lightning_as.core.bins import Bins
+from lightning_as.core.draw import Draw
+from lightning_as.core.uniform_in_bins import UniformInBins
 from lightning_as.strategies.base import Strategy
-from lightning_as.uniform_in_bins import UniformInBins
 
 
 class GopalSampling(Strategy):
@@ -74,7 +74,6 @@ class GopalSampling(Strategy):
 
     def start(self, bins: Bins) -> None:
         super().start(bins)
-        self._bins = bins
         self._inside = UniformInBins(bins)
         self._window = -(-len(bins) // 4) if self.update_every is None else self.update_every
         self._over_bins = BinDistribution(
@@ -92,7 +91,7 @@ class GopalSampling(Strategy):
         indices = self._inside.draw(bins, uniforms[1])
         within = self._inside.probability(bins)
         probabilities = self.bin_probabilities.index_select(0, bins) * within
-        return Draw(indices, bins, probabilities, within, weights=(len(self._bins) * probabilities).reciprocal())
+        return Draw(indices, bins, probabilities, within, weights=(len(self.bins) * probabilities).reciprocal())
 
     def learn(self, draw: Draw, losses: Tensor, bounds: Tensor) -> None:
         assert draw.within is not None, "a draw from here has it"
@@ -101,7 +100,7 @@ class GopalSampling(Strategy):
             self._over_bins.recompute()
 
     def probabilities(self) -> Tensor:
-        tags = self._bins.tags.long()
+        tags = self.bins.tags.long()
         return self.bin_probabilities[tags] * self._inside.probability(tags)
 
     def metrics(self) -> dict[str, float]:

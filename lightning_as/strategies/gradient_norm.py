@@ -37,9 +37,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_as.bins import Bins
-from lightning_as.draw import Draw
-from lightning_as.instance_law import InstanceLaw
+from lightning_as.core.bins import Bins
+from lightning_as.core.draw import Draw
+from lightning_as.core.weighted_distribution import WeightedDistribution
 from lightning_as.strategies.base import Strategy
 
 
@@ -59,8 +59,7 @@ class GradientNormSampling(Strategy):
         ValueError: If an option is out of its range.
     """
 
-    reads = frozenset({"bounds"})
-    gradients = "linear"
+    reads = frozenset({"linear_bounds"})
     weighted = True
 
     def __init__(self, constant: float = 1.0, staleness: int | None = None, warm_up: float = 0.1) -> None:
@@ -78,8 +77,7 @@ class GradientNormSampling(Strategy):
 
     def start(self, bins: Bins) -> None:
         super().start(bins)
-        self._bins = bins
-        self._law = InstanceLaw(bins)
+        self._law = WeightedDistribution(bins)
         self._batches = 0  # learned from
         self._last = torch.zeros(0 if self.staleness is None else len(bins), dtype=torch.int64)  # batch of each one
         self._recent: deque[Tensor] = deque()  # the instances of the last batches
@@ -88,10 +86,10 @@ class GradientNormSampling(Strategy):
         if self._warm:
             draw = self._law.draw(size, generator)
         else:
-            indices = torch.randint(len(self._bins), (size,), generator=generator)
-            uniform = torch.full((size,), 1 / len(self._bins), dtype=torch.float64)
-            draw = Draw(indices, self._bins.of(indices), uniform)
-        return draw._replace(weights=(len(self._bins) * draw.probabilities).reciprocal())
+            indices = torch.randint(len(self.bins), (size,), generator=generator)
+            uniform = torch.full((size,), 1 / len(self.bins), dtype=torch.float64)
+            draw = Draw(indices, self.bins.of(indices), uniform)
+        return draw._replace(weights=(len(self.bins) * draw.probabilities).reciprocal())
 
     def learn(self, draw: Draw, losses: Tensor, bounds: Tensor) -> None:
         self._batches += 1
@@ -107,13 +105,13 @@ class GradientNormSampling(Strategy):
     def probabilities(self) -> Tensor:
         if self._warm:
             return self._law.probabilities()
-        return torch.full((len(self._bins),), 1 / len(self._bins), dtype=torch.float64)
+        return torch.full((len(self.bins),), 1 / len(self.bins), dtype=torch.float64)
 
     def metrics(self) -> dict[str, float]:
         """Share of instances whose norm is good, and the mean of those norms."""
         known = self._law.known
         return {
-            "usable": known / len(self._bins),
+            "usable": known / len(self.bins),
             "gradient_norm": self._law.mean - self.constant if known else 0.0,
         }
 
@@ -137,4 +135,4 @@ class GradientNormSampling(Strategy):
 
     @property
     def _warm(self) -> bool:
-        return self._law.known > self.warm_up * len(self._bins)
+        return self._law.known > self.warm_up * len(self.bins)

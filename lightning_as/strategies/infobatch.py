@@ -34,11 +34,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_as.bins import Bins
-from lightning_as.draw import Draw
-from lightning_as.instance_distribution import last_occurrence
-from lightning_as.passes import Passes
-from lightning_as.progress import Progress
+from lightning_as.core.bins import Bins
+from lightning_as.core.draw import Draw
+from lightning_as.core.instance_distribution import last_occurrence
+from lightning_as.core.passes import Passes
 from lightning_as.strategies.base import Strategy
 
 _FIRST_SCORE = 3.0
@@ -68,38 +67,24 @@ class InfoBatch(Strategy):
 
     def start(self, bins: Bins) -> None:
         super().start(bins)
-        self._bins = bins
         self._scores = torch.full((len(bins),), _FIRST_SCORE, dtype=torch.float64)
         self._passes = Passes()
         self._pruned = False  # whether the present pass leaves anything out
-        self._progress = Progress()
 
-    def plan(self, total: int | None, epoch: int) -> None:
-        if total is None and self.delta < 1:
-            raise ValueError(
-                f"`delta={self.delta}` is a share of the training, which has no end: set `max_epochs` or `max_steps` "
-                "of the Trainer, or use `delta=1`."
-            )
-        self._progress.plan(total, epoch)
-
-    def begin(self) -> None:
-        self._progress.reset()
-
-    def start_epoch(self, generator: torch.Generator) -> None:
-        self._progress.start_epoch()
+    def schedule(self) -> tuple[str, str] | None:
+        return (f"`delta={self.delta}` of InfoBatch", "use `delta=1`") if self.delta < 1 else None
 
     @property
     def pruning(self) -> bool:
         """Whether a pass that began now would be pruned."""
-        total = self._progress.total
-        return total is None or self._progress.done < int(self.delta * total)
+        total = self.progress.total
+        return total is None or self.progress.done < int(self.delta * total)
 
     def draw(self, size: int, generator: torch.Generator) -> Draw:
         if self._pruned and not self.pruning:
             self._passes.begin(self._new(generator))
         indices, weights, probabilities = self._passes.take(size, lambda: self._new(generator))
-        self._progress.step()
-        return Draw(indices, self._bins.of(indices), probabilities, weights=weights)
+        return Draw(indices, self.bins.of(indices), probabilities, weights=weights)
 
     def learn(self, draw: Draw, losses: Tensor, bounds: Tensor) -> None:
         self._scores[draw.indices] = losses[last_occurrence(draw.indices)]
@@ -113,26 +98,24 @@ class InfoBatch(Strategy):
     def metrics(self) -> dict[str, float]:
         """Share of the instances that the next pass would leave out; mean of the scores."""
         count = int(self._candidates().sum())
-        return {"pruned": (count - self._kept(count)) / len(self._bins), "mean_score": float(self._scores.mean())}
+        return {"pruned": (count - self._kept(count)) / len(self.bins), "mean_score": float(self._scores.mean())}
 
     def state_dict(self) -> dict[str, Any]:
         return {
             "scores": self._scores.clone(),
             "passes": self._passes.state_dict(),
             "pruned": int(self._pruned),
-            "progress": self._progress.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._scores = state["scores"].clone()
         self._passes.load_state_dict(state["passes"])
         self._pruned = bool(state["pruned"])
-        self._progress.load_state_dict(state["progress"])
 
     def _candidates(self) -> Tensor:
         """The instances that may be pruned, (N,) bool."""
         if not self.pruning:
-            return torch.zeros(len(self._bins), dtype=torch.bool)
+            return torch.zeros(len(self.bins), dtype=torch.bool)
         # Equal scores are not below their mean, but rounding can put them there.
         return self._scores < torch.minimum(self._scores.mean(), self._scores.max())
 

@@ -45,9 +45,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_as.bins import Bins
-from lightning_as.candidates import Candidates
-from lightning_as.draw import Draw
+from lightning_as.core.bins import Bins
+from lightning_as.core.draw import Draw
+from lightning_as.core.passes import Candidates
 from lightning_as.strategies.base import BatchSelector, Scores, Selection
 
 _LARGEST_LOSS = 10.0  # of the features
@@ -109,7 +109,6 @@ class LearnedFilter(BatchSelector):
 
     def start(self, bins: Bins) -> None:
         super().start(bins)
-        self._bins = bins
         self._candidates = Candidates(bins)
         size = len(_FEATURES) + self.labels * len(bins.sizes)
         if self._given is None:
@@ -122,18 +121,17 @@ class LearnedFilter(BatchSelector):
             )
         else:
             self._theta = self._given.clone()
-        self._total = 1  # steps, T
-        self.begin()
+        self._begin()
 
-    def plan(self, total: int | None, epoch: int) -> None:
-        if total is None:
-            raise ValueError(
-                "LearnedFilter goes by the share of the training that is done, which has no end in sight: give the "
-                "Trainer `max_epochs` or `max_steps`."
-            )
-        self._total = max(total, 1)
+    def schedule(self) -> tuple[str, str] | None:
+        return "LearnedFilter", "use another strategy"
 
-    def begin(self) -> None:
+    def start_epoch(self, generator: torch.Generator) -> None:
+        super().start_epoch(generator)
+        if self.progress.epoch == 0:
+            self._begin()
+
+    def _begin(self) -> None:
         """A new episode, with the policy that the last one has left."""
         self._gradient = torch.zeros_like(self._theta)  # Σ ∇ log P(a | f) of the episode
         self._learning = self.train_policy
@@ -143,6 +141,11 @@ class LearnedFilter(BatchSelector):
         self._best = 0.0
         self._reward: float | None = None
         self._kept = 1.0  # mean π of the last candidates
+
+    @property
+    def _total_steps(self) -> int:
+        """T, the steps of the training."""
+        return max(self.progress.total or 1, 1)
 
     @property
     def theta(self) -> Tensor:
@@ -176,7 +179,7 @@ class LearnedFilter(BatchSelector):
         losses = self._known(scores.losses.to(torch.float64))
         probability, margin = self._probability_and_margin(draw, losses, scores.logits.to(torch.float64))
         of_training = [
-            self._steps / self._total,
+            self._steps / self._total_steps,
             max(-_LARGEST_LOSS, min(_LARGEST_LOSS, self._loss_sum / max(self._loss_count, 1))),
             self._best,
             1.0,
@@ -185,7 +188,7 @@ class LearnedFilter(BatchSelector):
         columns += [torch.full_like(losses, value) for value in of_training]
         features = torch.stack(columns, dim=1)
         if self.labels:
-            classes = torch.nn.functional.one_hot(draw.bins, len(self._bins.sizes))
+            classes = torch.nn.functional.one_hot(draw.bins, len(self.bins.sizes))
             features = torch.cat([features, classes.to(torch.float64)], dim=1)
         return features
 
@@ -207,13 +210,13 @@ class LearnedFilter(BatchSelector):
             self._best = accuracy
         if self._learning and accuracy >= self.target_accuracy:
             steps = torch.tensor(max(self._steps, 1), dtype=torch.float64)
-            self._reward = float(-torch.log(steps / self._total))
+            self._reward = float(-torch.log(steps / self._total_steps))
             self._theta = self._theta + self.learning_rate * self._reward * self._gradient
             self._learning = False
 
     def probabilities(self) -> Tensor:
         """1/N each, of the candidates."""
-        return torch.full((len(self._bins),), 1 / len(self._bins), dtype=torch.float64)
+        return torch.full((len(self.bins),), 1 / len(self.bins), dtype=torch.float64)
 
     def save_policy(self, path: str | Path) -> None:
         """Write θ to a file, for the `policy` of another run."""
@@ -252,7 +255,7 @@ class LearnedFilter(BatchSelector):
         if logits.dim() != 2 or logits.shape[1] < 2:
             return likelihood, 2 * likelihood - 1
         p = logits.softmax(1).nan_to_num(0.0)
-        labels = self._bins.labels
+        labels = self.bins.labels
         if labels is not None and int(labels.min()) >= 0 and int(labels.max()) < p.shape[1]:
             truth = labels.to(torch.int64)[draw.bins].unsqueeze(1)
         else:

@@ -38,10 +38,10 @@ import torch
 from torch import Tensor
 from torch.linalg import vector_norm
 
-from lightning_as.bins import Bins
-from lightning_as.draw import Draw
+from lightning_as.core.bins import Bins
+from lightning_as.core.draw import Draw
+from lightning_as.core.uniform_in_bins import UniformInBins
 from lightning_as.strategies.base import Strategy
-from lightning_as.uniform_in_bins import UniformInBins
 
 _LARGEST_STEP = 1.0  # of a logit
 _SMALLEST_LOGIT = -100.0  # of a normalised proposal: the square of a weight stays far from the end of float64
@@ -72,7 +72,6 @@ class LearnedProposal(Strategy):
 
     def start(self, bins: Bins) -> None:
         super().start(bins)
-        self._bins = bins
         self._inside = UniformInBins(bins)
         self._shares = torch.tensor(bins.sizes, dtype=torch.float64) / len(bins)
         self._set(self._shares.log())
@@ -88,13 +87,13 @@ class LearnedProposal(Strategy):
         indices = self._inside.draw(bins, uniforms[1])
         within = self._inside.probability(bins)
         probabilities = self._law.index_select(0, bins) * within
-        return Draw(indices, bins, probabilities, within, weights=(len(self._bins) * probabilities).reciprocal())
+        return Draw(indices, bins, probabilities, within, weights=(len(self.bins) * probabilities).reciprocal())
 
     def learn(self, draw: Draw, losses: Tensor, bounds: Tensor) -> None:
         if not len(bounds):
             return
         bins = draw.bins
-        weights_then = (len(self._bins) * draw.probabilities).reciprocal()
+        weights_then = (len(self.bins) * draw.probabilities).reciprocal()
         weights_now = (self._shares / self._law).index_select(0, bins)
         # ∇_τ log r of a draw from bin k is factor_k (e_k − q).
         factors = (1 - self.floor) * (self._proposal / self._law).index_select(0, bins)
@@ -107,7 +106,7 @@ class LearnedProposal(Strategy):
         self._set(self._logits + step)
 
     def probabilities(self) -> Tensor:
-        tags = self._bins.tags.long()
+        tags = self.bins.tags.long()
         return self._law[tags] * self._inside.probability(tags)
 
     def metrics(self) -> dict[str, float]:

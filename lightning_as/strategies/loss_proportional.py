@@ -10,7 +10,7 @@ So k = 1 is unbiased; k = 0 weights all alike, which stresses the large losses; 
 alone. The factor keeps the weighted sum of the batch's scores what it is with k = 1.
 
 With ``predictor="lstm"`` the scores are not the last losses but what a small recurrent network predicts from an
-instance's last 10 losses and its bin (:mod:`lightning_as.loss_predictor`), at least 10⁻⁶. For each batch `presample`
+instance's last 10 losses and its bin (:mod:`lightning_as.strategies._loss_predictor`), at least 10⁻⁶. For each batch `presample`
 indices are drawn uniformly, scored, and the batch from them, in proportion; Σ s / N is the mean of their scores.
 A drawn instance's probability is then 1/(N w_i), that of the law as estimated from the presample.
 
@@ -43,10 +43,10 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from lightning_as.bins import Bins
-from lightning_as.draw import Draw
-from lightning_as.instance_law import InstanceLaw
-from lightning_as.loss_predictor import LossPredictor
+from lightning_as.core.bins import Bins
+from lightning_as.core.draw import Draw
+from lightning_as.core.weighted_distribution import WeightedDistribution
+from lightning_as.strategies._loss_predictor import LossPredictor
 from lightning_as.strategies.base import Strategy
 
 Predictor = Literal["history", "lstm"]
@@ -108,13 +108,12 @@ class LossProportional(Strategy):
 
     def start(self, bins: Bins) -> None:
         super().start(bins)
-        self._bins = bins
-        self._law = InstanceLaw(bins)
+        self._law = WeightedDistribution(bins)
         self._small = LossPredictor(bins, self.seed) if self.predictor == "lstm" else None
 
     def draw(self, size: int, generator: torch.Generator) -> Draw:
         draw = self._law.draw(size, generator) if self._small is None else self._draw_presampled(size, generator)
-        weights = biased_weights(draw.probabilities * len(self._bins), self.bias_exponent)
+        weights = biased_weights(draw.probabilities * len(self.bins), self.bias_exponent)
         return draw._replace(weights=weights)
 
     def learn(self, draw: Draw, losses: Tensor, bounds: Tensor) -> None:
@@ -127,7 +126,7 @@ class LossProportional(Strategy):
         """The present law, (N,) float64; with ``"lstm"`` that of a presample of everything, a pass of the network."""
         if self._small is None:
             return self._law.probabilities()
-        parts = torch.arange(len(self._bins)).split(4096)
+        parts = torch.arange(len(self.bins)).split(4096)
         scores = torch.cat([self._predicted_scores(part) for part in parts])
         total = scores.sum()
         return scores / total if float(total) else torch.full_like(scores, 1 / len(scores))
@@ -135,8 +134,8 @@ class LossProportional(Strategy):
     def metrics(self) -> dict[str, float]:
         """Share of instances seen; of the small network the root mean squared error for the last batch."""
         if self._small is None:
-            return {"seen": self._law.known / len(self._bins)}
-        return {"seen": self._small.seen / len(self._bins), "prediction_error": self._small.error}
+            return {"seen": self._law.known / len(self.bins)}
+        return {"seen": self._small.seen / len(self.bins), "prediction_error": self._small.error}
 
     def state_dict(self) -> dict[str, Any]:
         state = self._law.state() if self._small is None else self._small.state_dict()
@@ -161,7 +160,7 @@ class LossProportional(Strategy):
         return self._scores(self._small.predict(indices).clamp_(min=_SMALLEST_PREDICTION))
 
     def _draw_presampled(self, size: int, generator: torch.Generator) -> Draw:
-        candidates = torch.randint(len(self._bins), (self.presample,), generator=generator)
+        candidates = torch.randint(len(self.bins), (self.presample,), generator=generator)
         scores = self._predicted_scores(candidates)
         uniforms = torch.rand(size, dtype=torch.float64, generator=generator)
         mean = scores.mean()
@@ -170,7 +169,7 @@ class LossProportional(Strategy):
         cumulative = scores.cumsum(0)
         chosen = torch.searchsorted(cumulative / cumulative[-1], uniforms, right=True)
         indices = candidates[chosen]
-        return Draw(indices, self._bins.of(indices), scores[chosen] / (mean * len(self._bins)))
+        return Draw(indices, self.bins.of(indices), scores[chosen] / (mean * len(self.bins)))
 
 
 def biased_weights(relative: Tensor, exponent: float) -> Tensor:

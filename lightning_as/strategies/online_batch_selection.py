@@ -42,10 +42,9 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from lightning_as.bins import Bins
-from lightning_as.draw import Draw
-from lightning_as.progress import Progress
-from lightning_as.ranking import Ranking
+from lightning_as.core.bins import Bins
+from lightning_as.core.draw import Draw
+from lightning_as.core.ranking import Ranking
 from lightning_as.strategies.base import Scores, Strategy
 
 FirstPass = Literal["sequential", "shuffled"]
@@ -109,46 +108,37 @@ class OnlineBatchSelection(Strategy):
 
     def start(self, bins: Bins) -> None:
         super().start(bins)
-        self._bins = bins
         self._size = len(bins)
         self._ranking = Ranking(self._size)  # by the losses as they were at the last sort
         self._updates: list[tuple[Tensor, Tensor]] = []  # instances and losses since
         self._since_sort = 2 * self.sort_period  # so that the first epoch with ranks begins with a sort
         self._evaluated = 0  # instances, by training
         self._recomputed_at = 0  # what that was at the last recomputation
-        self._progress = Progress()
         self._shuffled = torch.empty(0, dtype=torch.int64)
         self._position = 0
 
-    def plan(self, total: int | None, epoch: int) -> None:
-        if total is None and self.s_start != self.s_end:
-            raise ValueError(
-                f"The selection pressure goes from `s_start` = {self.s_start} to `s_end` = {self.s_end} over the "
-                "training, which has no end: give the Trainer `max_epochs` or `max_steps`, or set both equal."
-            )
-        self._progress.plan(total, epoch)
-
-    def begin(self) -> None:
-        """From epoch 0 again, a pass over the data, which brings all losses up to date."""
-        self._progress.reset()
-        self._position = 0
+    def schedule(self) -> tuple[str, str] | None:
+        if self.s_start == self.s_end:
+            return None
+        return f"The selection pressure from `s_start` = {self.s_start} to `s_end` = {self.s_end}", "set both equal"
 
     def start_epoch(self, generator: torch.Generator) -> None:
-        self._progress.start_epoch()
-        first = self._progress.epoch == 0 and self.first_pass == "shuffled"
+        super().start_epoch(generator)
+        if self.progress.epoch == 0:  # a pass over the data, which brings all losses up to date
+            self._position = 0
+        first = self.progress.epoch == 0 and self.first_pass == "shuffled"
         self._shuffled = torch.randperm(self._size if first else 0, generator=generator)
 
     @property
     def selection_pressure(self) -> float:
         """The selection pressure s of the present epoch."""
-        epochs = self._progress.epochs
-        done = min(1.0, self._progress.epoch / epochs) if epochs else 0.0
+        epochs = self.progress.epochs
+        done = min(1.0, self.progress.epoch / epochs) if epochs else 0.0
         return self.s_start * (self.s_end / self.s_start) ** done
 
     @torch.inference_mode()
     def draw(self, size: int, generator: torch.Generator) -> Draw:
-        self._progress.step()
-        if self._progress.epoch == 0:
+        if self.progress.epoch == 0:
             return self._draw_first_pass(size)
         if self._since_sort >= self.sort_period:
             self._since_sort = 0
@@ -158,7 +148,7 @@ class OnlineBatchSelection(Strategy):
         ranks = self._ranks(uniforms)
         indices, probabilities = self._ranking.at(ranks), self._probabilities(ranks)
         weights = probabilities.mean() / probabilities if self.reweight else None
-        return Draw(indices, self._bins.of(indices), probabilities, weights=weights)
+        return Draw(indices, self.bins.of(indices), probabilities, weights=weights)
 
     def learn(self, draw: Draw, losses: Tensor, bounds: Tensor) -> None:
         if len(losses):
@@ -181,7 +171,7 @@ class OnlineBatchSelection(Strategy):
 
     def probabilities(self) -> Tensor:
         """The present law over all instances, in the order of the data set, (N,) float64. O(N log N)."""
-        if self._progress.epoch == 0:
+        if self.progress.epoch == 0:
             return torch.full((self._size,), 1 / self._size, dtype=torch.float64)
         # In a ranking of its own: to be looked at must not change when the next sort is due.
         ranking = Ranking(self._size)
@@ -205,7 +195,6 @@ class OnlineBatchSelection(Strategy):
             "since_sort": self._since_sort,
             "evaluated": self._evaluated,
             "recomputed_at": self._recomputed_at,
-            "progress": self._progress.state_dict(),
             "shuffled": self._shuffled.clone(),
             "position": self._position,
         }
@@ -215,7 +204,6 @@ class OnlineBatchSelection(Strategy):
         self._updates = [(state["updated"].clone(), state["updates"].clone())]
         self._since_sort = state["since_sort"]
         self._evaluated, self._recomputed_at = state["evaluated"], state["recomputed_at"]
-        self._progress.load_state_dict(state["progress"])
         self._position, self._shuffled = state["position"], state["shuffled"].clone()
 
     def _draw_first_pass(self, size: int) -> Draw:
@@ -226,7 +214,7 @@ class OnlineBatchSelection(Strategy):
             indices = self._shuffled.index_select(0, indices)
         probabilities = torch.full((size,), 1 / self._size, dtype=torch.float64)
         weights = torch.ones_like(probabilities) if self.reweight else None
-        return Draw(indices, self._bins.of(indices), probabilities, weights=weights)
+        return Draw(indices, self.bins.of(indices), probabilities, weights=weights)
 
     def _ranks(self, uniforms: Tensor) -> Tensor:
         """The smallest rank, from 0, whose cumulative probability exceeds the uniform: the inverse of the law."""

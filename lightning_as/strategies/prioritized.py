@@ -36,11 +36,10 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from lightning_as.bins import Bins
-from lightning_as.draw import Draw, stratified_uniforms
-from lightning_as.instance_law import InstanceLaw
-from lightning_as.progress import Progress
-from lightning_as.ranking import Ranking
+from lightning_as.core.bins import Bins
+from lightning_as.core.draw import Draw, stratified_uniforms
+from lightning_as.core.ranking import Ranking
+from lightning_as.core.weighted_distribution import WeightedDistribution
 from lightning_as.strategies.base import Strategy
 
 Variant = Literal["proportional", "rank"]
@@ -94,35 +93,22 @@ class PrioritizedSampling(Strategy):
             self._law = _ByLoss(bins, self.alpha, self.epsilon)
         else:
             self._law = _ByRank(bins, self.alpha)
-        self._progress = Progress()
 
-    def plan(self, total: int | None, epoch: int) -> None:
-        if total is None and self.beta_start < 1:
-            raise ValueError(
-                f"β goes from `beta_start` = {self.beta_start} to 1 over the training, which has no end: give the "
-                "Trainer `max_epochs` or `max_steps`, or set `beta_start=1`."
-            )
-        self._progress.plan(total, epoch)
-
-    def begin(self) -> None:
-        self._progress.reset()
-
-    def start_epoch(self, generator: torch.Generator) -> None:
-        self._progress.start_epoch()
+    def schedule(self) -> tuple[str, str] | None:
+        return (f"β from `beta_start` = {self.beta_start} to 1", "set `beta_start=1`") if self.beta_start < 1 else None
 
     @property
     def beta(self) -> float:
         """β of the next batch that is drawn."""
-        total = self._progress.total
+        total = self.progress.total
         if total is None:
             return self.beta_start
-        return self.beta_start + (1 - self.beta_start) * min(1.0, self._progress.done / max(1, total - 1))
+        return self.beta_start + (1 - self.beta_start) * min(1.0, self.progress.done / max(1, total - 1))
 
     @torch.inference_mode()
     def draw(self, size: int, generator: torch.Generator) -> Draw:
         draw = self._law.draw(size, generator)
         logarithms = (draw.probabilities * self._size).log_().mul_(-self.beta)
-        self._progress.step()
         return draw._replace(weights=logarithms.sub_(logarithms.max()).exp_())
 
     def learn(self, draw: Draw, losses: Tensor, bounds: Tensor) -> None:
@@ -137,7 +123,7 @@ class PrioritizedSampling(Strategy):
         return {"beta": self.beta}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"variant": self.variant, "progress": self._progress.state_dict(), **self._law.state_dict()}
+        return {"variant": self.variant, **self._law.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if state["variant"] != self.variant:
@@ -145,7 +131,6 @@ class PrioritizedSampling(Strategy):
                 f"The state to load is of `variant={state['variant']!r}`, but here it is {self.variant!r}: use the "
                 "one it was saved with."
             )
-        self._progress.load_state_dict(state["progress"])
         self._law.load_state_dict(state)
 
 
@@ -156,7 +141,7 @@ class _ByLoss:
         self._alpha = alpha
         self._epsilon = epsilon
         self._largest = 1.0
-        self._law = InstanceLaw(bins, unknown=1.0)
+        self._law = WeightedDistribution(bins, unknown=1.0)
 
     def draw(self, size: int, generator: torch.Generator) -> Draw:
         return self._law.draw(size, generator, stratified=True)

@@ -29,9 +29,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_as.bins import Bins
-from lightning_as.draw import Draw
-from lightning_as.passes import Passes
+from lightning_as.core.bins import Bins
+from lightning_as.core.draw import Draw
+from lightning_as.core.passes import Passes
 from lightning_as.strategies.base import Strategy
 
 
@@ -58,20 +58,19 @@ class RepeatedRandomSubset(Strategy):
 
     def start(self, bins: Bins) -> None:
         super().start(bins)
-        self._bins = bins
         self._size = max(1, int(self.fraction * len(bins) + 1e-9))  # 0.29 · 100 is 29, not 28.99…
         self._subsets = Passes()
         self._permutation = Passes()
 
     def draw(self, size: int, generator: torch.Generator) -> Draw:
         (indices,) = self._subsets.take(size, lambda: self._subset(generator))
-        return Draw(indices, self._bins.of(indices), torch.full((size,), 1 / len(self._bins), dtype=torch.float64))
+        return Draw(indices, self.bins.of(indices), torch.full((size,), 1 / len(self.bins), dtype=torch.float64))
 
     def learn(self, draw: Draw, losses: Tensor, bounds: Tensor) -> None:
         """Nothing to learn."""
 
     def probabilities(self) -> Tensor:
-        return torch.full((len(self._bins),), 1 / len(self._bins), dtype=torch.float64)
+        return torch.full((len(self.bins),), 1 / len(self.bins), dtype=torch.float64)
 
     def state_dict(self) -> dict[str, Any]:
         return {"subsets": self._subsets.state_dict(), "permutation": self._permutation.state_dict()}
@@ -83,5 +82,5 @@ class RepeatedRandomSubset(Strategy):
     def _subset(self, generator: torch.Generator) -> tuple[Tensor, ...]:
         """The instances of a pass."""
         if self.replacement or self._permutation.left < self._size:
-            self._permutation.begin((torch.randperm(len(self._bins), generator=generator),))
+            self._permutation.begin((torch.randperm(len(self.bins), generator=generator),))
         return self._permutation.take(self._size, tuple)  # there is enough left: no new list is made

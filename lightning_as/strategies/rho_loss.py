@@ -6,7 +6,7 @@ trained on other data. What is learned has a low loss, what is mislabelled or am
 neither is chosen. The choice is deterministic and has no weights.
 
 The irreducible losses are made once, before: ``lightning-as irreducible-losses`` does it for the thesis's network on
-MNIST, and :func:`lightning_as.irreducible.irreducible_losses` for any module and data set, by training two models, each
+MNIST, and :func:`lightning_as.plugin.irreducible.irreducible_losses` for any module and data set, by training two models, each
 on one half of the training set, that score each other's half. No hold-out set is needed then.
 
 Source: Mindermann et al., "Prioritized Training on Points that are Learnable, Worth Learning, and Not Yet Learnt" (ICML
@@ -34,14 +34,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_as.bins import Bins
-from lightning_as.candidates import Candidates, batches_of_candidates
-from lightning_as.draw import Draw
+from lightning_as.core.bins import Bins
+from lightning_as.core.draw import Draw
+from lightning_as.core.passes import Candidates, batches_of_candidates
 from lightning_as.strategies.base import BatchSelector, Scores, Selection
 
 _MEND = (
     "make them with `lightning-as irreducible-losses --output FILE` for the thesis's network on MNIST, or with "
-    "lightning_as.irreducible.irreducible_losses for your own module and data."
+    "lightning_as.plugin.irreducible.irreducible_losses for your own module and data."
 )
 
 

@@ -40,10 +40,9 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from lightning_as.bins import Bins
-from lightning_as.candidates import Candidates, batches_of_candidates
-from lightning_as.draw import Draw
-from lightning_as.progress import Progress
+from lightning_as.core.bins import Bins
+from lightning_as.core.draw import Draw
+from lightning_as.core.passes import Candidates, batches_of_candidates
 from lightning_as.strategies.base import BatchSelector, Scores, Selection
 
 Form = Literal["percentile", "composer"]
@@ -116,25 +115,12 @@ class SelectiveBackprop(BatchSelector):
         self._size = len(bins)
         self._candidates = Candidates(bins)
         self._history = torch.empty(0, dtype=torch.float64)
-        self._progress = Progress()
 
-    def plan(self, total: int | None, epoch: int) -> None:
-        if total is None and self.form == "composer":
-            raise ValueError(
-                "SelectiveBackprop(form='composer') chooses in a part of the training, which has no end in sight: "
-                "give the Trainer `max_epochs` or `max_steps`, or use `form='percentile'`."
-            )
-        self._progress.plan(total, epoch)
-
-    def begin(self) -> None:
-        self._progress.reset()
-
-    def start_epoch(self, generator: torch.Generator) -> None:
-        self._progress.start_epoch()
+    def schedule(self) -> tuple[str, str] | None:
+        return ("SelectiveBackprop(form='composer')", "use `form='percentile'`") if self.form == "composer" else None
 
     def draw(self, size: int, generator: torch.Generator) -> Draw:
         draw = self._candidates.draw(size * self.factor if self._choosing else size, generator)
-        self._progress.step()
         return draw
 
     def select(self, draw: Draw, scores: Scores, size: int, generator: torch.Generator) -> Selection:
@@ -163,21 +149,19 @@ class SelectiveBackprop(BatchSelector):
         return {
             "candidates": self._candidates.state_dict(),
             "history": self._history.clone(),
-            "progress": self._progress.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._candidates.load_state_dict(state["candidates"])
         self._history = state["history"].clone()
-        self._progress.load_state_dict(state["progress"])
 
     @property
     def _choosing(self) -> bool:
         """Whether the batch that is drawn next is chosen from candidates."""
         if self.form == "percentile":
-            return self._progress.epoch > 0
-        plain = self.interrupt > 0 and (self._progress.batch + 1) % self.interrupt == 0
-        return self.first <= self._progress.share < self.end and not plain
+            return self.progress.epoch > 0
+        plain = self.interrupt > 0 and (self.progress.batch + 1) % self.interrupt == 0
+        return self.first <= self.progress.share < self.end and not plain
 
     def _by_percentile(self, losses: Tensor) -> Tensor:
         """P of each of the candidates, whose losses enter the history."""

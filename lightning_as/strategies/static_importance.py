@@ -36,8 +36,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_as.bins import Bins
-from lightning_as.draw import Draw
+from lightning_as.core.bins import Bins
+from lightning_as.core.draw import Draw
 from lightning_as.strategies.base import Scores, Strategy
 
 
@@ -66,7 +66,6 @@ class StaticImportanceSampling(Strategy):
 
     def start(self, bins: Bins) -> None:
         super().start(bins)
-        self._bins = bins
         if self.constants is not None and len(self.constants) != len(bins):
             raise ValueError(
                 f"`constants` must be one for each of the {len(bins)} instances, got {len(self.constants)}."
@@ -74,7 +73,7 @@ class StaticImportanceSampling(Strategy):
         self._set(self.constants)
 
     def wanted(self) -> Tensor | None:
-        return torch.arange(len(self._bins)) if self._known is None else None
+        return torch.arange(len(self.bins)) if self._known is None else None
 
     def refresh(self, indices: Tensor, scores: Scores) -> None:
         assert scores.inputs is not None, "`reads` asks for them"
@@ -93,8 +92,8 @@ class StaticImportanceSampling(Strategy):
         uniforms = torch.rand(size, dtype=torch.float64, generator=generator)
         indices = torch.searchsorted(self._cumulative, uniforms, right=True)
         probabilities = self._law.index_select(0, indices)
-        weights = (len(self._bins) * probabilities).reciprocal()
-        return Draw(indices, self._bins.of(indices), probabilities, weights=weights)
+        weights = (len(self.bins) * probabilities).reciprocal()
+        return Draw(indices, self.bins.of(indices), probabilities, weights=weights)
 
     def learn(self, draw: Draw, losses: Tensor, bounds: Tensor) -> None:
         """Nothing to learn."""
@@ -104,7 +103,7 @@ class StaticImportanceSampling(Strategy):
 
     def metrics(self) -> dict[str, float]:
         """The largest weight there can be."""
-        return {"largest_weight": 1 / (len(self._bins) * float(self._law[self._law > 0].min()))}
+        return {"largest_weight": 1 / (len(self.bins) * float(self._law[self._law > 0].min()))}
 
     def state_dict(self) -> dict[str, Any]:
         return {"constants": None if self._known is None else self._known.clone()}
@@ -118,7 +117,7 @@ class StaticImportanceSampling(Strategy):
     def _set(self, constants: Tensor | None) -> None:
         """Make the law from the constants; the uniform one if they are not known, or all 0."""
         self._known = constants
-        law = torch.full((len(self._bins),), 1 / len(self._bins), dtype=torch.float64)
+        law = torch.full((len(self.bins),), 1 / len(self.bins), dtype=torch.float64)
         if constants is not None and float(constants.max()) > 0:
             relative = constants / constants.max()  # whose sum neither overflows nor is 0
             law.mul_(self.uniform_share).add_(relative, alpha=(1 - self.uniform_share) / float(relative.sum()))

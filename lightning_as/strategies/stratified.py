@@ -37,9 +37,9 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from lightning_as.bins import Bins
-from lightning_as.draw import Draw
-from lightning_as.k_means import k_means, means
+from lightning_as.core.bins import Bins
+from lightning_as.core.draw import Draw
+from lightning_as.strategies._k_means import k_means, means
 from lightning_as.strategies.base import Scores, Strategy
 
 Deviation = Literal["inputs", "gradients"]
@@ -87,7 +87,6 @@ class StratifiedSampling(Strategy):
 
     def start(self, bins: Bins) -> None:
         super().start(bins)
-        self._bins = bins
         self._number = sum(min(self.clusters_per_bin, size) for size in bins.sizes)  # there may be fewer in the end
         # With the bins as strata, σ from gradients needs no inputs.
         self._stratified = self.clusters_per_bin == 1 and self.deviation == "gradients"
@@ -95,7 +94,7 @@ class StratifiedSampling(Strategy):
         self._set_strata(bins.tags.long())
 
     def wanted(self) -> Tensor | None:
-        return None if self._stratified else torch.arange(len(self._bins))
+        return None if self._stratified else torch.arange(len(self.bins))
 
     def refresh(self, indices: Tensor, scores: Scores) -> None:
         assert scores.inputs is not None, "`reads` asks for them"
@@ -107,10 +106,10 @@ class StratifiedSampling(Strategy):
                 "StratifiedSampling(clusters_per_bin=1, deviation='gradients')."
             )
         generator = torch.Generator().manual_seed(self.seed)
-        strata = torch.empty(len(self._bins), dtype=torch.int64)
+        strata = torch.empty(len(self.bins), dtype=torch.int64)
         deviations: list[Tensor] = []
         known = 0
-        for members in self._bins.order().split(self._bins.sizes):
+        for members in self.bins.order().split(self.bins.sizes):
             points = inputs[members].to(torch.promote_types(inputs.dtype, torch.float32))
             clusters = k_means(points, self.clusters_per_bin, generator)
             strata[members] = clusters + known
@@ -144,7 +143,7 @@ class StratifiedSampling(Strategy):
             raise ValueError(
                 f"A batch of {size} cannot have an instance of each of {strata} strata: use batches of {strata} or "
                 f"more, fewer `clusters_per_bin` (here {self.clusters_per_bin}), or fewer bins (here "
-                f"{len(self._bins.sizes)})."
+                f"{len(self.bins.sizes)})."
             )
         return allocate(size, self._sizes * self.deviations, self._sizes)
 
@@ -164,8 +163,8 @@ class StratifiedSampling(Strategy):
         uniforms = torch.rand(size, dtype=torch.float64, generator=generator)
         indices = self._order[self._starts[strata] + (uniforms * members).long()]
         probabilities = counts[strata] / (size * members)
-        weights = (len(self._bins) * probabilities).reciprocal_()
-        return Draw(indices, self._bins.of(indices), probabilities, weights=weights)
+        weights = (len(self.bins) * probabilities).reciprocal_()
+        return Draw(indices, self.bins.of(indices), probabilities, weights=weights)
 
     def learn(self, draw: Draw, losses: Tensor, bounds: Tensor) -> None:
         if self.deviation == "inputs":

@@ -44,9 +44,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_as.bins import Bins
-from lightning_as.draw import Draw
-from lightning_as.progress import Progress
+from lightning_as.core.bins import Bins
+from lightning_as.core.draw import Draw
 from lightning_as.strategies.base import Scores, Strategy
 
 
@@ -111,29 +110,16 @@ class SubmodularBatchSelection(Strategy):
 
     def start(self, bins: Bins) -> None:
         super().start(bins)
-        self._bins = bins
         self._left = torch.arange(len(bins))  # those that are eligible
         self._draws = self._refreshed = 0  # batches drawn; and at the last refresh
-        self._epoch: int | None = None  # batches
-        self._progress = Progress()
         self._features: Tensor | None = None
-
-    def plan(self, total: int | None, epoch: int) -> None:
-        self._epoch = epoch
-        self._progress.plan(total, epoch)
-
-    def begin(self) -> None:
-        self._progress.reset()
-
-    def start_epoch(self, generator: torch.Generator) -> None:
-        self._progress.start_epoch()
 
     def wanted(self) -> Tensor | None:
         if self._features is not None:
-            period = self.refresh_epochs * (self._epoch or len(self._bins))
-            if self._draws - self._refreshed < period or self._progress.share == 1:
+            period = self.refresh_epochs * (self.progress.per_epoch or len(self.bins))
+            if self._draws - self._refreshed < period or self.progress.share == 1:
                 return None
-        return torch.arange(len(self._bins))
+        return torch.arange(len(self.bins))
 
     def refresh(self, indices: Tensor, scores: Scores) -> None:
         assert scores.features is not None, "`reads` asks for them"
@@ -158,37 +144,35 @@ class SubmodularBatchSelection(Strategy):
 
     @torch.inference_mode()
     def draw(self, size: int, generator: torch.Generator) -> Draw:
-        if size > len(self._bins):
-            raise ValueError(f"A batch of {size} without replacement is more than all {len(self._bins)} instances.")
-        if len(self._left) < size or len(self._left) <= (1 - self.share) * len(self._bins):
-            self._left = torch.arange(len(self._bins))
+        if size > len(self.bins):
+            raise ValueError(f"A batch of {size} without replacement is more than all {len(self.bins)} instances.")
+        if len(self._left) < size or len(self._left) <= (1 - self.share) * len(self.bins):
+            self._left = torch.arange(len(self.bins))
         shuffled = self._left[torch.randperm(len(self._left), generator=generator)]
         indices = shuffled[:size] if self._features is None else self._select(shuffled, size, generator)
-        eligible = torch.zeros(len(self._bins), dtype=torch.bool)
+        eligible = torch.zeros(len(self.bins), dtype=torch.bool)
         eligible[self._left] = True
         eligible[indices] = False
         self._left = eligible.nonzero()[:, 0]
         self._draws += 1
-        self._progress.step()
-        return Draw(indices, self._bins.of(indices), torch.full((size,), 1 / len(self._bins), dtype=torch.float64))
+        return Draw(indices, self.bins.of(indices), torch.full((size,), 1 / len(self.bins), dtype=torch.float64))
 
     def learn(self, draw: Draw, losses: Tensor, bounds: Tensor) -> None:
         """Nothing to learn from single batches."""
 
     def probabilities(self) -> Tensor:
         """1/N each: there is no law, but over a whole pass every instance is selected once."""
-        return torch.full((len(self._bins),), 1 / len(self._bins), dtype=torch.float64)
+        return torch.full((len(self.bins),), 1 / len(self.bins), dtype=torch.float64)
 
     def metrics(self) -> dict[str, float]:
         """Share of the data that is eligible; mean entropy (nats) of the data as it was last scored."""
-        figures = {"eligible": len(self._left) / len(self._bins)}
+        figures = {"eligible": len(self._left) / len(self.bins)}
         return figures if self._features is None else figures | {"entropy": float(self._entropy.mean())}
 
     def state_dict(self) -> dict[str, Any]:
         return {
             "left": self._left.to(torch.int32),
             "draws": self._draws,
-            "progress": self._progress.state_dict(),
             "refreshed": self._refreshed,
             "features": None if self._features is None else self._features.clone(),
             "entropy": None if self._features is None else self._entropy.clone(),
@@ -197,7 +181,6 @@ class SubmodularBatchSelection(Strategy):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._left = state["left"].long()
         self._draws, self._refreshed = state["draws"], state["refreshed"]
-        self._progress.load_state_dict(state["progress"])
         self._features = None
         if state["features"] is not None:
             self._know(state["features"].clone(), state["entropy"].clone())

@@ -22,8 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_as.bins import Bins
-from lightning_as.draw import Draw, to_device
+from lightning_as.core.bins import Bins
+from lightning_as.core.draw import Draw, to_device
 from lightning_as.strategies.base import Strategy
 
 
@@ -43,21 +43,24 @@ class Uniform(Strategy):
     def start(self, bins: Bins) -> None:
         super().start(bins)
         self._size = len(bins)
-        self._bins = bins
         self._order = torch.empty(0, dtype=torch.int64)
         self._position = 0
 
     def start_epoch(self, generator: torch.Generator) -> None:
+        super().start_epoch(generator)
+        self._shuffle(generator)
+
+    def _shuffle(self, generator: torch.Generator) -> None:
         if not self.replacement:
-            self._order = to_device(torch.randperm(self._size, generator=generator), self._bins.device)
+            self._order = to_device(torch.randperm(self._size, generator=generator), self.bins.device)
             self._position = 0
 
     def draw(self, size: int, generator: torch.Generator) -> Draw:
         if self.replacement:
-            indices = to_device(torch.randint(self._size, (size,), generator=generator), self._bins.device)
+            indices = to_device(torch.randint(self._size, (size,), generator=generator), self.bins.device)
         else:
             indices = self._next(size, generator)
-        return Draw(indices, self._bins.of(indices), self._law(size))
+        return Draw(indices, self.bins.of(indices), self._law(size))
 
     def learn(self, draw: Draw, losses: Tensor, bounds: Tensor) -> None:
         """Nothing to learn."""
@@ -69,17 +72,17 @@ class Uniform(Strategy):
         return {"order": self._order.clone().cpu(), "position": self._position}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._order, self._position = state["order"].to(self._bins.device, copy=True), state["position"]
+        self._order, self._position = state["order"].to(self.bins.device, copy=True), state["position"]
 
     def _law(self, size: int) -> Tensor:
-        return torch.full((size,), 1 / self._size, dtype=torch.float64, device=self._bins.device)
+        return torch.full((size,), 1 / self._size, dtype=torch.float64, device=self.bins.device)
 
     def _next(self, size: int, generator: torch.Generator) -> Tensor:
         """The next instances of the permutation, and of another one where it ends."""
         parts = []
         while size:
             if self._position == len(self._order):
-                self.start_epoch(generator)
+                self._shuffle(generator)
             part = self._order[self._position : self._position + size]
             parts.append(part)
             self._position += len(part)

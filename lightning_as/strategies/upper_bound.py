@@ -39,8 +39,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from lightning_as.bins import Bins
-from lightning_as.draw import Draw
+from lightning_as.core.bins import Bins
+from lightning_as.core.draw import Draw
 from lightning_as.strategies.base import BatchSelector, Scores, Selection
 
 Score = Literal["bound", "loss"]
@@ -100,14 +100,13 @@ class UpperBoundImportanceSampling(BatchSelector):
 
     def start(self, bins: Bins) -> None:
         super().start(bins)
-        self._bins = bins
         self._tau = 0.0
 
     def draw(self, size: int, generator: torch.Generator) -> Draw:
-        count = len(self._bins)
+        count = len(self.bins)
         size *= self.presample if self._tau > self.threshold else 1
         indices = torch.randint(count, (size,), generator=generator)
-        return Draw(indices, self._bins.of(indices), torch.full((size,), 1 / count, dtype=torch.float64))
+        return Draw(indices, self.bins.of(indices), torch.full((size,), 1 / count, dtype=torch.float64))
 
     def select(self, draw: Draw, scores: Scores, size: int, generator: torch.Generator) -> Selection:
         found = scores.losses if self.score == "loss" else scores.bounds
@@ -124,7 +123,7 @@ class UpperBoundImportanceSampling(BatchSelector):
         uniforms = torch.rand(size, dtype=torch.float64, generator=generator) * cumulative[-1]
         positions = torch.searchsorted(cumulative, uniforms, right=True)  # never one whose share is 0
         ratios = len(shares) * shares[positions]
-        return Selection(positions, weights=ratios.reciprocal(), probabilities=ratios / len(self._bins))
+        return Selection(positions, weights=ratios.reciprocal(), probabilities=ratios / len(self.bins))
 
     def learn(self, draw: Draw, losses: Tensor, bounds: Tensor) -> None:
         # What was chosen of candidates has weights, and was noted with them.
@@ -133,7 +132,7 @@ class UpperBoundImportanceSampling(BatchSelector):
 
     def probabilities(self) -> Tensor:
         """The uniform law: candidates follow it, and what is chosen depends on their scores."""
-        return torch.full((len(self._bins),), 1 / len(self._bins), dtype=torch.float64)
+        return torch.full((len(self.bins),), 1 / len(self.bins), dtype=torch.float64)
 
     def metrics(self) -> dict[str, float]:
         """τ, and whether it is above the threshold."""

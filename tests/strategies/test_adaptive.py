@@ -12,14 +12,14 @@ import pytest
 import torch
 import yaml
 
-from lightning_as.bins import Bins
 from lightning_as.cli import PRESETS
-from lightning_as.draw import Draw
+from lightning_as.core.bins import Bins
+from lightning_as.core.draw import Draw
 from lightning_as.strategies import AdaptiveSampling
-from tests.looking import no_looking
-from tests.strategies.on_fake_gpu import NOT_HERE
-from tests.strategies.oracle import AlgorithmOne
-from tests.test_sum_tree import p_value
+from tests.helpers.looking import no_looking
+from tests.helpers.on_fake_gpu import NOT_HERE
+from tests.helpers.oracle import AlgorithmOne
+from tests.helpers.statistics import p_value
 
 pytestmark = pytest.mark.usefixtures("implementation")
 
@@ -563,7 +563,7 @@ def test_the_sums_of_weights_are_looked_after_where_nothing_else_is_looked_at():
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_on_a_gpu_without_numbers_everything_is_on_the_gpu(options: dict[str, Any]):
     """In a process of its own: once torch has faked a GPU, a backward pass starts threads, and forking fails."""
-    command = [sys.executable, "-m", "tests.strategies.on_fake_gpu", json.dumps(options)]
+    command = [sys.executable, "-m", "tests.helpers.on_fake_gpu", json.dumps(options)]
     found = subprocess.run(command, capture_output=True, text=True, check=False)
     if found.returncode == NOT_HERE:
         pytest.skip("this torch cannot fake a GPU")

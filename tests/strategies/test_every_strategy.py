@@ -16,12 +16,12 @@ import torch
 import yaml
 from torch import Tensor
 
-from lightning_as import cards, cli, strategies
-from lightning_as.bins import Bins
-from lightning_as.draw import Draw
-from lightning_as.strategies import BatchSelector, Strategy
-from tests.strategies.catalogue import CATALOGUE
-from tests.strategies.driver import EPOCH, Driver
+from lightning_as import cli, strategies
+from lightning_as.core.bins import Bins
+from lightning_as.core.draw import Draw
+from lightning_as.strategies import BatchSelector, Strategy, cards
+from tests.helpers.catalogue import CATALOGUE
+from tests.helpers.driver import EPOCH, Driver
 
 Make = Callable[[], Strategy]
 EPOCHS = 4

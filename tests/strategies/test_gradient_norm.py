@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_as.bins import Bins
-from lightning_as.draw import Draw
+from lightning_as.core.bins import Bins
+from lightning_as.core.draw import Draw
 from lightning_as.strategies import GradientNormSampling
-from tests.test_sum_tree import p_value
+from tests.helpers.statistics import p_value
 
 N = 61
 TAGS = torch.arange(N) % 3

@@ -12,12 +12,12 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from lightning_as import AdaptiveDataModule, AdaptiveSamplingCallback
-from lightning_as.bins import Bins
-from lightning_as.draw import Draw
+from lightning_as.core.bins import Bins
+from lightning_as.core.draw import Draw
 from lightning_as.strategies import LearnedFilter, Scores
-from tests.test_every_strategy import EPOCHS, Measured, fit
-from tests.test_sum_tree import p_value
-from tests.test_trainer_features import BATCH, EPOCH, TinyData, differences, tiny_trainer
+from tests.helpers.measured import EPOCHS, Measured, fit
+from tests.helpers.statistics import p_value
+from tests.helpers.tiny import BATCH, EPOCH, TinyData, differences, tiny_trainer
 
 N, C = 60, 4
 LABELS = torch.arange(N) % C

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_as.bins import Bins
-from lightning_as.draw import Draw
+from lightning_as.core.bins import Bins
+from lightning_as.core.draw import Draw
 from lightning_as.strategies import LearnedProposal
-from tests.test_sum_tree import p_value
+from tests.helpers.statistics import p_value
 
 TAGS = torch.repeat_interleave(torch.arange(4), torch.tensor([31, 1, 12, 56]))[
     torch.randperm(100, generator=torch.Generator().manual_seed(0))

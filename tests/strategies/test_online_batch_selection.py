@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_as.bins import Bins
-from lightning_as.draw import Draw
+from lightning_as.core.bins import Bins
+from lightning_as.core.draw import Draw
 from lightning_as.strategies import OnlineBatchSelection, Scores
-from tests.test_sum_tree import p_value
+from tests.helpers.statistics import p_value
 
 N, BATCH = 130, 20
 NAN, INF = float("nan"), float("inf")

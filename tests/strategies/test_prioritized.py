@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_as.bins import Bins
-from lightning_as.draw import Draw
+from lightning_as.core.bins import Bins
+from lightning_as.core.draw import Draw
 from lightning_as.strategies import PrioritizedSampling
-from tests.test_sum_tree import p_value
+from tests.helpers.statistics import p_value
 
 N, BATCH = 90, 12
 NAN, INF = float("nan"), float("inf")

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_as.bins import Bins
+from lightning_as.core.bins import Bins
 from lightning_as.strategies import RepeatedRandomSubset
-from tests.test_sum_tree import p_value
+from tests.helpers.statistics import p_value
 
 TAGS = torch.arange(23) % 3
 

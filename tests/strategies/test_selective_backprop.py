@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lightning_as import Bins, Draw, SelectiveBackprop
 from lightning_as.strategies import Scores
-from tests.test_sum_tree import p_value
+from tests.helpers.statistics import p_value
 
 N, SIZE = 60, 8
 TAGS = torch.arange(N) % 3

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_as.bins import Bins
+from lightning_as.core.bins import Bins
 from lightning_as.strategies import Scores, StaticImportanceSampling
-from tests.test_sum_tree import p_value
+from tests.helpers.statistics import p_value
 
 N = 83
 TAGS = torch.arange(N) % 3

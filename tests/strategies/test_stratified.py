@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_as.bins import Bins
-from lightning_as.draw import Draw
+from lightning_as.core.bins import Bins
+from lightning_as.core.draw import Draw
 from lightning_as.strategies import Scores, StratifiedSampling
 from lightning_as.strategies.stratified import allocate
-from tests.test_sum_tree import p_value
+from tests.helpers.statistics import p_value
 
 TAGS = torch.arange(60) % 3
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_as.bins import Bins
-from lightning_as.draw import Draw
+from lightning_as.core.bins import Bins
+from lightning_as.core.draw import Draw
 from lightning_as.strategies import Scores, SubmodularBatchSelection
 
 N, D, C = 60, 4, 3

@@ -5,9 +5,9 @@ import io
 import pytest
 import torch
 
-from lightning_as.bins import Bins
+from lightning_as.core.bins import Bins
 from lightning_as.strategies import Uniform
-from tests.test_sum_tree import p_value
+from tests.helpers.statistics import p_value
 
 TAGS = torch.arange(23) % 3
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from lightning_as import Bins, Draw, UpperBoundImportanceSampling
-from lightning_as.importance_weights import importance_weights
+from lightning_as.core.draw import importance_weights
 from lightning_as.strategies import Scores, Selection
-from tests.test_sum_tree import p_value
+from tests.helpers.statistics import p_value
 
 N, SIZE = 60, 8
 TAGS = torch.arange(N) % 3

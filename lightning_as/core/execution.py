@@ -1,0 +1,36 @@
+"""Who draws and learns: compiled loops on the CPU, torch on other devices."""
+
+from __future__ import annotations
+
+import warnings
+from functools import cache
+from importlib import import_module
+from types import ModuleType
+
+import torch
+
+
+def loops(device: torch.device) -> ModuleType | None:
+    """The compiled loops, :mod:`lightning_as.core.compiled`, for what lies on the CPU; None where torch takes over.
+
+    The first call loads numba, which takes a second or two, and on a new machine compiles, which takes some ten more.
+    """
+    return _compiled() if device.type == "cpu" else None
+
+
+@cache
+def _compiled() -> ModuleType | None:
+    """The loops, or None and a warning on a machine on which numba cannot compile."""
+    try:
+        module = import_module("lightning_as.core.compiled")
+        module.check()
+    except Exception as error:  # of numba, of LLVM, of the file system: whatever it is, torch can do without
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        warnings.warn(
+            f"numba cannot compile on this machine ({reason}), so that torch draws and learns instead: the results are "
+            "the same, a training step takes some hundredths longer. To mend it, reinstall numba and numpy, "
+            "or set NUMBA_CACHE_DIR to a folder that can be written.",
+            stacklevel=3,
+        )
+        return None
+    return module

@@ -1,0 +1,281 @@
+"""Weighted draws with replacement and point updates in O(log N), on any torch device.
+
+A sum tree keeps at every inner node the sum of its children, so that a draw walks from the root to a
+leaf and an update walks from a leaf to the root. Three things differ from the textbook binary tree:
+
+* A node has up to 96 children, which lie side by side in memory: a batch descends a level with a
+  handful of vectorised operations, and the inner nodes cost a few per cent of the leaves.
+* Several trees of unequal sizes stand side by side (one per bin), and one call draws from all of them.
+* A leaf is a short vector of channels, and a draw weighs it by one of them, or by a linear combination, so
+  that every weight of a tree can change at once without a leaf being touched.
+
+Parents are recomputed from their children, never shifted by a difference: there is no drift. There is
+no limit of 2**24 categories, which is where ``torch.multinomial`` stops.
+
+On the CPU draws and updates are compiled loops where numba is installed (:mod:`lightning_as.core.compiled`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import threshold
+
+from lightning_as.core.execution import loops
+
+SMALLEST_WEIGHT = 1e-280
+"""Weights up to this one count as zero: a product with a uniform could no longer be told from 0."""
+
+
+class SumTree:
+    """Sum trees of the given sizes over float64 weights, all zero at first.
+
+    Leaves are numbered tree after tree, and drawn by number. They are read and set by their place in memory, which
+    :attr:`places` has for each number: a caller that keeps places has no search to do.
+
+    Args:
+        sizes: Number of leaves of each tree, each at least 1. A single tree of N leaves is ``[N]``.
+        channels: Numbers per leaf, ``C``. Default: 1.
+        device: Where the trees live. Default: the CPU.
+
+    Raises:
+        ValueError: If there is no tree, a tree without leaves, or no channel.
+
+    Example:
+        >>> tree = SumTree([3])
+        >>> tree.set(tree.places()[[0, 2]], torch.tensor([[1.0], [3.0]], dtype=torch.float64))
+        >>> tree.totals()
+        tensor([[4.]], dtype=torch.float64)
+    """
+
+    def __init__(self, sizes: Sequence[int], channels: int = 1, device: torch.device | str = "cpu") -> None:
+        if len(sizes) == 0 or min(sizes) < 1:
+            raise ValueError(f"`sizes` must be one or more positive numbers of leaves, got {list(sizes)[:10]}.")
+        if channels < 1:
+            raise ValueError(f"`channels` must be at least 1, got {channels}.")
+        self.channels = channels
+        self.fanout = _fanout(sizes)
+        self._channel_offsets = torch.arange(channels, device=device) * self.fanout
+        self._sizes = torch.tensor(sizes, device=device)
+        self.loops = loops(torch.device(device))
+        levels = [self._sizes]  # numbers of nodes of each tree; the nodes of a level are the rows of the one below
+        while len(levels) == 1 or int(levels[-1].max()) > 1:
+            levels.append(self._rows(levels[-1]))
+        # A row is the children of one node. Those of the roots come first, those whose children are leaves last.
+        counts = [int(nodes.sum()) for nodes in levels[:0:-1]]
+        self._starts = [sum(counts[:above]) for above in range(len(counts) + 1)]  # level from above -> its first row
+        self.memory = torch.zeros(self._starts[-1], channels, self.fanout, dtype=torch.float64, device=device)
+        self._first_child = torch.empty(self._starts[-1], dtype=torch.int64, device=device)  # row -> row below or leaf
+        self.parents = torch.zeros_like(self._first_child)  # row -> place of its sum; of no use for a root's
+        for above, start in enumerate(self._starts[:-1]):
+            nodes = levels[self.height - 1 - above]
+            rows, end = self._rows(nodes), self._starts[above + 1]
+            is_last = above == self.height - 1
+            self._first_child[start:end] = _number(rows, _starts(nodes), self.fanout) + (0 if is_last else end)
+            if not is_last:
+                self.parents[end : self._starts[above + 2]] = self._places(nodes) + start * channels * self.fanout
+
+    @property
+    def height(self) -> int:
+        """Number of levels, which is the number of uniforms that one draw takes."""
+        return len(self._starts) - 1
+
+    def arrays(self) -> tuple[Any, Any, int]:
+        """What the compiled draws take of a tree on the CPU: memory, first children and height."""
+        return self.memory.numpy(), self._first_child.numpy(), self.height
+
+    def places(self) -> Tensor:
+        """The place of every leaf, (sum of sizes,) int64."""
+        return self._places(self._sizes) + self._starts[-2] * self.channels * self.fanout
+
+    def totals(self) -> Tensor:
+        """Sum of the leaves of each tree, per channel: (number of trees, C)."""
+        return self.memory[: len(self._sizes)].sum(-1)
+
+    def leaves(self) -> Tensor:
+        """All leaves, tree after tree: (sum of sizes, C) float64. O(N)."""
+        return self.get(self.places())
+
+    def load(self, leaves: Tensor) -> None:
+        """Set every leaf, tree after tree, from (sum of sizes, C), and every sum above them. O(N)."""
+        self._write(self.places(), leaves.to(self.memory))
+        self._sum_up()
+
+    def collapse(self, coefficients: Tensor, channel: int) -> None:
+        """Set one channel of every leaf to the leaf's weight, in place. O(N).
+
+        Args:
+            coefficients: What the channels count in each tree, (number of trees, C).
+            channel: The channel that takes the weight; the others stay as they are.
+        """
+        level = self.memory[self._starts[-2] :]
+        rows = self._rows(self._sizes)
+        weights = torch.zeros_like(level[:, 0])
+        for source in range(self.channels):
+            weights.addcmul_(level[:, source], coefficients[:, source].repeat_interleave(rows).unsqueeze(1))
+        level[:, channel] = weights
+        self._sum_up()
+
+    def get(self, places: Tensor, channel: int | None = None) -> Tensor:
+        """Values of the leaves at the given places, (B,) int64: (B, C) float64, or (B,) of one channel."""
+        values = self.memory.view(-1).index_select(0, self._spread(places, channel))
+        return values.view(-1, self.channels) if channel is None else values
+
+    def set(self, places: Tensor, values: Tensor, channel: int | None = None) -> None:
+        """Set leaves and recompute the sums above them. Where a place is named twice, its values must be equal.
+
+        Args:
+            places: Places of the leaves, (B,) int64.
+            values: New values, (B, C) float64, or (B,) of one channel.
+            channel: The channel to set, or None for all of them. Default: None.
+        """
+        if self.loops is not None:
+            self._set_compiled(places, values, channel)
+            return
+        self._write(places, values, channel)
+        memory = self.memory if channel is None else self.memory[:, channel]
+        for _ in range(self.height - 1):
+            rows = torch.floor_divide(places, self.channels * self.fanout)  # a third of what the operator // takes
+            sums = memory.index_select(0, rows).sum(-1)
+            places = self.parents.index_select(0, rows)
+            self._write(places, sums, channel)
+
+    def draw(
+        self, uniforms: Tensor, trees: Tensor | None = None, coefficients: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Draw leaves with replacement, in proportion to their weights. A zero weight is never drawn.
+
+        Each level spends a uniform of its own, so that the law is exact to float64 however deep the tree. With one
+        uniform for all levels a draw inverts the cumulative law, and ascending uniforms give ascending leaves: what is
+        left of the uniform goes down. A leaf's probability r is then exact to some 2**-52 of the total, a relative
+        error of that over r. Weights must not be negative, except for the rounding of a combination that is 0.
+
+        Args:
+            uniforms: Independent uniforms in [0, 1), (:attr:`height`, B) float64; or one for each draw, (B,).
+            trees: The tree to draw from, (B,) int64. Its weights must sum to more than 1e-150. Default: the first.
+            coefficients: What the channels count, (B, C): a leaf weighs the dot product, and a result
+                of at most :data:`SMALLEST_WEIGHT` counts as zero. Default: a leaf weighs its first channel.
+
+        Returns:
+            Leaf numbers, (B,) int64, and the probability of each within its tree, (B,) float64.
+        """
+        if self.loops is not None:
+            return self._draw_compiled(uniforms, trees, coefficients)
+        single = uniforms.dim() == 1
+        node = torch.zeros(uniforms.shape[-1], dtype=torch.int64, device=uniforms.device) if trees is None else trees
+        factors = None if coefficients is None else coefficients.unsqueeze(2)
+        totals: list[Tensor] = []
+        weights = child = node
+        for height in reversed(range(self.height)):
+            rows = self.memory if totals else self.memory[: len(self._sizes)]  # those of the roots: no others are trees
+            if factors is None:
+                weights = rows[:, 0].index_select(0, node)
+                cumulative = weights.cumsum(1)
+            else:
+                weights = torch.linalg.vecdot(rows.index_select(0, node), factors, dim=1)
+                # A node above its height's threshold has a child above the one below, and in the end a leaf.
+                cumulative = threshold(weights, SMALLEST_WEIGHT * self.fanout**height, 0.0).cumsum(1)
+            totals.append(cumulative[:, -1:])
+            # The first child whose cumulative weight exceeds the target has a positive weight itself. There is one:
+            # a float times the largest uniform, 1 - 2**-53, rounds to less than itself.
+            target = totals[-1] * (uniforms if single else uniforms[height]).unsqueeze(1)
+            child = torch.searchsorted(cumulative, target, right=True)
+            if single:
+                uniforms = _residual(cumulative, weights, target, child)
+            node = self._first_child.index_select(0, node).add_(child.squeeze(1))
+        return node, weights.gather(1, child).div_(totals[0]).squeeze(1)
+
+    def _set_compiled(self, places: Tensor, values: Tensor, channel: int | None) -> None:
+        self.loops.set_leaves(
+            self.memory.numpy(),
+            self.parents.numpy(),
+            len(self._sizes),
+            self.fanout,
+            places.clone().numpy(),
+            values.contiguous().view(-1).numpy(),
+            channel or 0,
+            self.channels if channel is None else 1,
+        )
+
+    def _draw_compiled(
+        self, uniforms: Tensor, trees: Tensor | None, coefficients: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        size = uniforms.shape[-1]
+        trees = torch.zeros(size, dtype=torch.int64) if trees is None else trees.contiguous()
+        leaves, probabilities = torch.empty_like(trees), torch.empty(size, dtype=torch.float64)
+        if coefficients is None:
+            coefficients = probabilities.new_empty(0, self.channels)
+        self.loops.draw_leaves(
+            *self.arrays(),
+            trees.numpy(),
+            coefficients.contiguous().numpy(),
+            SMALLEST_WEIGHT,
+            uniforms.contiguous().view(-1, size).numpy(),
+            leaves.numpy(),
+            probabilities.numpy(),
+        )
+        return leaves, probabilities
+
+    def _spread(self, places: Tensor, channel: int | None = None) -> Tensor:
+        """Where a channel of some places lies, (M,), or all of them, (M · C,): they are a row's length apart."""
+        if channel is None:
+            return (places.unsqueeze(1) + self._channel_offsets).view(-1)
+        return places + channel * self.fanout if channel else places
+
+    def _write(self, places: Tensor, values: Tensor, channel: int | None = None) -> None:
+        """Put values, (M, C) or (M,), into places of the memory."""
+        self.memory.view(-1).index_copy_(0, self._spread(places, channel), values.view(-1))
+
+    def _sum_up(self) -> None:
+        """Recompute every sum from the leaves."""
+        if (
+            self.loops is not None
+        ):  # in the order that an update adds in, so that a state that is loaded is what was saved
+            rows = torch.arange(self._starts[-2], self._starts[-1])
+            firsts = rows.mul_(self.channels * self.fanout)
+            self.set(firsts, self.get(firsts))
+            return
+        for start, end in reversed(list(zip(self._starts[1:-1], self._starts[2:], strict=True))):
+            self._write(self.parents[start:end], self.memory[start:end].sum(-1))
+
+    def _places(self, nodes: Tensor) -> Tensor:
+        """Places of the nodes of a level, of which each tree has so many, from the level's first row on."""
+        numbers = _number(nodes, _starts(self._rows(nodes)) * self.fanout)
+        return numbers + numbers // self.fanout * ((self.channels - 1) * self.fanout)
+
+    def _rows(self, nodes: Tensor) -> Tensor:
+        """How many rows that many nodes of each tree fill, the last one perhaps in part."""
+        return (nodes + self.fanout - 1) // self.fanout
+
+
+def _residual(cumulative: Tensor, weights: Tensor, target: Tensor, child: Tensor) -> Tensor:
+    """Where the targets, (B, 1), stand within the children that they fell into, as a share in [0, 1): (B,)."""
+    below = torch.where(child > 0, cumulative.gather(1, (child - 1).clamp_(min=0)), 0)
+    share = (target - below).div_(weights.gather(1, child))
+    return share.clamp_(max=1 - 2**-53).squeeze(1)  # rounding may have given 1
+
+
+def _starts(counts: Tensor) -> Tensor:
+    """How many come before each tree's own."""
+    return counts.cumsum(0) - counts
+
+
+def _number(counts: Tensor, starts: Tensor, step: int = 1) -> Tensor:
+    """For each tree the numbers start, start + step, …, as many as its count; tree after tree."""
+    numbers = torch.arange(int(counts.sum()), device=counts.device)
+    return (numbers - _starts(counts).repeat_interleave(counts)).mul_(step).add_(starts.repeat_interleave(counts))
+
+
+def _fanout(sizes: Sequence[int]) -> int:
+    """Children per node: as few levels as at most 96 children allow, and then as few children as those need.
+
+    Wider rows save levels, but a batch of them no longer fits the cache.
+    """
+    # Trees much larger than most get more levels instead: wide rows would be mostly empty in the others.
+    size = min(max(sizes), 4 * sum(sizes) / len(sizes))
+    height = max(1, math.ceil(math.log(size, 96)))
+    return max(2, math.ceil(round(size ** (1 / height), 9)))

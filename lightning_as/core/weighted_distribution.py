@@ -1,0 +1,100 @@
+"""A law over all instances in proportion to a weight of each, with point updates in O(log N)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.linalg import vecdot
+
+from lightning_as.core.bins import Bins
+from lightning_as.core.draw import Draw, stratified_uniforms
+from lightning_as.core.instance_distribution import last_occurrence
+from lightning_as.core.sum_tree import SumTree
+
+_SMALLEST_TOTAL = 1e-140  # the sum tree draws from sums above 1e-150
+
+
+class WeightedDistribution:
+    """r_i ∝ w_i. Instances whose weight is not known count as the mean of the known ones: at first all of them.
+
+    If all weights are 0 the law is the uniform one.
+
+    Args:
+        bins: The partition, of which the law takes no notice: draws say which bins they fell into.
+        unknown: What an unknown weight counts as instead; no part of the state. Default: the mean.
+    """
+
+    def __init__(self, bins: Bins, unknown: float | None = None) -> None:
+        self.bins = bins
+        self.unknown = unknown
+        # The second channel is 1 for an unknown weight: the mean of the known ones is its coefficient.
+        self._tree = SumTree([len(bins)], channels=2)
+        self._tree.load(torch.tensor([0.0, 1.0]).expand(len(bins), 2))
+        self._places = self._tree.places()
+
+    @property
+    def known(self) -> int:
+        """Number of instances whose weight is known."""
+        return len(self.bins) - round(float(self._tree.totals()[0, 1]))
+
+    @property
+    def mean(self) -> float:
+        """Mean of the known weights, 1 if there are none."""
+        total, unknown = self._tree.totals()[0].tolist()
+        known = len(self.bins) - unknown
+        return total / known if known else 1.0
+
+    def weights(self, indices: Tensor | None = None) -> Tensor:
+        """The weight of each of the given instances, or of all of them in O(N): (B,) float64."""
+        places = self._places if indices is None else self._places.index_select(0, indices)
+        return vecdot(self._tree.get(places), self._coefficients())
+
+    def set(self, indices: Tensor, weights: Tensor) -> None:
+        """Set the weights of instances, (B,) float64 and not negative. Of duplicates the last counts."""
+        weights = weights.index_select(0, last_occurrence(indices))
+        self._tree.set(self._places.index_select(0, indices), torch.stack([weights, torch.zeros_like(weights)], dim=1))
+
+    def forget(self, indices: Tensor) -> None:
+        """Make the weights of instances unknown again."""
+        unknown = torch.tensor([0.0, 1.0], dtype=torch.float64).expand(len(indices), 2)
+        self._tree.set(self._places.index_select(0, indices), unknown.contiguous())
+
+    def draw(self, size: int, generator: torch.Generator, stratified: bool = False) -> Draw:
+        """Draw a batch with replacement.
+
+        Args:
+            size: Number of instances B.
+            generator: For the draws.
+            stratified: Draw one from each of B equal shares of the law, with the instances in their order, instead of
+                all from the whole. Default: False.
+        """
+        coefficients = self._coefficients()
+        is_zero = float(self._tree.totals()[0] @ coefficients) < _SMALLEST_TOTAL
+        if stratified:
+            uniforms = stratified_uniforms(size, generator)
+        else:
+            uniforms = torch.rand(1 if is_zero else self._tree.height, size, dtype=torch.float64, generator=generator)
+        if is_zero:
+            indices = (uniforms.view(size) * len(self.bins)).long()
+            probabilities = torch.full((size,), 1 / len(self.bins), dtype=torch.float64)
+        else:
+            indices, probabilities = self._tree.draw(uniforms, coefficients=coefficients.expand(size, 2))
+        return Draw(indices, self.bins.of(indices), probabilities)
+
+    def probabilities(self) -> Tensor:
+        """The law, r of every instance: (N,) float64. O(N)."""
+        weights = self.weights()
+        total = weights.sum()
+        return weights / total if float(total) >= _SMALLEST_TOTAL else torch.full_like(weights, 1 / len(weights))
+
+    def state(self) -> Tensor:
+        """The state: the weights, −1 where unknown, so that equal states compare equal, (N,) float64."""
+        leaves = self._tree.leaves()
+        return torch.where(leaves[:, 1] > 0, -1.0, leaves[:, 0])
+
+    def load_state(self, state: Tensor) -> None:
+        """Take over a state of as many instances."""
+        self._tree.load(torch.stack([state.clamp(min=0), (state < 0).to(torch.float64)], dim=1))
+
+    def _coefficients(self) -> Tensor:
+        return torch.tensor([1.0, self.mean if self.unknown is None else self.unknown], dtype=torch.float64)

@@ -1,0 +1,271 @@
+"""The sampler: draws whole batches from a strategy's law, and remembers them until they have been trained on."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed import get_rank, get_world_size, is_available, is_initialized
+from torch.utils.data import DistributedSampler
+
+from lightning_as.core.bins import Bins
+from lightning_as.core.draw import Draw
+from lightning_as.strategies import Strategy, Uniform
+
+
+class AdaptiveBatchSampler(DistributedSampler[list[int]]):
+    """Yields batches of indices; use it as ``DataLoader(dataset, sampler=sampler, batch_size=None)``.
+
+    The data set then gets the whole list of indices at once. Until a strategy is attached, epochs are shuffled
+    and without replacement. A drawn batch is pending, with the probabilities it was drawn with, until
+    :meth:`commit` says that it was trained on: between the two, workers may hold several. Plain shuffled epochs keep no
+    such list: resumed in the middle, they begin with a new permutation, as torch's own loaders do.
+
+    Lightning leaves this object alone, and does not wrap or replace it, because it is a `DistributedSampler`;
+    all processes draw the same global batch and each yields its own share.
+
+    Args:
+        bins: The partition of the data set.
+        batch_size: Instances per batch, of this process.
+        batches_per_epoch: Length of an epoch. Default: the data set's size over the (global) batch size, floored.
+        seed: Seed of the sampler's own generator. Default: 0.
+        num_replicas: Number of processes. Default: that of torch's process group, or 1.
+        rank: Which of them this is. Default: that in torch's process group, or 0.
+        device: Where strategies that can keep their state and draw (:attr:`Strategy.any_device`); the others do so on
+            the CPU. Batches of one that does not draw on the CPU are tensors instead of lists. Default: the CPU.
+
+    Raises:
+        ValueError: If a size is not positive or the batch is larger than the data set.
+    """
+
+    def __init__(
+        self,
+        bins: Bins,
+        batch_size: int,
+        batches_per_epoch: int | None = None,
+        seed: int = 0,
+        num_replicas: int | None = None,
+        rank: int | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        # DistributedSampler.__init__ is left out on purpose: it asks for a process group and a data set.
+        if batches_per_epoch is not None and batches_per_epoch < 1:
+            raise ValueError(f"`batches_per_epoch` must be at least 1, got {batches_per_epoch}.")
+        self.bins = bins.to("cpu")
+        self._bins_on_device = bins.to(device)
+        self._num_replicas = num_replicas
+        self._rank = rank
+        if not 0 <= self.rank < self.num_replicas:
+            raise ValueError(f"`rank` must be from 0 to `num_replicas` - 1 = {self.num_replicas - 1}, got {self.rank}.")
+        self.batch_size = batch_size
+        self.batches_per_epoch = batches_per_epoch
+        self._generator = torch.Generator().manual_seed(seed)
+        self._pending: deque[Draw] = deque()
+        self._position = 0  # batches of this epoch that were trained on
+        self._resuming = False
+        self._iteration = 0
+        self.limit: int | None = None
+        """Batches of an epoch that will be asked for, if fewer than all: no more are drawn ahead."""
+        self._uniform = Uniform()
+        self.attach(self._uniform)
+
+    # Asked for anew each time: a sampler may be made before the process group is.
+    @property
+    def num_replicas(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Number of processes that share a batch."""
+        return (get_world_size() if _in_group() else 1) if self._num_replicas is None else self._num_replicas
+
+    @property
+    def rank(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Which of them this is."""
+        return (get_rank() if _in_group() else 0) if self._rank is None else self._rank
+
+    @property
+    def batch_size(self) -> int:
+        """Instances per batch, of this process."""
+        return self._batch_size
+
+    @batch_size.setter
+    def batch_size(self, value: int) -> None:
+        if value < 1:
+            raise ValueError(f"`batch_size` must be at least 1, got {value}.")
+        if value * self.num_replicas > len(self.bins):
+            raise ValueError(
+                f"`batch_size` is {value} in each of {self.num_replicas} process(es), "
+                f"but the data set has only {len(self.bins)} instances."
+            )
+        self._batch_size = value
+
+    def attach(self, strategy: Strategy) -> None:
+        """Draw from `strategy` from now on. It starts anew, unless it has been at work on these bins before."""
+        bins = self._bins_on_device if strategy.any_device else self.bins
+        strategy.work_on(bins)
+        if strategy is not self._uniform:
+            self._uniform.start(self._bins_on_device)  # which forgets its permutation
+        self.strategy = strategy
+        self.end_epoch()
+
+    def to(self, device: torch.device | str) -> None:
+        """Have strategies that can keep their state on `device` do so from now on, with the state that they have."""
+        self._bins_on_device = self.bins.to(device)
+        self.attach(self.strategy)
+
+    def detach(self) -> None:
+        """Back to shuffled epochs. The strategy keeps its state, and goes on from it when attached again."""
+        self.attach(self._uniform)
+
+    def __len__(self) -> int:
+        """Number of batches in an epoch."""
+        return self.batches_per_epoch or len(self.bins) // (self.batch_size * self.num_replicas)
+
+    @property
+    def bins_at_work(self) -> Bins:
+        """The partition where the strategy at work has its state, and where the draws are."""
+        return self.strategy.bins
+
+    @property
+    def off_host(self) -> bool:
+        """Whether it has been given a device other than the CPU."""
+        return not self._bins_on_device.on_host
+
+    def __iter__(self) -> Iterator[Any]:
+        """The batches of an epoch; after :meth:`load_state_dict`, what is left of it."""
+        self._iteration += 1  # there is one list of pending draws, so an older iterator must not go on
+        iteration = self._iteration
+        if self._resuming:
+            self._resuming = False
+        else:
+            self._position = 0
+            self._pending.clear()
+            self.strategy.start_epoch(self._generator)
+        resumed = list(self._pending)
+        remaining = min(len(self), self.limit or len(self)) - self._position - len(resumed)
+        for draw in resumed:
+            yield self._listed(draw)
+        for _ in range(remaining):
+            if iteration != self._iteration:
+                raise RuntimeError(
+                    "The train DataLoader was iterated anew while an epoch was under way: to look at the data in "
+                    "between, make another DataLoader, with a sampler of its own."
+                )
+            draw = self.strategy.draw(self.batch_size * self.num_replicas, self._generator)
+            self.strategy.progress.step()
+            if self.strategy is not self._uniform:  # nobody commits plain shuffled epochs
+                self._pending.append(draw)
+            yield self._listed(draw)
+
+    @property
+    def current(self) -> Draw:
+        """The oldest pending batch, of all processes: the one that is trained on, or is next.
+
+        Raises:
+            RuntimeError: If no drawn batch is pending.
+        """
+        if not self._pending:
+            raise RuntimeError("No drawn batch is pending: the batch that is trained on did not come from here.")
+        return self._pending[0]
+
+    def narrow(self, draw: Draw) -> None:
+        """Note that of the :attr:`current` batch only a part, `draw`, is trained on."""
+        self._pending[0] = draw
+
+    def commit(self) -> Draw:
+        """Note that the oldest pending batch was trained on.
+
+        Returns:
+            The batch as it was drawn, of all processes.
+
+        Raises:
+            RuntimeError: If no drawn batch is pending.
+        """
+        draw = self.current
+        self._pending.popleft()
+        self._position += 1
+        return draw
+
+    @property
+    def generator(self) -> torch.Generator:
+        """The private generator of all draws, in the same state in all processes."""
+        return self._generator
+
+    def share(self, batch: Tensor) -> Tensor:
+        """What this process gets of a global batch, or of any of its fields: (B,) of (B · processes,)."""
+        return batch[self.rank :: self.num_replicas]
+
+    def end_epoch(self) -> None:
+        """Note that the epoch is over, however many of its batches were trained on."""
+        self._position = 0
+        self._pending.clear()
+        self._resuming = False
+
+    def set_epoch(self, epoch: int) -> None:
+        """Nothing: the generator's own state decides, since Lightning calls this after the first draws."""
+
+    def state_dict(self, strategy: Strategy | None = None) -> dict[str, Any]:
+        """Everything that the next draws depend on, as plain tensors, ints and strings.
+
+        Args:
+            strategy: One that has been at work here and is to be saved, though it is not attached now. Default: the one
+                that is attached.
+        """
+        strategy = self.strategy if strategy is None else strategy
+        return {
+            "tags": self.bins.tags.clone(),
+            "batch_size": self.batch_size * self.num_replicas,
+            "generator": self._generator.get_state(),
+            "position": self._position,
+            "pending": [draw.to("cpu")._asdict() for draw in self._pending],
+            "strategy": type(strategy).__name__,
+            "strategy_state": strategy.state_dict(),
+            "progress": strategy.progress.state_dict(),
+            "skipped": strategy.skipped,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where a state was taken: pending batches are yielded again first.
+
+        Raises:
+            ValueError: If the state is of other bins or another strategy, or amid an epoch of another batch size.
+                Nothing is changed then.
+        """
+        self._check(state)
+        self.strategy.load_state_dict(state["strategy_state"])
+        self.strategy.progress.load_state_dict(state["progress"])
+        self.strategy.skipped = state["skipped"]
+        self._generator.set_state(state["generator"].cpu())
+        self._position = state["position"] % len(self)
+        self._pending = deque(Draw(**fields).to(self.bins_at_work.device) for fields in state["pending"])
+        self._resuming = self._position > 0 or len(self._pending) > 0
+
+    def _listed(self, draw: Draw) -> Any:
+        """The instances that this process gets, as a data set takes them: a list, or a tensor that is not looked at."""
+        share = self.share(draw.indices)
+        return share.tolist() if self.bins_at_work.on_host else share.clone()  # which a backward pass may keep
+
+    def _check(self, state: dict[str, Any]) -> None:
+        """Raise if a state cannot go on here."""
+        tags, batch_size, strategy = state["tags"], state["batch_size"], type(self.strategy).__name__
+        if not torch.equal(tags, self.bins.tags):
+            raise ValueError(
+                f"The state to load is of other bins: {len(tags)} instances in {int(tags.max()) + 1} bins, here "
+                f"{len(self.bins)} in {len(self.bins.sizes)}, or in another order. "
+                "Use the data and the `bins` it was saved with."
+            )
+        if state["strategy"] != strategy:
+            raise ValueError(
+                f"The state to load is of the strategy {state['strategy']}, but here it is {strategy}: give "
+                "AdaptiveSamplingCallback the strategy it was saved with, or leave it out if that was Uniform."
+            )
+        # At the border of an epoch nothing depends on the batch size.
+        if state["position"] and batch_size != self.batch_size * self.num_replicas:
+            raise ValueError(
+                f"The state to load is of the middle of an epoch with `batch_size` {batch_size}, "
+                f"but here it is {self.batch_size * self.num_replicas}: use {batch_size}."
+            )
+
+
+def _in_group() -> bool:
+    return is_available() and is_initialized()

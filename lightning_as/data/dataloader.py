@@ -1,0 +1,266 @@
+"""The loader: any map-style data set, drawn from by an :class:`AdaptiveBatchSampler`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import Tensor
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+    SubsetRandomSampler,
+    default_collate,
+)
+
+from lightning_as.core.bins import Bins
+from lightning_as.data.batch_sampler import AdaptiveBatchSampler
+from lightning_as.data.labels import NAMES, find_labels
+
+BinsLike = Bins | Tensor | Sequence[int] | Callable[[Dataset[Any]], Bins | Tensor | Sequence[int]] | str | None
+"""What bins can be made from: see :func:`make_bins`."""
+
+
+class AdaptiveDataLoader(DataLoader[Any]):
+    """A train loader whose batches an :class:`AdaptiveSamplingCallback` chooses.
+
+    Return it from your own `train_dataloader`. Without the callback its epochs are shuffled, as with
+    ``DataLoader(…, shuffle=True, drop_last=True)``. Batches are drawn in the main process, at the time they are asked
+    for: workers, persistent or not, need to know nothing. With workers a batch is drawn
+    ``prefetch_factor · num_workers`` batches before it is trained on, from the law of then.
+
+    Args:
+        dataset: Any data set with a length and `__getitem__`, or `__getitems__`, by position.
+        batch_size: Instances per batch, of this process. Not with `sampler`.
+        bins: The partition that is drawn from, see :func:`make_bins`. Default: one bin per class, of the labels that
+            the data set keeps.
+        batches_per_epoch: Length of an epoch. Default: the data set's size over the (global) batch size, floored.
+        seed: Seed of the draws. Default: what `seed_everything` or `torch.manual_seed` was last given. A loader that is
+            made anew for each epoch, and without the callback, needs another one each time.
+        sampler: A sampler of your own over this data set, instead of `batch_size`, `bins`, `batches_per_epoch` and
+            `seed`. Default: a new one.
+        num_workers: As in torch, and so are all that follow.
+        collate_fn: Makes a batch of a list of samples. Default: torch's own.
+        pin_memory: Copy batches into pinned memory.
+        timeout: Seconds to wait for a worker.
+        worker_init_fn: Called in each worker with its number.
+        multiprocessing_context: How workers are started.
+        prefetch_factor: Batches that each worker loads ahead.
+        persistent_workers: Keep the workers between epochs.
+
+    Raises:
+        MisconfigurationException: If the data set is an `IterableDataset` or has no length.
+        ValueError: If a size is not positive, the batch is larger than the data set, or the bins are not of it.
+    """
+
+    select: Callable[[Any], Any] | None = None
+    """What every batch goes through in the main process, as it is asked for: makes a batch of candidates a smaller one.
+    The callback sets it, for strategies that are batch selectors."""
+    released: bool = False
+    """Whether a fit with a callback has ended since the last epoch, so that the next one is shuffled."""
+
+    def __init__(
+        self,
+        dataset: Dataset[Any],
+        batch_size: int | None = None,
+        bins: BinsLike = "label",
+        batches_per_epoch: int | None = None,
+        seed: int | None = None,
+        sampler: AdaptiveBatchSampler | None = None,
+        *,
+        num_workers: int = 0,
+        collate_fn: Callable[[Any], Any] | None = None,
+        pin_memory: bool = False,
+        timeout: float = 0,
+        worker_init_fn: Callable[[int], None] | None = None,
+        multiprocessing_context: Any = None,
+        prefetch_factor: int | None = None,
+        persistent_workers: bool = False,
+    ) -> None:
+        size = size_of(dataset)
+        if sampler is None:
+            if batch_size is None:
+                raise ValueError("`batch_size` is missing: give the number of instances per batch, or a `sampler`.")
+            seed = torch.initial_seed() if seed is None else seed
+            sampler = AdaptiveBatchSampler(make_bins(dataset, bins), batch_size, batches_per_epoch, seed)
+        elif not isinstance(sampler, AdaptiveBatchSampler):  # as Lightning makes the loader anew with `overfit_batches`
+            raise MisconfigurationException(
+                f"An AdaptiveDataLoader draws from an AdaptiveBatchSampler, not from a {type(sampler).__name__}: leave "
+                "out `overfit_batches`, and use `batches_per_epoch` for short epochs."
+            )
+        elif len(sampler.bins) != size:
+            raise ValueError(f"`sampler` has bins of {len(sampler.bins)} instances, but the data set has {size}.")
+        elif num_workers and sampler.off_host:
+            raise ValueError(
+                f"`num_workers` is {num_workers}, but `sampler` draws on a GPU, which loader processes cannot share: "
+                "leave one of them out."
+            )
+        super().__init__(
+            Batches(dataset, collate_fn or default_collate),
+            # Lightning replaces other samplers, and batch samplers, in several processes, but not this subclass.
+            sampler=sampler,
+            batch_size=None,
+            collate_fn=as_it_is,
+            num_workers=num_workers,
+            pin_memory=pin_memory,
+            timeout=timeout,
+            worker_init_fn=worker_init_fn,
+            multiprocessing_context=multiprocessing_context,
+            prefetch_factor=prefetch_factor,
+            persistent_workers=persistent_workers,
+        )
+
+    @classmethod
+    def like(
+        cls,
+        loader: DataLoader[Any],
+        batch_size: int | None = None,
+        bins: BinsLike = "label",
+        batches_per_epoch: int | None = None,
+        seed: int | None = None,
+        num_workers: int | None = None,
+    ) -> AdaptiveDataLoader:
+        """A loader with the data set and the settings of an ordinary one.
+
+        Its own order is left out, and with it `generator` and `drop_last`; of a `SubsetRandomSampler` the subset stays.
+
+        Raises:
+            MisconfigurationException: If it has another sampler of its own, or no batch size and none is given.
+        """
+        dataset, sampler = loader.dataset, loader.sampler
+        if isinstance(sampler, SubsetRandomSampler):
+            dataset = Subset(dataset, list(sampler.indices))
+        elif not isinstance(sampler, (RandomSampler, SequentialSampler, DistributedSampler)):
+            raise MisconfigurationException(
+                f"The train DataLoader has a {type(sampler).__name__}, in whose place adaptive sampling would step: "
+                "leave it out. What it knows of the data can be given as `bins`."
+            )
+        batch_size = loader.batch_size if batch_size is None else batch_size
+        if batch_size is None:
+            sampler = loader.batch_sampler or loader.sampler
+            raise MisconfigurationException(
+                f"The train DataLoader has no `batch_size`, but a {type(sampler).__name__} of its own: give it "
+                "`batch_size=…` and leave its sampler out."
+            )
+        num_workers = loader.num_workers if num_workers is None else num_workers
+        return cls(
+            dataset,
+            batch_size,
+            bins,
+            batches_per_epoch,
+            seed,
+            num_workers=num_workers,
+            collate_fn=loader.collate_fn,
+            pin_memory=loader.pin_memory,
+            # Without workers torch refuses what is about them.
+            timeout=loader.timeout if num_workers else 0,
+            worker_init_fn=loader.worker_init_fn,  # pyright: ignore[reportArgumentType]
+            multiprocessing_context=loader.multiprocessing_context if num_workers else None,
+            prefetch_factor=loader.prefetch_factor if num_workers else None,
+            persistent_workers=loader.persistent_workers and num_workers > 0,
+        )
+
+    def __iter__(self) -> Iterator[Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        # Torch's workers ask for their first batches as soon as they are there, which in Lightning is before training
+        # starts and the callback can attach its strategy. A generator starts them with the first `next`.
+        if self.released and isinstance(self.sampler, AdaptiveBatchSampler):
+            self.sampler.detach()
+            self.released = False
+        for batch in super().__iter__():
+            yield batch if self.select is None else self.select(batch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: the callback keeps the sampler's state. It is here to tell Lightning that the loader can resume."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Nothing."""
+
+
+class Batches(Dataset[Any]):
+    """A data set of batches: a list of positions gives the collated batch of its samples, a position the sample.
+
+    A tensor of positions, from a sampler that draws on a GPU, goes to a data set as it is if that has an attribute
+    ``takes_tensors`` that says so, and as a list otherwise.
+    """
+
+    def __init__(self, dataset: Dataset[Any], collate_fn: Callable[[Any], Any]) -> None:
+        self.dataset = dataset
+        self.collate_fn = collate_fn
+
+    def __len__(self) -> int:
+        """Number of instances, not of batches."""
+        return size_of(self.dataset)
+
+    def __getitem__(self, indices: Tensor | list[int] | int) -> Any:
+        if isinstance(indices, int):
+            return self.dataset[indices]
+        if isinstance(indices, Tensor) and not getattr(self.dataset, "takes_tensors", False):
+            indices = indices.tolist()
+        if hasattr(self.dataset, "__getitems__"):
+            return self.collate_fn(self.dataset.__getitems__(indices))  # pyright: ignore[reportAttributeAccessIssue]
+        return self.collate_fn([self.dataset[index] for index in indices])
+
+
+def make_bins(dataset: Dataset[Any], bins: BinsLike) -> Bins:
+    """The partition of a data set.
+
+    Args:
+        dataset: The data set.
+        bins: A `Bins`; the bin of each instance, (N,) integers; a function from the data set to either; ``"label"``,
+            one bin per class, of the labels that the data set keeps; the name of another attribute or column with
+            integers to partition by; ``"single"`` or None: one bin.
+
+    Raises:
+        ValueError: If they are not to be found, or of another number of instances.
+    """
+    size = size_of(dataset)
+    if bins is None or (isinstance(bins, str) and bins == "single"):
+        return Bins.single(size)
+    if isinstance(bins, str):
+        labels = find_labels(dataset, None if bins == "label" else bins)
+        if labels is None:
+            looked_for = " or ".join(f"`{name}`" for name in NAMES) if bins == "label" else f"`{bins}`"
+            raise ValueError(
+                f"`bins={bins!r}` found no integer per instance in the {type(dataset).__name__}: it has no attribute "
+                f"or column {looked_for} of {size} integers. Give the bin of each instance, `bins=tensor`, a function "
+                "`bins=lambda dataset: …`, or `bins=None` for none."
+            )
+        made = Bins.from_labels(labels) if bins == "label" else Bins(labels.unique(return_inverse=True)[1])
+    else:
+        given = bins(dataset) if callable(bins) else bins
+        made = given if isinstance(given, Bins) else Bins(given)
+    if len(made) != size:
+        raise ValueError(f"`bins` are of {len(made)} instances, but the data set has {size}: give one bin for each.")
+    return made
+
+
+def size_of(dataset: Dataset[Any]) -> int:
+    """Number of instances.
+
+    Raises:
+        MisconfigurationException: If there are no positions to draw from.
+    """
+    if isinstance(dataset, IterableDataset):
+        raise MisconfigurationException(
+            f"The {type(dataset).__name__} is an IterableDataset, which has no positions to draw from: use a map-style "
+            "data set, with `__len__` and `__getitem__`."
+        )
+    try:
+        return len(dataset)  # pyright: ignore[reportArgumentType]
+    except TypeError as error:
+        raise MisconfigurationException(
+            f"The {type(dataset).__name__} has no length: give it a `__len__`, so that there are positions to draw."
+        ) from error
+
+
+def as_it_is(batch: Any) -> Any:
+    """Collates what is a batch already."""
+    return batch

@@ -1,0 +1,132 @@
+"""Fashion-MNIST, CIFAR-10 and CIFAR-100, as torchvision downloads and reads them, as DataModules."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from lightning_as.core.bins import Bins
+from lightning_as.data.image_data import ImageDataModule, ImageDataset, Part, normalise
+
+
+class TorchvisionDataModule(ImageDataModule):
+    """A data set of torchvision's with the training images in bins and an :class:`AdaptiveBatchSampler` over them.
+
+    All images of a part are read once into one float32 tensor (of CIFAR: 0.6 GB to train, 0.1 GB to test), normalised
+    by the mean and the standard deviation of each channel's training pixels. They are not augmented: for that, give a
+    data set with transforms to an :class:`AdaptiveDataLoader`.
+
+    Without an :class:`AdaptiveSamplingCallback` the training batches are ordinary shuffled epochs. Validation, test
+    and prediction go through the official 10,000 test images in their order, whatever the sampler does. There is no
+    separate validation set: nothing may be chosen by ``val/…`` figures.
+
+    Args:
+        data_dir: Folder in torchvision's layout, to which the data set is downloaded if it is not there. Default:
+            ``"data"``, in the working directory.
+        batch_size: Training images per batch and process. Default: 256.
+        num_workers: Loader processes. With any, a batch is drawn ``2 · num_workers`` batches before it is trained
+            on, from the law of then; the data is in memory, so none is fastest. Default: 0.
+        bins: ``"label"``: a bin per class; ``"single"``: one bin; or your own partition of the training images.
+        batches_per_epoch: Length of an epoch. Default: the training images over the (global) batch size, floored.
+        seed: Seed of the sampler. Default: what `seed_everything` or `torch.manual_seed` was last given.
+        pin_memory: Whether loaders pin their batches, for faster copies to a GPU. Default: False.
+        device: ``"auto"``: images and, where it can be, the sampler's state lie on the Trainer's GPU; see
+            :class:`ImageDataModule`. Default: ``"cpu"``.
+
+    Raises:
+        ValueError: If an argument is out of range; in `setup`, if `bins` are of another number of instances.
+        FileNotFoundError: If the data set is neither in `data_dir` nor to be downloaded.
+    """
+
+    _name: str  # in torchvision.datasets
+    _files: str  # that make a download needless, …
+    _folder: str  # … in this folder of `data_dir`
+    _mean: tuple[float, ...]  # of each channel's training pixels in [0, 1]
+    _std: tuple[float, ...]
+
+    def __init__(
+        self,
+        data_dir: str | Path = "data",
+        batch_size: int = 256,
+        num_workers: int = 0,
+        bins: Literal["label", "single"] | Bins = "label",
+        batches_per_epoch: int | None = None,
+        seed: int | None = None,
+        pin_memory: bool = False,
+        device: Literal["cpu", "auto"] = "cpu",
+    ) -> None:
+        data_dir = str(data_dir)  # a Path would keep checkpoints from loading
+        super().__init__(batch_size, num_workers, bins, batches_per_epoch, seed, pin_memory, device)
+        self.data_dir = data_dir
+
+    def prepare_data(self) -> None:
+        """Download the data set if it is not in `data_dir`."""
+        self._read("test", download=True)  # which downloads both parts
+
+    def load(self, part: Part) -> ImageDataset:
+        """Read a part from `data_dir`, normalised."""
+        read = self._read(part, download=False)
+        pixels = torch.as_tensor(read.data)
+        # Grey images come as (N, H, W), those with colours as (N, H, W, C).
+        pixels = pixels.unsqueeze(1) if pixels.dim() == 3 else pixels.permute(0, 3, 1, 2)
+        return ImageDataset(normalise(pixels, self._mean, self._std), torch.as_tensor(read.targets))
+
+    def _read(self, part: Part, download: bool) -> Any:
+        from torchvision import datasets  # late: a torchvision that does not fit torch must not break the package
+
+        try:
+            return getattr(datasets, self._name)(self.data_dir, train=part == "train", download=download)
+        except (OSError, RuntimeError) as error:
+            raise FileNotFoundError(
+                f"{self._name} could not be {'downloaded' if download else 'read'} ({error}). Put {self._files} into "
+                f"{Path(self.data_dir) / self._folder}: `prepare_data` takes it from there."
+            ) from error
+
+
+class FashionMNISTDataModule(TorchvisionDataModule):
+    """Fashion-MNIST: 60,000 training images (28 × 28, grey) of 10 kinds of clothes.
+
+    Pixels in [0, 1], less 0.2860, over 0.3530. For everything else see :class:`TorchvisionDataModule`.
+    """
+
+    num_classes = 10
+    dims = (1, 28, 28)
+    _name = "FashionMNIST"
+    _files = "train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte"
+    _folder = "FashionMNIST/raw"
+    _mean = (0.2860,)
+    _std = (0.3530,)
+
+
+class CIFAR10DataModule(TorchvisionDataModule):
+    """CIFAR-10: 50,000 training images (32 × 32, RGB) of 10 kinds of things.
+
+    Pixels in [0, 1], less (0.4914, 0.4822, 0.4465), over (0.2470, 0.2435, 0.2616). For everything else see
+    :class:`TorchvisionDataModule`.
+    """
+
+    num_classes = 10
+    dims = (3, 32, 32)
+    _name = "CIFAR10"
+    _files = "cifar-10-python.tar.gz, or the folder that is in it,"
+    _folder = ""
+    _mean = (0.4914, 0.4822, 0.4465)
+    _std = (0.2470, 0.2435, 0.2616)
+
+
+class CIFAR100DataModule(TorchvisionDataModule):
+    """CIFAR-100: 50,000 training images (32 × 32, RGB) of 100 kinds of things, the fine labels.
+
+    Pixels in [0, 1], less (0.5071, 0.4865, 0.4409), over (0.2673, 0.2564, 0.2762). For everything else see
+    :class:`TorchvisionDataModule`.
+    """
+
+    num_classes = 100
+    dims = (3, 32, 32)
+    _name = "CIFAR100"
+    _files = "cifar-100-python.tar.gz, or the folder that is in it,"
+    _folder = ""
+    _mean = (0.5071, 0.4865, 0.4409)
+    _std = (0.2673, 0.2564, 0.2762)

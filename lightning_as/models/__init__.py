@@ -1,0 +1,1 @@
+"""Ready modules: the thesis's network and an embedding."""

@@ -1,0 +1,299 @@
+"""The plugin: a Lightning callback that feeds what training finds out back into the sampler."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from lightning_as.core.draw import Draw, Weighting, effective_sample_size, importance_weights
+from lightning_as.data.batch_sampler import AdaptiveBatchSampler
+from lightning_as.losses import CrossEntropy
+from lightning_as.plugin.observation import Observer, PerSample
+from lightning_as.plugin.scoring import Scorer
+from lightning_as.plugin.wiring import (
+    WEIGHTS,
+    check_labels,
+    check_processes_agree,
+    check_weights_reach,
+    find_sampler,
+    gather_batch,
+    length_of_training,
+    logs_now,
+    refuse_overfit_batches,
+    validation_metrics,
+)
+from lightning_as.strategies import AdaptiveSampling, Strategy
+
+
+class AdaptiveSamplingCallback(Callback):
+    """Samples the training batches by a strategy, and updates it after every batch.
+
+    The batches come from an :class:`AdaptiveDataLoader`, an :class:`AdaptiveDataModule` or one of the ready
+    DataModules. What the callback needs to know of a batch, it takes from where it is, in this order:
+
+    1. ``losses`` (B,) and ``logits`` (B, …) in what `training_step` returns beside ``loss``, or ``logits`` alone;
+    2. the output of the submodule `logits_from`, seen by a forward hook: the module stays as it is;
+    3. with `recompute`, a forward pass of its own after each step, in evaluation mode.
+
+    The first two count as they are: of the training-mode forward pass, before the update.
+
+    Logged every ``log_every_n_steps``: ``adaptive/ess``, the number of instances that the law is effectively spread
+    over, as estimated from the batch (on the CPU also in the bar); with weights ``adaptive/weight_mean`` and
+    ``adaptive/weight_max``; and the strategy's own figures, for :class:`AdaptiveSampling` ``adaptive/entropy_p``
+    (nats), ``adaptive/p_min``, ``adaptive/p_max``, ``adaptive/seen`` (share of instances) and ``adaptive/age_p``
+    (batches); and ``adaptive/skipped`` (losses that were not finite).
+
+    Args:
+        strategy: The method. Default: :class:`AdaptiveSampling`.
+        logits_from: Name of the submodule that gives the logits, such as ``"net"``. With `weights` nothing after it may
+            have parameters to train. Default: none.
+        recompute: Compute logits anew if they are nowhere to be seen. Default: False.
+        target_key: What holds the targets in a batch. Default: the second of a pair, or what a mapping has
+            under ``targets``, ``target``, ``labels``, ``label`` or ``y``.
+        per_sample_loss: The loss of each sample, for modules that do not return ``losses``; see
+            :mod:`lightning_as.losses`. Default: cross-entropy.
+        gradient_bound: The squared norm of the gradient of each sample's loss with respect to the logits. A function of
+            logits and targets; or ``"autograd"``: as observed in the module's own backward pass, for losses that are a
+            mean over the batch (needs `logits_from`). Default: that of `per_sample_loss`.
+        weights: Weights on the loss. ``"source"``: those that the strategy's source asks for, if it does. ``"none"``,
+            ``"unbiased"``, ``"clipped"``, ``"power"``: see :func:`importance_weights`. They reach the loss through the
+            gradient of the output of `logits_from`; or, if the module has an attribute ``importance_weights``, that is
+            the batch's weights (B,) during each training step and None otherwise, and using them is up to the module.
+            Default: ``"source"``; for `AdaptiveSampling` that is none, as in the thesis: the loss is re-weighted
+            towards what is drawn often.
+        weight_limit: The largest weight of ``"clipped"``. Default: 10.
+        weight_power: The exponent of ``"power"``. Default: 0.5.
+
+    Raises:
+        TypeError: If an argument is not what it must be.
+        ValueError: If an argument is out of its range.
+        MisconfigurationException: Before the first batch or at it, if something that is needed is missing.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> trainer = Trainer(max_epochs=5, callbacks=[AdaptiveSamplingCallback()])  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        strategy: Strategy | None = None,
+        logits_from: str | None = None,
+        recompute: bool = False,
+        target_key: str | int | None = None,
+        per_sample_loss: PerSample | None = None,
+        gradient_bound: PerSample | Literal["autograd"] | None = None,
+        weights: Weighting | Literal["source"] = "source",
+        weight_limit: float = 10.0,
+        weight_power: float = 0.5,
+    ) -> None:
+        if strategy is not None and not isinstance(strategy, Strategy):
+            raise TypeError(f"`strategy` must be an object such as AdaptiveSampling(), got {strategy!r}.")
+        if gradient_bound not in (None, "autograd") and not callable(gradient_bound):
+            raise TypeError(f"`gradient_bound` must be a function or 'autograd', got {gradient_bound!r}.")
+        if not (per_sample_loss is None or callable(per_sample_loss)):
+            raise TypeError(f"`per_sample_loss` must be a function of logits and targets, got {per_sample_loss!r}.")
+        if gradient_bound == "autograd" and logits_from is None:
+            raise ValueError("`gradient_bound='autograd'` observes a gradient at a submodule: name it, `logits_from`.")
+        if weights not in ("source", *get_args(Weighting)):
+            raise ValueError(f"`weights` must be source or one of {', '.join(get_args(Weighting))}; got {weights!r}.")
+        if weight_limit <= 0 or not 0 <= weight_power <= 1:
+            raise ValueError(
+                f"`weight_limit` must be positive and `weight_power` in [0, 1], got {weight_limit} and {weight_power}."
+            )
+        self.strategy = AdaptiveSampling() if strategy is None else strategy
+        self.logits_from = logits_from
+        self.recompute = recompute
+        self.target_key = target_key
+        self.per_sample_loss: PerSample = CrossEntropy() if per_sample_loss is None else per_sample_loss
+        self.gradient_bound: PerSample | Literal["autograd"] | None = gradient_bound
+        self.weights: Weighting | Literal["source"] = weights
+        self.weight_limit = weight_limit
+        self.weight_power = weight_power
+        self._sampler: AdaptiveBatchSampler | None = None
+        self._restored: dict[str, Any] | None = None  # a state that waits for the sampler that it belongs to
+        self._waiting: dict[str, Any] | None = None  # what was restored before another stage than a fit
+        self._observer: Observer | None = None
+        self._scorer: Scorer | None = None
+        self._checked = False
+        self._drawn = torch.empty(0, dtype=torch.int64)  # bins of this process's share of the batch that is trained on
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse what cannot work before the data is loaded."""
+        self._waiting = self._restored
+        if stage == "fit":
+            refuse_overfit_batches(trainer)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put the hook on the module, which by now has all its layers, but has not been compiled yet."""
+        self._let_go(pl_module)
+        self._observer = Observer(
+            pl_module,
+            self.logits_from,
+            self.recompute,
+            self.target_key,
+            self.per_sample_loss,
+            self.gradient_bound,
+            losses="losses" in self.strategy.reads,
+            bounds=bool({"bounds", "linear_bounds"} & self.strategy.reads),
+            gradients="linear" if "linear_bounds" in self.strategy.reads else "logits",
+        )
+        if self._weighing and self.logits_from is None:
+            check_weights_reach(pl_module, self.strategy, self.weights)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Attach the strategy to the loader's sampler, and bring back its state if a fit is resumed."""
+        self._checked = False
+        # A fit that goes on at the border of an epoch may make its loader anew, for which it calls no hook: now, then.
+        trainer.fit_loop.setup_data()
+        self._attach(trainer, pl_module)
+        if trainer.fit_loop.epoch_loop.batch_progress.total.ready == 0:  # of this Trainer; others may have been before
+            self.strategy.progress.reset()
+        check_processes_agree(trainer, trainer.train_dataloader, self._at_work()[0])  # pyright: ignore[reportArgumentType]
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Follow a loader that was made anew for this epoch; score what the strategy wants scored before it."""
+        self._attach(trainer, pl_module)
+        assert self._scorer is not None
+        self._scorer.refresh()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Check the first batch before it is trained on; hand out the weights."""
+        sampler, observer = self._at_work()
+        draw = sampler.current
+        self._drawn = sampler.share(draw.bins)
+        if not self._checked:
+            self._check_labels(batch)
+        self._checked = True
+        weights = self._weights_of(draw)
+        if weights is not None:
+            weights = sampler.share(weights).to(torch.float32).to(pl_module.device)
+            if hasattr(pl_module, WEIGHTS):
+                setattr(pl_module, WEIGHTS, weights)
+        observer.arm(len(self._drawn), weights, scale=not hasattr(pl_module, WEIGHTS))
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        """Note by what the observed gradients will be scaled."""
+        self._at_work()[1].note_scale(trainer)
+
+    @torch.no_grad()
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Match the batch with its draw, and update the strategy."""
+        sampler, observer = self._at_work()
+        # In automatic optimization a `training_step` that returns None skips the batch; otherwise it means nothing.
+        skipped = not outputs and pl_module.automatic_optimization
+        rows = None if skipped else observer.observe(outputs, batch, len(self._drawn))
+        draw = sampler.commit()
+        logs = logs_now(trainer, batch_idx)
+        if rows is not None:
+            if logs or sampler.bins_at_work.on_host:  # elsewhere to look is to wait
+                self._check_labels(batch)
+            losses, bounds = gather_batch(trainer, rows, sampler.bins_at_work.device)
+            self.strategy.update(draw, losses, bounds)
+        observer.disarm()
+        self._take_back_weights(pl_module)
+        assert self._scorer is not None
+        self._scorer.refresh()
+        if trainer.is_last_batch:  # of the epoch: a checkpoint that is saved now is one of its end
+            sampler.end_epoch()
+        if logs:
+            self._log(pl_module, draw)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Tell the strategy what was found."""
+        if (metrics := validation_metrics(trainer)) is not None:
+            self.strategy.validated(metrics)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Tell the sampler, which cannot know how many batches `limit_train_batches` leaves."""
+        self._at_work()[0].end_epoch()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Leave the module as it was."""
+        if stage == "fit":
+            self._let_go(pl_module)
+        else:  # which may have loaded a checkpoint, but not to go on training from it
+            self._restored = self._waiting
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave the module as it was."""
+        self._let_go(pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sampler's state, and with it the strategy's."""
+        if self._restored is not None:
+            return {"sampler": self._restored}
+        return {} if self._sampler is None else {"sampler": self._sampler.state_dict(self.strategy)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep a state until training starts, and with it the loader that it belongs to is there."""
+        self._restored = state_dict.get("sampler")
+
+    def _attach(self, trainer: Trainer, module: LightningModule) -> None:
+        sampler, previous, state = find_sampler(trainer), self._sampler, self._restored
+        assert self._observer is not None, "on_fit_start comes first"
+        self._scorer = Scorer(trainer, module, self._observer)
+        if sampler is not previous or sampler.strategy is not self.strategy or state is not None:
+            if state is None and previous not in (None, sampler) and torch.equal(previous.bins.tags, sampler.bins.tags):
+                state = previous.state_dict(self.strategy)
+            sampler.attach(self.strategy)
+        self.strategy.plan(*length_of_training(trainer))
+        if state is not None:
+            sampler.load_state_dict(state)
+        self._scorer.attach()
+        self._sampler, self._restored = sampler, None
+
+    def _check_labels(self, batch: Any) -> None:
+        """Raise if the bins are classes, and a batch has targets of others than were drawn."""
+        sampler, observer = self._at_work()
+        labels = None if sampler.bins.labels is None else observer.labels(batch, len(self._drawn))
+        if labels is not None:
+            check_labels(sampler.bins, self._drawn, labels)
+
+    @property
+    def _weighing(self) -> bool:
+        return self.strategy.weighted if self.weights == "source" else self.weights != "none"
+
+    def _weights_of(self, draw: Draw) -> Tensor | None:
+        """The weights of a batch, of all processes, (B,); None for none."""
+        if not self._weighing:
+            return None
+        if self.weights == "source":  # which may do without them for a while
+            return torch.ones_like(draw.probabilities) if draw.weights is None else draw.weights
+        assert self._sampler is not None
+        size = len(self._sampler.bins)
+        return importance_weights(draw.probabilities, size, self.weights, self.weight_limit, self.weight_power)
+
+    def _log(self, module: LightningModule, draw: Draw) -> None:
+        if module.trainer.barebones:
+            return
+        in_bar = self._at_work()[0].bins_at_work.on_host  # as Lightning looks at what is in the bar in every step
+        module.log("adaptive/ess", float(effective_sample_size(draw.probabilities)), prog_bar=in_bar)
+        figures = self.strategy.metrics() | {"skipped": float(self.strategy.skipped)}
+        weights = self._weights_of(draw)
+        if weights is not None:
+            figures |= {"weight_mean": float(weights.mean()), "weight_max": float(weights.max())}
+        module.log_dict({f"adaptive/{name}": value for name, value in figures.items()})
+
+    def _at_work(self) -> tuple[AdaptiveBatchSampler, Observer]:
+        assert self._sampler is not None, "on_train_start comes first"
+        assert self._observer is not None, "on_fit_start comes first"
+        return self._sampler, self._observer
+
+    def _let_go(self, module: LightningModule) -> None:
+        """Leave the module as it was before the fit."""
+        if self._observer is not None:
+            self._observer.remove()
+        if self._scorer is not None:
+            self._scorer.detach()
+        self._observer = self._scorer = None
+        self._take_back_weights(module)
+
+    def _take_back_weights(self, module: LightningModule) -> None:
+        """They are of one training batch: validation must not find them."""
+        if self._weighing and hasattr(module, WEIGHTS):
+            setattr(module, WEIGHTS, None)

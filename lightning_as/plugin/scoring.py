@@ -1,0 +1,204 @@
+"""Scores by forward passes of their own, for strategies that want instances scored or choose among candidates.
+
+The passes are in evaluation mode and without gradients; training goes on as if they had not been: neither batch-norm
+statistics nor any global random state move.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, MutableMapping
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from lightning_as.data.dataloader import AdaptiveDataLoader, as_it_is
+from lightning_as.plugin.observation import Observer, describe
+from lightning_as.plugin.wiring import find_sampler, gather_rows
+from lightning_as.strategies import BatchSelector, Scores
+
+
+class Scorer:
+    """Scores instances of the data set, and candidates, for the strategy of a fit.
+
+    Args:
+        trainer: The Trainer.
+        module: The module whose logits are the scores' source.
+        observer: What knows the losses and bounds of logits.
+    """
+
+    def __init__(self, trainer: Trainer, module: LightningModule, observer: Observer) -> None:
+        self._trainer = trainer
+        self._module = module
+        self._observer = observer
+        self._sampler = find_sampler(trainer)
+        loader = trainer.train_dataloader
+        assert isinstance(loader, AdaptiveDataLoader), "find_sampler sees to it"
+        self._loader = loader
+
+    def refresh(self) -> None:
+        """Score the instances that the strategy wants scored now, if any."""
+        strategy = self._sampler.strategy
+        wanted = strategy.wanted()
+        if wanted is not None and len(wanted):
+            with isolate_rng():
+                strategy.refresh(wanted, self._score_instances(wanted))
+
+    def attach(self) -> None:
+        """Have the loader's batches selected from, if that is what the strategy does."""
+        self._loader.select = self.select if isinstance(self._sampler.strategy, BatchSelector) else None
+        self._loader.released = False
+        self._sampler.limit = int(self._trainer.num_training_batches)
+
+    def detach(self) -> None:
+        """Leave the loader as it was: iterated again, it gives shuffled epochs."""
+        self._loader.select = None
+        self._loader.released = True
+        self._sampler.limit = None
+
+    def select(self, batch: Any) -> Any:
+        """Score a batch of candidates, and cut it down to those that the strategy chooses to train on."""
+        sampler, draw = self._sampler, self._sampler.current
+        size, candidates = sampler.batch_size, len(sampler.share(draw.indices))
+        strategy = sampler.strategy
+        if not isinstance(strategy, BatchSelector) or candidates == size:
+            return batch
+        with isolate_rng():  # the user's hooks may augment
+            scores = self._gather(self._score_batch(self._copy(batch)))
+        chosen = []
+        for rank in range(sampler.num_replicas):
+            part = torch.arange(rank, len(draw.indices), sampler.num_replicas)
+            own = Scores(*(None if rows is None else rows[part] for rows in scores))
+            selection = strategy.select(draw.select(part), own, size, sampler.generator)
+            chosen.append((selection, part[selection.positions]))
+        positions = torch.stack([at for _, at in chosen], dim=1).flatten()  # as the shares lie in a global batch
+        narrowed = draw.select(positions)
+        for field in ("weights", "probabilities"):
+            parts = [getattr(selection, field) for selection, _ in chosen]
+            if parts[0] is not None:
+                narrowed = narrowed._replace(**{field: torch.stack(parts, dim=1).flatten()})
+        sampler.narrow(narrowed)
+        return take_rows(batch, chosen[sampler.rank][0].positions, candidates)
+
+    def _score_instances(self, indices: Tensor) -> Scores:
+        """Scores of instances, of which each process scores its share."""
+        processes = self._sampler.num_replicas
+        padded = torch.cat([indices, indices[:1].expand(-len(indices) % processes)])
+        share, loader = self._sampler.share(padded).split(self._sampler.batch_size), self._loader
+        chunks = DataLoader(
+            loader.dataset,
+            sampler=[chunk.tolist() for chunk in share],  # pyright: ignore[reportArgumentType]
+            batch_size=None,
+            collate_fn=as_it_is,
+            num_workers=min(loader.num_workers, len(share)),
+            worker_init_fn=loader.worker_init_fn,  # pyright: ignore[reportArgumentType]
+            multiprocessing_context=loader.multiprocessing_context if loader.num_workers else None,
+        )
+        # Brought together chunk by chunk, which is their order, so that no more than one is on the device.
+        parts = zip(*(self._gather(self._score_batch(batch)) for batch in chunks), strict=True)
+        return Scores(*(None if part[0] is None else torch.cat(part)[: len(indices)] for part in parts))
+
+    def _gather(self, scores: Scores) -> Scores:
+        """The scores of all processes, in the order of the global batch, on the CPU."""
+        rows = gather_rows(self._trainer, list(scores))
+        return Scores(*(None if row is None else row.to(torch.float64) for row in rows[:3]), *rows[3:])
+
+    def _copy(self, batch: Any) -> Any:
+        """The batch for the user's hooks and `forward` to change; what is chosen of it goes through them again."""
+        root = self._trainer.strategy.root_device
+        if root.type == "cpu" or _lies_on(batch, root):  # where the transfer copies nothing
+            return copy.deepcopy(batch)
+        hooks = ("on_before_batch_transfer", "on_after_batch_transfer")
+        changed = any(is_overridden(hook, owner) for hook in hooks for owner in self._owners())
+        return copy.deepcopy(batch) if changed else batch
+
+    def _owners(self) -> list[Any]:
+        """Who may have hooks, the first before the second."""
+        return [getattr(self._trainer, "datamodule", None), self._module]
+
+    def _score_batch(self, batch: Any) -> Scores:
+        """Scores of this process's own batch, as it comes from a loader."""
+        reads, observer = self._sampler.strategy.reads, self._observer
+        # What the training loop does with a batch.
+        batch = self._trainer.precision_plugin.convert_input(batch)
+        hook = "on_before_batch_transfer"
+        owner = next((owner for owner in self._owners() if is_overridden(hook, owner)), self._module)
+        batch = self._trainer.strategy.batch_to_device(owner.on_before_batch_transfer(batch, 0))
+        logits, features = self._forward(batch) if reads - {"inputs"} else (None, None)
+        return Scores(
+            observer.losses_of(logits, batch) if logits is not None and "losses" in reads else None,
+            observer.bounds_of(logits, batch) if logits is not None and "bounds" in reads else None,
+            logits if "logits" in reads else None,
+            features,
+            self._inputs_of(batch) if "inputs" in reads else None,
+        )
+
+    def _inputs_of(self, batch: Any) -> Tensor:
+        if not isinstance(batch, (tuple, list)) or not isinstance(batch[0], Tensor):
+            raise MisconfigurationException(
+                f"{type(self._sampler.strategy).__name__} goes by the inputs, the first tensor of a tuple, but the "
+                f"batch is {describe(batch)}: give the data that form, or use another strategy."
+            )
+        return batch[0].flatten(1) if batch[0].dim() > 1 else batch[0].unsqueeze(1)
+
+    def _forward(self, batch: Any) -> tuple[Tensor, Tensor | None]:
+        """Logits, and the features if they are wanted: what goes into the linear layer that is called last."""
+        seen: list[Tensor] = []
+        wanted = "features" in self._sampler.strategy.reads
+        linear = [part for part in self._module.modules() if wanted and isinstance(part, nn.Linear)]
+        handles = [part.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])) for part in linear]
+        try:
+            with self._trainer.precision_plugin.val_step_context():
+                logits = self._observer.recompute(batch)
+        finally:
+            for handle in handles:
+                handle.remove()
+        if not wanted:
+            return logits, None
+        if not seen or len(seen[-1]) != len(logits):
+            raise MisconfigurationException(
+                f"{type(self._sampler.strategy).__name__} goes by the inputs of the last linear layer, but no "
+                f"torch.nn.Linear in {type(self._module).__name__} was given a row per instance: use another strategy."
+            )
+        return logits, seen[-1].flatten(1)
+
+
+def take_rows(batch: Any, positions: Tensor, size: int) -> Any:
+    """The part of a batch of `size` samples at the given positions: of its tensors and lists, however nested."""
+    if isinstance(batch, Tensor):
+        return batch.index_select(0, positions.to(batch.device)) if _has_rows(batch, size) else batch
+    if isinstance(batch, Mapping):
+        parts = {key: take_rows(value, positions, size) for key, value in batch.items()}
+        if not isinstance(batch, MutableMapping):
+            return parts
+        narrowed = copy.copy(batch)  # of whatever type it is
+        narrowed.update(parts)
+        return narrowed
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*(take_rows(part, positions, size) for part in batch))
+    if isinstance(batch, (list, tuple)):
+        if len(batch) == size and not all(_has_rows(part, size) for part in batch):  # an entry for each sample
+            return type(batch)(batch[at] for at in positions.tolist())
+        return type(batch)(take_rows(part, positions, size) for part in batch)
+    return batch
+
+
+def _lies_on(batch: Any, device: torch.device) -> bool:
+    """Whether a tensor of a batch, however nested, is on a device."""
+    if isinstance(batch, Tensor):
+        return batch.device == device
+    parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, (list, tuple)) else ()
+    return any(_lies_on(part, device) for part in parts)
+
+
+def _has_rows(part: Any, size: int) -> bool:
+    """Whether a part of a batch has something for each of so many samples."""
+    if isinstance(part, Mapping):
+        return any(_has_rows(value, size) for value in part.values())
+    return len(part) == size if isinstance(part, (list, tuple)) or (isinstance(part, Tensor) and part.dim()) else False

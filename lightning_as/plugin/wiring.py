@@ -1,0 +1,186 @@
+"""What must be in place before the first batch: our sampler in the train loader, and processes that agree."""
+
+from __future__ import annotations
+
+import math
+import zlib
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+from lightning_as.core.bins import Bins
+from lightning_as.data.batch_sampler import AdaptiveBatchSampler
+from lightning_as.data.dataloader import AdaptiveDataLoader
+from lightning_as.plugin.hooks import submodules
+from lightning_as.strategies import Strategy
+
+WEIGHTS = "importance_weights"
+"""The attribute of modules that use weights themselves."""
+
+_MEND = (
+    "return `AdaptiveDataLoader(dataset, batch_size=…)` from `train_dataloader`, or wrap your DataModule as "
+    "`AdaptiveDataModule(datamodule)`."
+)
+
+
+def refuse_overfit_batches(trainer: Trainer) -> None:
+    """Raise if Lightning will put a sequential sampler in place of ours."""
+    overfit_batches: float = trainer.overfit_batches  # pyright: ignore[reportAttributeAccessIssue]
+    if overfit_batches > 0:
+        raise MisconfigurationException(
+            f"`overfit_batches={overfit_batches}` replaces the sampler by a sequential one: leave it out, or leave out "
+            "AdaptiveSamplingCallback."
+        )
+
+
+def find_sampler(trainer: Trainer) -> AdaptiveBatchSampler:
+    """The sampler that the training batches will come from.
+
+    Raises:
+        MisconfigurationException: If there is none of ours, or it would not be heard.
+    """
+    loader = trainer.train_dataloader
+    if not isinstance(loader, DataLoader):
+        raise MisconfigurationException(
+            f"AdaptiveSamplingCallback needs one train DataLoader, but `train_dataloader` gave a "
+            f"{type(loader).__name__}: return a single AdaptiveDataLoader."
+        )
+    if isinstance(loader.dataset, IterableDataset):
+        raise MisconfigurationException(
+            "An IterableDataset has no indices to sample from: use a map-style dataset, with `__getitem__`."
+        )
+    sampler = loader.sampler
+    if not isinstance(loader, AdaptiveDataLoader) or not isinstance(sampler, AdaptiveBatchSampler):
+        raise MisconfigurationException(
+            f"The train loader is a {type(loader).__name__} that draws from a {type(sampler).__name__}, which "
+            f"AdaptiveSamplingCallback cannot guide: {_MEND}"
+        )
+    if sampler.num_replicas != trainer.world_size:
+        raise MisconfigurationException(
+            f"The sampler shares batches among {sampler.num_replicas} process(es), but the Trainer has "
+            f"{trainer.world_size}: leave `num_replicas` out of AdaptiveBatchSampler, and use a strategy on "
+            "torch.distributed, such as 'ddp'."
+        )
+    return sampler
+
+
+def check_weights_reach(module: LightningModule, strategy: Strategy, weights: str) -> None:
+    """Raise if weights have neither a submodule whose output they could reach nor an attribute of the module."""
+    if not hasattr(module, WEIGHTS):
+        raise MisconfigurationException(
+            f"`weights={weights!r}` of {type(strategy).__name__} cannot reach the loss: name the submodule that gives "
+            f"the logits, `logits_from=…`, one of {submodules(module)}; or give {type(module).__name__} an attribute "
+            f"`{WEIGHTS} = None` and multiply its losses by that; or leave them out, `weights='none'`."
+        )
+
+
+def validation_metrics(trainer: Trainer) -> dict[str, float] | None:
+    """What validation has logged, the same in all processes; None if it is not one amid training."""
+    if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
+        return None
+    return trainer.strategy.broadcast({name: float(value) for name, value in trainer.callback_metrics.items()})
+
+
+def check_processes_agree(trainer: Trainer, loader: AdaptiveDataLoader, sampler: AdaptiveBatchSampler) -> None:
+    """Raise, in every process, if the processes would not draw the same batches."""
+    if trainer.world_size == 1:
+        return
+    facts = {
+        "number of instances": len(sampler.bins),
+        "bins (a checksum)": _checksum(sampler.bins.tags),
+        "batch size": sampler.batch_size,
+        "batches per epoch": len(sampler),
+        "seed (a checksum of the generator)": _checksum(sampler.generator.get_state()),
+        "`num_workers`": loader.num_workers,
+        "`prefetch_factor`": loader.prefetch_factor or 0,
+    }
+    mine = torch.tensor(list(facts.values()), dtype=torch.int64, device=trainer.strategy.root_device)
+    everyones = trainer.strategy.all_gather(mine)
+    for name, values in zip(facts, everyones.T.tolist(), strict=True):
+        if len(set(values)) > 1:
+            raise MisconfigurationException(
+                f"The processes do not agree on the {name}: {', '.join(map(str, values))}. All must have the same "
+                "data, bins, batch size and `seed`: call `seed_everything` first, or give the loader a `seed`."
+            )
+
+
+def check_labels(bins: Bins, drawn: Tensor, labels: Tensor) -> None:
+    """Raise if the labels of a batch are not those of the bins that were drawn."""
+    assert bins.labels is not None
+    expected, labels = bins.labels.index_select(0, drawn.cpu()), labels.to("cpu", torch.int64)
+    if expected.tolist() != labels.tolist():  # of a batch's few numbers faster than torch.equal
+        at = int((expected != labels).nonzero()[0])
+        raise MisconfigurationException(
+            f"The target of an instance is {int(labels[at])}, but it was drawn from the bin of the label "
+            f"{int(expected[at])}: the losses would be filed under the wrong instances. Make the bins from the labels "
+            "of this very dataset, in its order; for bins that are not the targets use `Bins(tags)`."
+        )
+
+
+def length_of_training(trainer: Trainer) -> tuple[int | None, int]:
+    """Number of batches of a fit in all, None if there is no end in sight, and of batches in an epoch."""
+    epoch = int(trainer.num_training_batches)
+    ends = [] if trainer.max_epochs in (None, -1) else [trainer.max_epochs * epoch]
+    if trainer.max_steps > 0:
+        # What has been accumulated at the end of an epoch makes a step there, however little it is.
+        steps = max(math.ceil(epoch / trainer.accumulate_grad_batches), 1)  # of an epoch
+        epochs, rest = divmod(trainer.max_steps, steps)
+        ends.append(epochs * epoch + rest * trainer.accumulate_grad_batches)
+    return (min(ends) if ends else None), epoch
+
+
+def logs_now(trainer: Trainer, batch_idx: int) -> bool:
+    """Whether what is logged after this batch is kept: what is logged in between Lightning keeps to itself.
+
+    So is that of the first batch, for the sake of the progress bar.
+    """
+    every: int = trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
+    return batch_idx == 0 or (every > 0 and trainer.global_step % every == 0)
+
+
+def gather_batch(trainer: Trainer, rows: list[Tensor], device: torch.device) -> list[Tensor]:
+    """Rows about each process's share of a batch, put together to rows about the global batch, in its order.
+
+    One collective for all of them, and none without other processes.
+
+    Args:
+        trainer: The Trainer.
+        rows: Numbers for each instance of this process's share, (B,) each.
+        device: Where they are wanted.
+
+    Returns:
+        The same for the global batch, (B · processes,) each, float64 on that device.
+    """
+    if trainer.world_size == 1:
+        return [row.to(device).to(torch.float64) for row in rows]  # in this order: not every device knows float64
+    packed = torch.stack([row.to(torch.float64) for row in rows]).to(trainer.strategy.root_device)
+    shares = trainer.strategy.all_gather(packed)  # (processes, rows, B)
+    assert isinstance(shares, Tensor)
+    # Entry i of process r is entry i · processes + r of the global batch.
+    return list(shares.permute(1, 2, 0).flatten(1).to(device).unbind())
+
+
+def gather_rows(trainer: Trainer, parts: list[Tensor | None]) -> list[Tensor | None]:
+    """As :func:`gather_batch`, for rows of any shape, (B, …) each, one collective for each of them; None stays None.
+
+    Returns:
+        The same for the global batch, (B · processes, …) each, on the CPU.
+    """
+    if trainer.world_size > 1:
+        device = trainer.strategy.root_device
+        parts = [None if part is None else _interleave(trainer, part.to(device)) for part in parts]
+    return [None if part is None else part.cpu() for part in parts]
+
+
+def _interleave(trainer: Trainer, rows: Tensor) -> Tensor:
+    shares = trainer.strategy.all_gather(rows)  # (processes, B, …)
+    assert isinstance(shares, Tensor)
+    return shares.transpose(0, 1).flatten(0, 1)
+
+
+def _checksum(tensor: Tensor) -> int:
+    return zlib.crc32(tensor.numpy().tobytes())

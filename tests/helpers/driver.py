@@ -1,0 +1,155 @@
+"""Plays the callback's part for a strategy, without a model: its scores are random."""
+
+from __future__ import annotations
+
+import io
+from collections import deque
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_as.core.bins import Bins
+from lightning_as.core.draw import Draw
+from lightning_as.strategies import BatchSelector, Scores, Strategy
+
+CLASSES, FEATURES, INPUTS = 4, 6, 9
+EPOCH = 6  # batches
+
+
+class Driver:
+    """A training with random losses; the calls are those of the callback, in its order.
+
+    Args:
+        strategy: The strategy, which is started and told the plan here.
+        bins: The partition.
+        seed: Of the draws, and of the scores.
+        size: Instances per batch.
+        epochs: Length of the training that is planned.
+        ahead: How many batches are drawn before the oldest of them is trained on, as loader workers do.
+        odd: What some of the losses, bounds and logits are, such as NaN.
+        odd_share: How many of them. Default: none.
+    """
+
+    def __init__(
+        self,
+        strategy: Strategy,
+        bins: Bins,
+        seed: int = 0,
+        size: int = 16,
+        epochs: int = 4,
+        ahead: int = 0,
+        odd: float = 0.0,
+        odd_share: float = 0.0,
+    ) -> None:
+        self.strategy, self.bins, self.size, self.ahead = strategy, bins, size, ahead
+        self.odd, self.odd_share = odd, odd_share
+        self._draws = torch.Generator().manual_seed(seed)
+        self._chance = torch.Generator().manual_seed(seed + 1)
+        self._inputs = torch.randn(len(bins), INPUTS, generator=torch.Generator().manual_seed(7))
+        self._pending: deque[Draw] = deque()
+        self._position = 0
+        self.drawn: list[Draw] = []
+        """Every draw as it came."""
+        self.trained: list[Draw] = []
+        """Every draw as it was trained on."""
+        strategy.start(bins)
+        strategy.plan(epochs * EPOCH, EPOCH)
+
+    def run(self, steps: int) -> Driver:
+        """Train on so many batches."""
+        for _ in range(steps):
+            self._step()
+        return self
+
+    def batch(self) -> Draw:
+        """A batch as it would be trained on now, that is not trained on."""
+        draw = self.strategy.draw(self.size, self._draws)
+        if isinstance(self.strategy, BatchSelector) and len(draw.indices) > self.size:
+            return self._select(self.strategy, draw)
+        return draw
+
+    def saved(self) -> dict[str, Any]:
+        """The state, once written to a file and read again."""
+        file = io.BytesIO()
+        state = {
+            "strategy": self.strategy.state_dict(),
+            "skipped": self.strategy.skipped,
+            "progress": self.strategy.progress.state_dict(),
+            "draws": self._draws.get_state(),
+            "chance": self._chance.get_state(),
+            "pending": [draw._asdict() for draw in self._pending],
+            "position": self._position,
+        }
+        torch.save(state, file)
+        file.seek(0)
+        return torch.load(file, weights_only=True)
+
+    def load(self, state: dict[str, Any]) -> Driver:
+        """Go on from a state: what was drawn ahead is not drawn again."""
+        self.strategy.load_state_dict(state["strategy"])
+        self.strategy.skipped = state["skipped"]
+        self.strategy.progress.load_state_dict(state["progress"])
+        self._draws.set_state(state["draws"])
+        self._chance.set_state(state["chance"])
+        self._pending = deque(Draw(**fields) for fields in state["pending"])
+        self._position = state["position"]
+        self._refresh()
+        return self
+
+    def _step(self) -> None:
+        if self._position == 0 and not self._pending:
+            self._refresh()
+            self.strategy.start_epoch(self._draws)
+        while len(self._pending) <= self.ahead and self._position + len(self._pending) < EPOCH:
+            self.drawn.append(self.strategy.draw(self.size, self._draws))
+            self.strategy.progress.step()
+            self._pending.append(self.drawn[-1])
+        draw = self._pending.popleft()
+        if isinstance(self.strategy, BatchSelector) and len(draw.indices) > self.size:
+            draw = self._select(self.strategy, draw)
+        self.trained.append(draw)
+        losses, bounds = self._numbers(len(draw.indices)), self._numbers(len(draw.indices))
+        if not {"bounds", "linear_bounds"} & self.strategy.reads:
+            bounds.zero_()
+        self.strategy.update(draw, losses, bounds)
+        self._refresh()
+        self._position = (self._position + 1) % EPOCH
+        if self._position == 0:
+            self.strategy.validated({"val/loss": self._chances(1).item(), "val/accuracy": self._chances(1).item()})
+
+    def _select(self, strategy: BatchSelector, draw: Draw) -> Draw:
+        selection = strategy.select(draw, self._scores(draw.indices), self.size, self._draws)
+        assert len(selection.positions) == self.size
+        narrowed = draw.select(selection.positions)
+        if selection.weights is not None:
+            narrowed = narrowed._replace(weights=selection.weights)
+        if selection.probabilities is not None:
+            narrowed = narrowed._replace(probabilities=selection.probabilities)
+        return narrowed
+
+    def _refresh(self) -> None:
+        wanted = self.strategy.wanted()
+        if wanted is not None and len(wanted):
+            self.strategy.refresh(wanted, self._scores(wanted))
+
+    def _scores(self, indices: Tensor) -> Scores:
+        """What the strategy reads, and no more."""
+        reads, count = self.strategy.reads, len(indices)
+        return Scores(
+            self._numbers(count) if "losses" in reads else None,
+            self._numbers(count) if "bounds" in reads else None,
+            self._numbers(count * CLASSES).view(count, CLASSES) if "logits" in reads else None,
+            torch.randn(count, FEATURES, generator=self._chance) if "features" in reads else None,
+            self._inputs[indices] if "inputs" in reads else None,
+        )
+
+    def _numbers(self, count: int) -> Tensor:
+        """Losses or bounds: of many orders of magnitude, some of them 0, and some odd."""
+        numbers = self._chances(count).pow(6) * 2
+        numbers[self._chances(count) < 0.1] = 0.0
+        numbers[self._chances(count) < self.odd_share] = self.odd
+        return numbers
+
+    def _chances(self, count: int) -> Tensor:
+        return torch.rand(count, dtype=torch.float64, generator=self._chance)

@@ -1,0 +1,18 @@
+"""`lightning-as` on an MNIST of 200 images, for tests of several processes."""
+
+import lightning_as.data.mnist
+from lightning_as import cli
+from lightning_as.data.image_data import ImageDataset
+
+_load = lightning_as.data.mnist.load_mnist
+
+
+def _small(part: str, data_dir: str | None = None) -> ImageDataset:
+    whole, size = _load(part, data_dir), 200 if part == "train" else 100  # pyright: ignore[reportArgumentType]
+    assert whole.labels is not None
+    return ImageDataset(whole.images[:size], whole.labels[:size])
+
+
+if __name__ == "__main__":
+    lightning_as.data.mnist.load_mnist = _small  # pyright: ignore[reportAttributeAccessIssue]
+    cli.main()

@@ -1,0 +1,64 @@
+"""Steps of `AdaptiveSampling` on a GPU without numbers: ``python -m tests.helpers.on_fake_gpu OPTIONS``, as JSON.
+
+Torch's fake tensors refuse to mix devices, and to be looked at; they need no GPU.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+import lightning_as.strategies.adaptive
+from lightning_as import AdaptiveSampling, Bins
+from lightning_as.core import execution
+
+NOT_HERE = 77
+"""The exit code where torch cannot fake a GPU: the CUDA builds of some versions look for a driver nevertheless."""
+
+
+def put_there(thing: Any, fake: FakeTensorMode, done: set[int]) -> None:
+    """Replace all tensors of an object of this package, and of those that it has, by ones on a GPU."""
+    if id(thing) in done:
+        return
+    done.add(id(thing))
+    for name, value in list(vars(thing).items()):
+        if isinstance(value, torch.Tensor):
+            vars(thing)[name] = fake.from_tensor(value).to("cuda")
+        elif type(value).__module__.startswith("lightning_as"):
+            put_there(value, fake, done)
+
+
+def main(options: dict[str, Any]) -> None:
+    """Draw and update with these options of the strategy."""
+    execution._compiled = lambda: None
+    # A pinned copy needs a driver.
+    lightning_as.strategies.adaptive.to_device = lambda numbers, device: numbers.to(device)
+    strategy, fake = AdaptiveSampling(beta=2, **options), FakeTensorMode()
+    strategy.start(Bins(torch.arange(150) % 5))
+    with fake:
+        put_there(strategy, fake, set())
+        for _ in range(5):
+            draw = strategy.draw(24, torch.Generator().manual_seed(0))
+            strategy.update(draw, torch.empty_like(draw.probabilities), torch.empty_like(draw.probabilities))
+            assert {field.device.type for field in draw if field is not None} == {"cuda"}
+        assert strategy.probabilities().device.type == strategy.bin_probabilities.device.type == "cuda"
+
+
+def can_fake() -> bool:
+    """Whether this torch takes one GPU tensor by another without a GPU."""
+    with FakeTensorMode():
+        try:
+            torch.ones(2, device="cuda")[torch.zeros(1, dtype=torch.long, device="cuda")]
+        except RuntimeError:
+            return False
+    return True
+
+
+if __name__ == "__main__":
+    if not can_fake():
+        sys.exit(NOT_HERE)
+    main(json.loads(sys.argv[1]))

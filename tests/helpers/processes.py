@@ -1,0 +1,84 @@
+"""Fits in processes of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import traceback
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from tests.helpers.tiny import (
+    Recording,
+)
+
+
+def within(seconds: float, function: Callable[[], object]) -> str:
+    """Run a function in a process of its own, which may start others, and end them all if it takes longer.
+
+    Returns:
+        The traceback of what it raised, or "".
+    """
+
+    def run(writer: Any) -> None:
+        os.setsid()
+        # An earlier fit in this process has looked for CUDA, which none of these use: forking does no harm then.
+        torch.cuda._is_in_bad_fork = lambda: False
+        warnings.simplefilter("ignore")
+        try:
+            function()
+            writer.send("")
+        except BaseException:
+            writer.send(traceback.format_exc())
+
+    context = multiprocessing.get_context("fork")
+    reader, writer = context.Pipe(duplex=False)
+    process = context.Process(target=run, args=(writer,))  # pyright: ignore[reportAttributeAccessIssue]
+    process.start()
+    try:
+        if not reader.poll(seconds):
+            pytest.fail(f"It hangs: {seconds} s have passed.")
+        return reader.recv()
+    finally:
+        assert process.pid is not None
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.join()
+
+
+class Report(Callback):
+    """Writes down, in each process, what it drew, trained on and learnt."""
+
+    def __init__(self, folder: Path, strategy: Recording) -> None:
+        self.folder = folder
+        self.strategy = strategy
+        self.batches: list[tuple[Tensor, Tensor]] = []
+        self.states: list[dict[str, Any]] = []
+        self.gradients: list[list[Tensor]] = []
+
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.gradients.append([weight.grad.clone() for weight in pl_module.parameters() if weight.grad is not None])
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.batches.append(tuple(batch))
+        self.states.append(self.strategy.state_dict())
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        report = {
+            "batches": self.batches,
+            "states": self.states,
+            "gradients": self.gradients,
+            "drawn": [draw.indices for draw, _, _ in self.strategy.told],
+            "probabilities": [draw.probabilities for draw, _, _ in self.strategy.told],
+            "weights": pl_module.state_dict(),
+        }
+        torch.save(report, self.folder / f"rank{trainer.global_rank}.pt")

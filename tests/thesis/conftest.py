@@ -1,0 +1,56 @@
+"""An MNIST of 200 images, and studies of it."""
+
+from __future__ import annotations
+
+import csv
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from lightning_as.data.image_data import ImageDataset
+from thesis.grid import cells, select
+from thesis.study import Study
+
+Row = dict[str, str]
+
+
+@pytest.fixture(autouse=True)
+def tiny(mnist: dict[str, ImageDataset], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The first 200 training and 100 test images are MNIST, and nothing is said but by the code under test."""
+    parts = {}
+    for name, size in (("train", 200), ("test", 100)):
+        labels = mnist[name].labels
+        assert labels is not None
+        parts[name] = ImageDataset(mnist[name].images[:size], labels[:size])
+    monkeypatch.setattr("lightning_as.data.mnist.load_mnist", lambda part, data_dir=None: parts[part])
+    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
+    with warnings.catch_warnings():
+        for module in ("lightning", "torch", "optuna"):
+            warnings.filterwarnings("ignore", module=module)
+        yield
+
+
+@pytest.fixture
+def make_study(tmp_path: Path) -> Callable[..., Study]:
+    """A study of the thesis's cells, or a few of them."""
+
+    def make(*only: str, epochs: int = 3, folder: str = "study", **options: Any) -> Study:
+        selected = select(cells("thesis", options.pop("seeds", 1)), only)
+        return Study(selected, epochs, tmp_path / folder, **{"device": "cpu", **options})
+
+    return make
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Callable[..., list[Row]]:
+    """What a study wrote, without the seconds."""
+
+    def read(folder: str = "study") -> list[Row]:
+        with (tmp_path / folder / "epochs.csv").open(newline="") as file:
+            return [{name: row[name] for name in row if name != "seconds"} for row in csv.DictReader(file)]
+
+    return read

@@ -1,0 +1,154 @@
+"""The tables of the evidence page, as Markdown: one section for each question."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from textwrap import fill
+
+from thesis.evidence import FIRST_SELECTION_SEED, LAST_EPOCHS, ArmRow, TimeRow
+from thesis.evidence_figures import LABELS
+from thesis.mends import WORST, CollapseRow, DefaultRow
+from thesis.results import COLLAPSED
+from thesis.tables import RatioRow
+from thesis.text import as_text, interval, markdown_table
+from thesis.thesis import OPTIMIZERS
+
+QUESTIONS = (
+    "What AS gains over uniform sampling and OBS",
+    "Weights on or off",
+    "Does P collapse, and what prevents it",
+    "Which part of AS the gain comes from",
+    "Time to a training cost and to an accuracy",
+    "The best batch size, sampler and optimizer for time to accuracy",
+)
+_INTRODUCTION = f"""Made by `lightning-as report evidence` from what `lightning-as experiment` measured; what it means
+stands in `docs/evidence.md`. Values are medians over the runs (seeds), with bootstrap intervals of 95 % in brackets,
+which of two to five runs are only the smallest and the largest of them. But for the first question a cost is the
+geometric mean of the mean training cost over the last {LAST_EPOCHS} epochs, and an accuracy the mean over them."""
+_LONGER = f"""Longer trainings, one run each. Collapsed is a P whose smallest entry is below {COLLAPSED:g}."""
+_RULE = f"""The rule, on seeds from {FIRST_SELECTION_SEED} on, which enter nothing else: of the candidates that have
+been run in all six settings and that cost at most {WORST:g} times as much as the thesis's settings in each of them, the
+one with the smallest geometric mean of the ratios."""
+
+
+def evidence_markdown(
+    claims: Sequence[RatioRow],
+    arms: Mapping[int, Sequence[ArmRow]],
+    times: Mapping[int, Sequence[TimeRow]],
+    collapses: Sequence[CollapseRow],
+    defaults: Sequence[DefaultRow],
+    figures: Sequence[str],
+) -> str:
+    """The page.
+
+    Args:
+        claims: Of question 1.
+        arms: Of questions 2 to 4.
+        times: Of questions 5 and 6.
+        collapses: Of question 3, as are the defaults.
+        defaults: The candidates.
+        figures: Names of the files that were made.
+    """
+    parts = ["# Tables of the evidence", fill(_INTRODUCTION.replace("\n", " "), 120)]
+    for number, title in enumerate(QUESTIONS, 1):
+        parts.append(f"## {number}. {title}")
+        name = f"question_{number}.png"
+        parts.append(f"![{title}]({name})" if name in figures else "*Not run.*")
+        if number == 1:
+            parts.append(_claims(claims))
+        elif number in arms:
+            parts.append(_arms(arms[number]))
+        else:
+            parts.append(_times(times[number]))
+        if number == 3:
+            parts += [_LONGER, _collapses(collapses)] if collapses else []
+            parts += [fill(_RULE.replace("\n", " "), 120), _defaults(defaults)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _claims(rows: Sequence[RatioRow]) -> str:
+    lines = [
+        [
+            f"{OPTIMIZERS[row.optimizer]} {row.batch_size}",
+            f"AS / {row.against}",
+            row.statistic,
+            as_text(row.printed, 3),
+            interval(row.ours),
+            row.verdict,
+            str(row.epoch),
+        ]
+        for row in rows
+    ]
+    return _table(["setting", "ratio", "training cost", "thesis", "ours", "verdict", "epoch"], lines)
+
+
+def _arms(rows: Sequence[ArmRow]) -> str:
+    lines = [
+        [
+            f"{OPTIMIZERS[row.optimizer]} {row.batch_size}" + ("" if row.data == "full" else f", {row.data}"),
+            LABELS[row.arm],
+            interval(row.cost),
+            interval(row.ratio),
+            interval(row.accuracy, 4),
+            interval(row.smallest_p),
+            str(row.cost.runs),
+            str(row.epoch),
+        ]
+        for row in rows
+    ]
+    header = ["setting", "arm", "training cost (nats)", "ratio", "test accuracy (%)", "smallest P ever"]
+    return _table([*header, "runs", "epoch"], lines)
+
+
+def _times(rows: Sequence[TimeRow]) -> str:
+    lines = [
+        [
+            row.target,
+            f"{OPTIMIZERS[row.optimizer]} {row.batch_size}",
+            LABELS[row.arm],
+            "not reached" if row.epochs is None else as_text(row.epochs, 3),
+            interval(row.minutes) if row.minutes.runs else "–",
+            f"{row.minutes.runs} of {row.runs}",
+        ]
+        for row in rows
+    ]
+    return _table(["target", "setting", "arm", "epochs", "minutes, where reached", "runs that reach it"], lines)
+
+
+def _collapses(rows: Sequence[CollapseRow]) -> str:
+    lines = [
+        [
+            f"{OPTIMIZERS[row.optimizer]} {row.batch_size}",
+            LABELS[row.arm],
+            str(row.seed),
+            str(row.epochs),
+            as_text(row.smallest_p),
+            str(row.collapsed_epochs),
+            "–" if row.collapsed_since is None else f"epoch {row.collapsed_since}",
+            as_text(row.cost),
+            as_text(row.accuracy, 4),
+        ]
+        for row in rows
+    ]
+    header = ["setting", "arm", "seed", "epochs", "smallest P ever", "epochs collapsed", "for good since"]
+    return _table([*header, "training cost (nats)", "test accuracy (%)"], lines)
+
+
+def _defaults(rows: Sequence[DefaultRow]) -> str:
+    lines = [
+        [
+            LABELS[row.arm],
+            f"{row.settings} of 6",
+            as_text(row.mean_ratio),
+            "–" if row.worst_ratio is None else f"{as_text(row.worst_ratio)} ({row.worst})",
+            "yes" if row.chosen else "",
+        ]
+        for row in rows
+        if row.settings
+    ]
+    header = ["candidate", "settings run", "cost / that of the thesis's settings", "worst of the settings", "chosen"]
+    return _table(header, lines)
+
+
+def _table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    return markdown_table(header, lines) if lines else ""

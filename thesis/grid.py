@@ -1,0 +1,200 @@
+"""What the experiments vary: sampling arms, optimizers, batch sizes, data, the smoothing constants, and seeds.
+
+A cell is one training. The arms are made of the package's strategies, as their presets have them.
+
+* ``thesis``: {uniform, AS, OBS} × {Adadelta, Adam} × {64, 256, 1024}; thesis, section 4.3.2.
+* ``grid-search``: δp × δq of AS; thesis, section 4.3.1, Figures 13 and 15 to 19, and for Adadelta at batch 64 the
+  finer one of Figure 14, with the values that the text states.
+* ``weights``: AS with and without the weights of eq. (65), and uniform.
+* ``mends``: what may keep P from collapsing, with Adam and with Adadelta.
+* ``ablation``: which part of AS the gain comes from, on clean, imbalanced and noisy MNIST.
+* ``time``: how soon a training cost or an accuracy is reached, against other methods.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import product
+from typing import Any, Literal
+
+from lightning_as.core.draw import Weighting
+from lightning_as.strategies import (
+    AdaptiveSampling,
+    GopalSampling,
+    InfoBatch,
+    OnlineBatchSelection,
+    SelectiveBackprop,
+    Strategy,
+    Uniform,
+)
+from thesis.thesis import BATCH_SIZES
+
+_NEVER = 10**12  # batches, longer than any training
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training of an experiment."""
+
+    experiment: str
+    """The name of the experiment, such as ``"thesis"``."""
+    arm: str
+    """How instances are drawn: a key of :data:`ARMS`."""
+    optimizer: Literal["adadelta", "adam"]
+    """With the thesis's settings, see :class:`lightning_as.ConvNetClassifier`."""
+    batch_size: int
+    """Images per batch."""
+    data: str
+    """What is trained on: a key of :data:`DATA`."""
+    seed: int
+    """Seed of everything: parameters, draws and dropout. The data is the same for all."""
+    delta_p: float | None = None
+    """δp, if it is not the arm's own."""
+    delta_q: float | None = None
+    """δq, if it is not the arm's own."""
+
+    @property
+    def name(self) -> str:
+        """What it is, in one word that can be the name of a folder."""
+        deltas = "" if self.delta_p is None else f"-p{self.delta_p:g}-q{self.delta_q:g}"
+        return f"{self.experiment}-{self.arm}-{self.optimizer}_{self.batch_size}-{self.data}{deltas}-seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A way to draw instances, and what it does about the loss."""
+
+    strategy: Callable[..., Strategy]
+    """Makes the strategy; takes `delta_p` and `delta_q` where a cell has them."""
+    bins: Literal["label", "single"] = "label"
+    """The partition that the strategy is given."""
+    weights: Weighting | Literal["source"] = "source"
+    """The weights on the losses, as in :class:`lightning_as.AdaptiveSamplingCallback`."""
+
+    def make(self, cell: Cell) -> Strategy:
+        """A new strategy for a cell."""
+        return self.strategy() if cell.delta_p is None else self.strategy(delta_p=cell.delta_p, delta_q=cell.delta_q)
+
+
+_THESIS = partial(AdaptiveSampling, floor=0.0)
+_SECOND_MOMENT = partial(_THESIS, bin_statistic="second_moment")
+
+ARMS: dict[str, Arm] = {
+    "uniform": Arm(Uniform),
+    "AS": Arm(_THESIS),
+    "OBS": Arm(partial(OnlineBatchSelection, s_start=1e8, s_end=1e8, recompute_every=2.0)),  # every 2: r = 0.5
+    "AS_weighted": Arm(_THESIS, weights="unbiased"),
+    "AS_floor": Arm(partial(_THESIS, floor=0.1)),
+    "AS_second_moment": Arm(_SECOND_MOMENT),
+    "AS_statistic": Arm(partial(_SECOND_MOMENT, smoothing="statistic")),
+    "AS_original": Arm(partial(_THESIS, smoothing="original")),
+    "AS_robust": Arm(partial(_SECOND_MOMENT, smoothing="statistic", floor=0.1)),
+    "AS_one_bin": Arm(_THESIS, bins="single"),
+    "AS_q_only": Arm(partial(_THESIS, beta=_NEVER)),  # P stays as it starts: the same for each bin
+    "gopal": Arm(GopalSampling),
+    "gopal_unweighted": Arm(GopalSampling, weights="none"),
+    "InfoBatch": Arm(InfoBatch),
+    "SelectiveBackprop": Arm(SelectiveBackprop),
+}
+"""Arms by name."""
+
+DATA: dict[str, dict[str, Any]] = {
+    "full": {},
+    "imbalanced": {"imbalance": [0.01] * 5 + [1.0] * 5},
+    "noisy_10": {"label_noise": 0.1},
+    "noisy_40": {"label_noise": 0.4},
+}
+"""Options of :class:`lightning_as.MNISTDataModule` by the name of the data."""
+
+_OPTIMIZERS: tuple[Literal["adadelta", "adam"], ...] = ("adadelta", "adam")
+WEIGHTS = ("uniform", "AS", "AS_weighted")
+"""The arms of ``weights``."""
+MENDS = ("AS", "AS_floor", "AS_second_moment", "AS_statistic", "AS_original", "AS_robust")
+"""The arms of ``mends``."""
+PARTS = ("uniform", "AS", "AS_one_bin", "AS_q_only", "gopal", "gopal_unweighted", "OBS")
+"""The arms of ``ablation``."""
+TIMED = ("uniform", "AS", "OBS", "InfoBatch", "SelectiveBackprop")
+"""The arms of ``time``."""
+
+
+def _cross(
+    experiment: str,
+    arms: Sequence[str],
+    optimizers: Sequence[Literal["adadelta", "adam"]] = _OPTIMIZERS,
+    batch_sizes: Sequence[int] = (256,),
+    data: Sequence[str] = ("full",),
+    deltas: Sequence[tuple[float | None, float | None]] = ((None, None),),
+) -> list[Cell]:
+    """All combinations, with seed 0; the last vary fastest."""
+    return [
+        Cell(experiment, arm, optimizer, batch_size, kind, 0, delta_p, delta_q)
+        for kind, optimizer, batch_size, arm, (delta_p, delta_q) in product(data, optimizers, batch_sizes, arms, deltas)
+    ]
+
+
+_COARSE = tuple(product((0.3, 0.6, 0.9), (0.1, 0.4, 0.7)))  # Figures 13 and 15 to 19
+_FINE = tuple(product((0.902, 0.91, 0.93), (0.09, 0.089, 0.059)))  # Figure 14
+
+GRIDS: dict[str, list[Cell]] = {
+    "thesis": _cross("thesis", ("uniform", "AS", "OBS"), batch_sizes=BATCH_SIZES),
+    "grid-search": _cross("grid-search", ("AS",), batch_sizes=BATCH_SIZES, deltas=_COARSE)
+    + _cross("grid-search", ("AS",), ("adadelta",), (64,), deltas=_FINE),
+    "weights": _cross("weights", WEIGHTS),
+    "mends": _cross("mends", MENDS, batch_sizes=BATCH_SIZES),
+    "ablation": _cross("ablation", PARTS, ("adadelta",), data=tuple(DATA)),
+    "time": _cross("time", TIMED),
+}
+"""The cells of each experiment with seed 0, in the order in which they are run."""
+
+
+def cells(experiment: str, seeds: int = 3, first_seed: int = 0) -> list[Cell]:
+    """The cells of an experiment: all with the first seed, then all with the second, and so on.
+
+    Args:
+        experiment: A key of :data:`GRIDS`.
+        seeds: Number of seeds, at least 1. Default: 3.
+        first_seed: The first of them, at least 0. Default: 0.
+
+    Raises:
+        ValueError: If there is no such experiment, or a number is out of its range.
+    """
+    if experiment not in GRIDS:
+        raise ValueError(f"There is no experiment {experiment!r}: use one of {', '.join(GRIDS)}.")
+    if seeds < 1:
+        raise ValueError(f"`seeds` must be at least 1, got {seeds}.")
+    if first_seed < 0:
+        raise ValueError(f"`first_seed` must not be negative, got {first_seed}.")
+    numbers = range(first_seed, first_seed + seeds)
+    return [replace(cell, seed=seed) for seed in numbers for cell in GRIDS[experiment]]
+
+
+def select(candidates: Sequence[Cell], only: Sequence[str]) -> list[Cell]:
+    """The cells that have what is named: an arm, an optimizer, a batch size, both as in ``adam_64``, or the data.
+
+    Names of one kind are alternatives, those of different kinds are conditions: ``AS adam_64 adam_256`` is AS in either
+    of two settings. No names at all select everything.
+
+    Raises:
+        ValueError: If a name is none of the cells', or no cell fulfils all conditions.
+    """
+    chosen = list(candidates)
+    kinds = [_names(cell) for cell in candidates]
+    known = [set(column) for column in zip(*kinds, strict=True)]
+    for name in only:
+        if not any(name in names for names in known):
+            there = ", ".join(name for names in known for name in sorted(names))
+            raise ValueError(f"`only` names {name!r}, but there is: {there}.")
+    for at, names in enumerate(known):
+        wanted = names & set(only)
+        chosen = [cell for cell in chosen if not wanted or _names(cell)[at] in wanted]
+    if not chosen:
+        raise ValueError(f"`only {' '.join(only)}` selects nothing: no cell has all of that.")
+    return chosen
+
+
+def _names(cell: Cell) -> tuple[str, ...]:
+    """What a cell can be selected by, one name of each kind."""
+    size = str(cell.batch_size)
+    return cell.arm, cell.optimizer, size, f"{cell.optimizer}_{size}", cell.data

@@ -1,0 +1,153 @@
+"""Q smoothed everywhere: every instance of every bin moves after each batch, exactly, in O(batch · log N).
+
+Lines 21 and 22 of Algorithm 1, read for all i,
+
+    q_i ← δq q_i + (1 − δq) l_i / Z,        Z = Σ l over the bin,
+
+move all of Q, although the loss table l changes only where the batch was. Between two visits of instance i its
+loss is constant, so with three numbers per bin, which change with every batch, and three per instance, which
+change only on a visit,
+
+    q_i = A l_i + U u_i + D r_i             (u_i = 1 while i is unseen, else 0)
+
+holds at all times. A batch takes A, U, D to δq A + (1 − δq)/Z, δq U, δq D; while the bin has unseen members
+the new mass goes to U instead. A visit replaces l_i and picks r_i such that q_i stays what it was. A sum tree
+over the three channels (l, u, r) therefore draws from exactly the law of Algorithm 1.
+
+With δq = 0.1 this Q remembers two batches: it is in effect the table of last known losses itself, stale ones and
+all, and an instance that was right once is hardly drawn again.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.linalg import vecdot
+
+from lightning_as.core.bins import Bins
+from lightning_as.core.instance_distribution import InstanceDistribution, last_occurrence
+
+Unseen = Literal["first", "mean"]
+
+# D may shrink to this before r takes it over, which leaves room for large scores before float64 ends. With δq = 0.1
+# that is every 280 batches: what it costs, shared among them, is less than a draw up to some 10 million instances.
+_SMALLEST_DECAY = 1e-280
+# A score that would weigh this much under the old normaliser would cancel too many digits of r.
+_LARGEST_JUMP = 1e4
+
+# The coefficients with which a leaf weighs what its third channel says.
+_AS_IT_IS = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)
+
+
+class SmoothedEverywhere(InstanceDistribution):
+    """Line 22 for every instance of every bin.
+
+    Args:
+        bins: The partition.
+        delta_q: δq in [0, 1), the share of the old Q that a batch leaves. Default: 0.1.
+        unseen: What instances without a score get. ``"first"``, the limit of the thesis's l = ∞: all of the
+            target's mass, in equal shares; ``"mean"``: the mean score of their bin. Default: ``"first"``.
+    """
+
+    def __init__(self, bins: Bins, delta_q: float = 0.1, unseen: Unseen = "first") -> None:
+        sizes = torch.tensor(bins.sizes, dtype=torch.float64)
+        # A, U, D of each bin.
+        coefficients = torch.stack([torch.zeros_like(sizes), 1 / sizes, torch.ones_like(sizes)], dim=1)
+        super().__init__(bins, delta_q, leaf=[0.0, 1.0, 0.0], coefficients=coefficients)
+        self.unseen = unseen
+        self._gain = torch.full_like(self._sizes, 1 - delta_q)
+        self._share_unseen = 1.0
+        self._ticks = 0  # since D was last 1: no D is smaller than delta_q ** ticks
+
+    def update(self, indices: Tensor, bins: Tensor, scores: Tensor) -> None:
+        places = self._place.index_select(0, indices)
+        scores = scores.index_select(0, last_occurrence(indices))
+        held = self._coefficients.index_select(0, bins)
+        weighed = held[:, 0] * scores
+        if len(scores) and float(weighed.aminmax()[1]) > _LARGEST_JUMP:
+            self._consolidate()
+            held = self._coefficients.index_select(0, bins)
+            weighed = held[:, 0] * scores
+        q = vecdot(self._tree.get(places), held)
+        residual = (q - weighed) / held[:, 2]
+        if self.delta_q == 0:  # D is 0 from the first step on, and what it multiplies is forgotten
+            residual = torch.where(held[:, 2] > 0, residual, 0)
+        self._tree.set(places, torch.stack([scores, torch.zeros_like(scores), residual], dim=1))
+        if self.delta_q == 0:
+            self._hold(places, bins, scores, q - weighed)
+        self._tick()
+
+    @property
+    def share_seen(self) -> float:
+        return 1 - self._share_unseen
+
+    def state_dict(self) -> dict[str, Any]:
+        """State as plain tensors and ints: the leaves (N, 3), the coefficients (k, 3), and a counter."""
+        return {
+            "leaves": self._tree.leaves(),
+            "coefficients": self._coefficients.clone(),
+            "ticks": self._ticks,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._tree.load(state["leaves"])
+        self._share_unseen = float(state["leaves"][:, 1].sum()) / len(self.bins)
+        self._coefficients = state["coefficients"].clone()
+        self._ticks = state["ticks"]
+
+    def _tick(self) -> None:
+        """One step of line 22, for every bin."""
+        totals = self._tree.totals()
+        score_sum = totals[:, 0]
+        moved = self._coefficients * self.delta_q
+        if self._share_unseen == 0:
+            to_scores = self._gain / score_sum
+        else:
+            unseen = totals[:, 1]
+            self._share_unseen = float(unseen.sum()) / len(self.bins)
+            to_scores, to_unseen = self._gains(score_sum, unseen)
+            moved[:, 1] += to_unseen
+        moved[:, 0] += to_scores
+        if float(to_scores.aminmax()[1]) == math.inf:
+            # A bin whose scores are all 0 has no target: it keeps its Q.
+            moved = torch.where(to_scores.isfinite().unsqueeze(1), moved, self._coefficients)
+        self._coefficients = moved
+        self._ticks += 1
+        if self.delta_q > 0 and self._ticks * math.log(self.delta_q) < math.log(_SMALLEST_DECAY):
+            self._consolidate()
+
+    def _gains(self, score_sum: Tensor, unseen: Tensor) -> tuple[Tensor, Tensor]:
+        """(1 − δq) times what line 21 gives a unit of score and an unseen instance, in each bin."""
+        if self.unseen == "first":
+            complete = unseen == 0
+            return torch.where(complete, self._gain / score_sum, 0), torch.where(complete, 0, self._gain / unseen)
+        # The unseen count as one mean score each, so that Z is the mean times the size of the bin.
+        seen = self._sizes - unseen
+        return torch.where(seen > 0, self._gain * seen / (score_sum * self._sizes), 0), self._gain / self._sizes
+
+    def _consolidate(self) -> None:
+        """Write q itself into the third channel, so that A and U start at 0 again and D at 1. O(N), rare."""
+        self._tree.collapse(self._coefficients, channel=2)
+        self._coefficients = _AS_IT_IS.repeat(len(self._sizes), 1)
+        self._ticks = 0
+
+    def _hold(self, places: Tensor, bins: Tensor, scores: Tensor, residual: Tensor) -> None:
+        """Without smoothing, keep the last Q of bins whose scores have just all become 0. O(N), rare.
+
+        D is 0 there, and r forgotten: now it must say again what is left of q where the batch was.
+        """
+        totals = self._tree.totals()
+        to_scores, _ = self._gains(totals[:, 0], totals[:, 1])
+        emptied = to_scores.isinf() & (self._coefficients[:, 2] == 0)
+        if not emptied.any():
+            return
+        keep = _AS_IT_IS.repeat(len(emptied), 1)
+        keep[emptied] = 0
+        self._tree.collapse(keep, channel=2)
+        here = emptied[bins]
+        values = torch.stack([scores, torch.zeros_like(scores), residual], dim=1)
+        self._tree.set(places[here], values[here])
+        self._coefficients[:, 2].masked_fill_(emptied, 1)
