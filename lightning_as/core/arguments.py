@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
 
 
 def check_share(name: str, value: float, with_one: bool = False) -> None:
@@ -62,3 +67,23 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
     """Raise a `ValueError` unless a value is one of the choices."""
     if value not in choices:
         raise ValueError(f"`{name}` must be one of {', '.join(choices)}; got {value!r}.")
+
+
+def without(name: str, instead: str) -> Callable[[Callable[Parameters, Result]], Callable[Parameters, Result]]:
+    """Decorates a function that had an argument once: whoever still gives it learns what took its place.
+
+    Args:
+        name: The argument's name.
+        instead: What the message of the `TypeError` goes on with.
+    """
+
+    def decorate(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+        @wraps(function)
+        def checked(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+            if name in kwargs:
+                raise TypeError(f"`{name}` is gone: {instead}.")
+            return function(*args, **kwargs)
+
+        return checked
+
+    return decorate

@@ -1,4 +1,4 @@
-"""P: the distribution over the bins, recomputed every β batches from accumulated gradient bounds.
+"""P: the distribution over the bins, given as it is or recomputed every β batches from accumulated gradient bounds.
 
 Thesis, eq. (67) and lines 11 to 15 of Algorithm 1: p_j ∝ √(Σ_{i ∈ c_j} ‖∇L_i‖² / q_i), which minimises the
 variance of the gradient estimate for a given Q. What stands under the root is estimated from the instances
@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from lightning_as.core.draw import LARGEST_UNIFORM
 from lightning_as.core.sum_tree import SMALLEST_WEIGHT
 
 BinStatistic = Literal["sum", "sum_over_q", "mean", "second_moment"]
@@ -21,6 +22,56 @@ Smoothing = Literal["previous", "original", "statistic"]
 
 class BinDistribution:
     """P over k bins.
+
+    Args:
+        probabilities: P, (k,) float64.
+    """
+
+    def __init__(self, probabilities: Tensor) -> None:
+        self.set(probabilities)
+
+    @property
+    def probabilities(self) -> Tensor:
+        """P, (k,) float64."""
+        return self._probabilities
+
+    @property
+    def cumulative(self) -> Tensor:
+        """The sums of P that :meth:`draw` searches, (k,) float64, which end in 1."""
+        return self._cumulative
+
+    def set(self, probabilities: Tensor) -> None:
+        """Take over P, (k,) float64."""
+        self._probabilities = probabilities
+        drawable = torch.nn.functional.threshold(probabilities, SMALLEST_WEIGHT, 0.0)
+        cumulative = drawable.cumsum(0)
+        self._cumulative = cumulative / cumulative[-1]  # ends in exactly 1, also at bins with p = 0 in the end
+
+    def draw(self, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+        """Draw bins with replacement. A bin with p = 0 is never drawn.
+
+        Args:
+            uniforms: In [0, 1), (B,) float64.
+
+        Returns:
+            Bins, (B,) int64, and where each uniform stands within its bin's part, again in [0, 1), (B,) float64.
+        """
+        bins = torch.searchsorted(self._cumulative, uniforms, right=True)
+        ends = self._cumulative.index_select(0, bins)
+        starts = torch.where(bins > 0, self._cumulative.index_select(0, (bins - 1).clamp_(min=0)), 0.0)
+        return bins, (uniforms - starts).div_(ends - starts).clamp_(max=LARGEST_UNIFORM)
+
+    def state_dict(self) -> dict[str, Any]:
+        """State as plain tensors, on the CPU, and ints."""
+        return {"probabilities": self._probabilities.clone().cpu()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over a state of as many bins."""
+        self.set(state["probabilities"].to(self._probabilities.device, copy=True))
+
+
+class GradientBinDistribution(BinDistribution):
+    """P that follows gradient bounds.
 
     Args:
         sizes: Number of instances in each bin, k numbers.
@@ -63,21 +114,7 @@ class BinDistribution:
         self.age = 0
         """Batches since P was last recomputed."""
         self._shares = self._sizes / self._sizes.sum()
-        self._set(self._shares if proportional else torch.full_like(self._sizes, 1 / len(sizes)))
-
-    @property
-    def probabilities(self) -> Tensor:
-        """P, (k,) float64."""
-        return self._probabilities
-
-    @property
-    def cumulative(self) -> Tensor:
-        """The sums of P that :meth:`draw` searches, (k,) float64."""
-        return self._cumulative
-
-    def draw(self, uniforms: Tensor) -> Tensor:
-        """Draw bins with replacement from uniforms in [0, 1), (B,): (B,) int64. A bin with p = 0 is never drawn."""
-        return torch.searchsorted(self._cumulative, uniforms, right=True)
+        super().__init__(self._shares if proportional else torch.full_like(self._sizes, 1 / len(sizes)))
 
     def update(self, bins: Tensor, bounds: Tensor, within: Tensor) -> None:
         """Accumulate the bounds of a trained batch; recompute P if it is the β-th since the last time.
@@ -106,7 +143,7 @@ class BinDistribution:
     def state_dict(self) -> dict[str, Any]:
         """State as plain tensors, on the CPU, and ints."""
         return {
-            "probabilities": self._probabilities.clone().cpu(),
+            **super().state_dict(),
             "accumulated": self._accumulated.clone().cpu(),
             "count": self._count.clone().cpu(),
             "averaged": self._averaged.clone().cpu(),
@@ -115,19 +152,19 @@ class BinDistribution:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a state of as many bins."""
+        super().load_state_dict(state)
         device = self._sizes.device
         self._accumulated = state["accumulated"].to(device, copy=True)
         self._count = state["count"].to(device, copy=True)
         self._averaged = state["averaged"].to(device, copy=True)
         self.age = state["age"]
-        self._set(state["probabilities"].to(device, copy=True))
 
     def recompute(self) -> None:
         """Lines 13 to 15. A window in which every bound was 0 says nothing: P stays."""
         estimate, measured = self._estimate()
-        base = {"previous": self._probabilities, "original": self._shares, "statistic": estimate}[self.smoothing]
+        base = {"previous": self.probabilities, "original": self._shares, "statistic": estimate}[self.smoothing]
         mixture = self.delta_p * base + (1 - self.delta_p) * estimate
-        self._set(torch.where(measured, mixture / mixture.sum(), self._probabilities))
+        self.set(torch.where(measured, mixture / mixture.sum(), self.probabilities))
         self._accumulated.zero_()
         self._count.zero_()
         self.age = 0
@@ -149,20 +186,14 @@ class BinDistribution:
             root = root * self._sizes
         root = torch.where(measured, root, 0)
         total = root.sum()
-        share = torch.where(measured, self._probabilities, 0).sum()
-        estimate = torch.where(measured, root / total * share, self._probabilities)
+        share = torch.where(measured, self.probabilities, 0).sum()
+        estimate = torch.where(measured, root / total * share, self.probabilities)
         return estimate, (total > 0) & (total < math.inf)
 
     def _average(self, mean: Tensor) -> Tensor:
         """V ← δp V + (1 − δp) · mean, where there is a finite mean; the first one is taken as it is."""
         moved = torch.where(self._averaged < 0, mean, self.delta_p * self._averaged + (1 - self.delta_p) * mean)
         return torch.where(mean.isfinite(), moved, self._averaged)
-
-    def _set(self, probabilities: Tensor) -> None:
-        self._probabilities = probabilities
-        drawable = torch.nn.functional.threshold(self._probabilities, SMALLEST_WEIGHT, 0.0)
-        cumulative = drawable.cumsum(0)
-        self._cumulative = cumulative / cumulative[-1]  # ends in exactly 1, also at bins with p = 0 in the end
 
 
 def _add(sums: Tensor, bins: Tensor, values: Tensor) -> None:
@@ -174,7 +205,7 @@ def _add(sums: Tensor, bins: Tensor, values: Tensor) -> None:
 
 
 def check_smoothing(statistic: BinStatistic, smoothing: Smoothing) -> None:
-    """Raise if a smoothing does not go with a statistic."""
+    """Raise a `ValueError` if a smoothing does not go with a statistic."""
     if smoothing == "statistic" and statistic not in ("mean", "second_moment"):
         raise ValueError(
             f"`smoothing='statistic'` averages what each window has measured, but {statistic!r} grows with the number "

@@ -12,16 +12,16 @@ LARGEST_UNIFORM = 1 - 2**-53
 
 
 class Draw(NamedTuple):
-    """A drawn batch. The probabilities are those of the law at the time of the draw."""
+    """A drawn batch. The probabilities are those of the distribution at the time of the draw."""
 
     indices: Tensor
     """Instances, (B,) int64."""
     bins: Tensor
     """The bin of each instance, (B,) int64."""
     probabilities: Tensor
-    """Probability r_i of each instance under the whole law, (B,) float64."""
+    """Probability r_i of each instance under the whole distribution, (B,) float64."""
     within: Tensor | None = None
-    """Probability of each instance given its bin, (B,) float64; None where the law has no use for bins."""
+    """Probability of each instance given its bin, (B,) float64; None where the distribution has no use for bins."""
     weights: Tensor | None = None
     """The factors on the losses that the method's source asks for, (B,) float64; None where it asks for none."""
 
@@ -37,10 +37,10 @@ class Draw(NamedTuple):
 
 
 def effective_sample_size(probabilities: Tensor) -> Tensor:
-    """Number of instances that a law is effectively spread over: 1 / Σ r².
+    """Number of instances that a distribution is effectively spread over: 1 / Σ r².
 
-    Estimated from draws: the mean of r over draws from r is an unbiased estimate of Σ r². The uniform law
-    gives N, a law on m instances in equal shares gives m.
+    Estimated from draws: the mean of r over draws from r is an unbiased estimate of Σ r². The uniform distribution
+    gives N, one on m instances in equal shares gives m.
 
     Args:
         probabilities: r of each drawn instance, (B,).
@@ -64,7 +64,7 @@ def to_device(numbers: Tensor, device: torch.device) -> Tensor:
 def stratified_uniforms(size: int, generator: torch.Generator) -> Tensor:
     """Uniforms in [0, 1), one in each of `size` equal parts, ascending: (size,) float64.
 
-    What the inverse of a cumulative law makes of one of them, taken at random, is drawn from that law. Together they
+    What the inverse of a cumulative distribution makes of one of them, taken at random, is drawn from it. Together they
     are spread more evenly than independent draws.
     """
     uniforms = torch.rand(size, dtype=torch.float64, generator=generator)
@@ -77,10 +77,10 @@ Weighting = Literal["none", "unbiased", "clipped", "power"]
 def importance_weights(
     probabilities: Tensor, size: int, weighting: Weighting = "unbiased", limit: float = 10.0, power: float = 0.5
 ) -> Tensor:
-    """The weight of each drawn instance, 1 where the law is the uniform one.
+    """The weight of each drawn instance, 1 where the distribution is the uniform one.
 
     Args:
-        probabilities: r of each drawn instance under the law that it was drawn from, (B,).
+        probabilities: r of each drawn instance under the distribution that it was drawn from, (B,).
         size: Number of instances in the data set, N.
         weighting: ``"unbiased"``: w = 1 / (N r), eq. (65). ``"clipped"``: min(w, `limit`), which bounds the variance.
             ``"power"``: w^`power`, between no weights (0) and unbiased ones (1). ``"none"``: 1.

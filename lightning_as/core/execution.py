@@ -28,8 +28,7 @@ def _compiled() -> ModuleType | None:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         warnings.warn(
             f"numba cannot compile on this machine ({reason}), so that torch draws and learns instead: the results are "
-            "the same, a training step takes some hundredths longer. To mend it, reinstall numba and numpy, "
-            "or set NUMBA_CACHE_DIR to a folder that can be written.",
+            "the same, a training step takes some hundredths longer. Reinstall numba and numpy to fix it.",
             stacklevel=3,
         )
         return None

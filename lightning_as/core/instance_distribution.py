@@ -1,162 +1,189 @@
-"""Q: the distribution of the instances inside each bin, over a sum tree.
+"""Q: the distribution of the instances inside each bin, over a sum tree, smoothed where it was drawn.
 
-Lines 21 and 22 of Algorithm 1 make q_i ∝ l_i inside a bin and smooth it with δq. They do not say which instances
-they mean, and that decides what training looks at: :mod:`~lightning_as.core.smoothed_where_drawn` moves the instances
-of the batch, :mod:`~thesis.smoothed_everywhere` all instances of all bins.
+Lines 21 and 22 of Algorithm 1 make q_i ∝ l_i inside a bin and smooth it with δq. They do not say which instances they
+mean. Here they are those of the batch, after which Q is normalised again in each bin:
+
+    q_i ← δq q_i + (1 − δq) l_i / Z,        Z = Σ l over the bin,        then q ← q / Σ q.
+
+An instance without a loss counts in Z as the mean of its bin, and keeps its q until it is drawn. So
+
+* a visit leaves at least δq of the old q: an instance which was right once comes back, and is given up step by step,
+  each time that it is right again;
+* a loss counts relative to the mean loss at the time of its visit, not to today's: a stale loss of the first epochs
+  does not grow in importance as the rest is learned.
+
+The sum tree keeps a weight w with q = w / W, W = Σ w over the bin, so that normalising costs nothing:
+
+    w_i ← δq w_i + (1 − δq) l_i W / Z.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.linalg import vecdot
 
+from lightning_as.core.bin_distribution import BinDistribution
 from lightning_as.core.bins import Bins
 from lightning_as.core.draw import Draw
-from lightning_as.core.sum_tree import SMALLEST_WEIGHT, SumTree
+from lightning_as.core.sum_tree import SumTree
+
+_WEIGHT, _SCORE = 0, 1  # channels of a leaf
+# Scores below count as 0, and sums of weights outside are scaled back to about 1, both long before float64 ends.
+_SMALLEST_SCORE = 1e-100
+_SMALLEST_SUM, _LARGEST_SUM = 1e-40, 1e40
+# Batches between two looks at the sums where a look has to wait for a GPU. A batch at most doubles a sum.
+_LOOK_EVERY = 64
 
 
-class InstanceDistribution(ABC):
+class InstanceDistribution:
     """Q^j over the members of each bin j, uniform at first.
 
     Args:
         bins: The partition.
-        delta_q: δq in [0, 1), the share of the old Q that a step leaves.
-        leaf: What the sum tree holds of each instance at first, C numbers.
-        coefficients: What they count: q is in proportion to their dot product, (k, C) float64.
+        delta_q: δq in [0, 1), the share of its old q that a visit leaves an instance. Default: 0.1.
     """
 
-    def __init__(self, bins: Bins, delta_q: float, leaf: list[float], coefficients: Tensor) -> None:
+    def __init__(self, bins: Bins, delta_q: float = 0.1) -> None:
         self.bins = bins
         self.delta_q = delta_q
         self._sizes = torch.tensor(bins.sizes, dtype=torch.float64, device=bins.device)
-        self._tree = SumTree(bins.sizes, channels=len(leaf), device=bins.device)
-        self._tree.load(torch.tensor(leaf).expand(len(bins), len(leaf)))
-        self._coefficients = coefficients.to(bins.device)
+        self._tree = SumTree(bins.sizes, channels=2, device=bins.device)
+        self._tree.load(torch.tensor([1.0, 0.0]).expand(len(bins), 2))
         order = bins.order()
         self._place = torch.empty_like(order)  # of each instance
         self._place[order] = self._tree.places()
         self._instance = order.to(torch.int32 if len(bins) < 2**31 else torch.int64)  # of each leaf
+        self._batches = 0
+        self._set_unseen(torch.ones(len(bins), dtype=torch.bool, device=bins.device))
 
     @property
-    def uniforms(self) -> int:
-        """Number of uniforms that the draw of one instance takes."""
-        return self._tree.height
-
-    @property
-    @abstractmethod
     def share_seen(self) -> float:
         """Share of all instances that have a score."""
+        return float(self._seen.sum()) / len(self.bins)
 
     def draw(self, bins: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
         """Draw one instance from each of the given bins, with replacement.
 
         Args:
             bins: Bins, (B,) int64.
-            uniforms: Independent uniforms in [0, 1), (:attr:`uniforms`, B) float64.
+            uniforms: In [0, 1), (B,) float64.
 
         Returns:
             Instances, (B,) int64, and the probability q of each, (B,) float64.
         """
-        weighing = self._weighing()
-        leaves, q = self._tree.draw(uniforms, bins, weighing.index_select(0, bins) if len(weighing) else None)
+        leaves, q = self._tree.draw(uniforms, bins)
         return self._instance.index_select(0, leaves).long(), q
 
-    @property
-    def compiled(self) -> bool:
-        """Whether :meth:`draw_with_bins` can be used."""
-        return self._tree.loops is not None
-
-    def draw_with_bins(self, probabilities: Tensor, cumulative: Tensor, uniforms: Tensor) -> Draw:
-        """Draw bins, and an instance from each, in a compiled loop.
-
-        Args:
-            probabilities: P, (k,) float64.
-            cumulative: Its sums, (k,) float64, which end in 1.
-            uniforms: Independent uniforms in [0, 1), (1 + :attr:`uniforms`, B) float64.
-        """
-        size = uniforms.shape[1]
-        drawn = torch.empty(2, size, dtype=torch.int64)
-        laws = torch.empty(2, size, dtype=torch.float64)
-        self._tree.loops.draw_bins_and_leaves(
-            probabilities.numpy(),
-            cumulative.numpy(),
+    def draw_from(self, over_bins: BinDistribution, floor: float, uniforms: Tensor) -> Draw | None:
+        """A draw from P, Q and a floor at once by a compiled loop, see :class:`TwoLevels`; None where there is none."""
+        if self._tree.loops is None:
+            return None
+        drawn = torch.empty(2, len(uniforms), dtype=torch.int64)
+        probabilities = torch.empty(2, len(uniforms), dtype=torch.float64)
+        self._tree.loops.draw_two_levels(
             *self._tree.arrays(),
-            self._weighing().numpy(),
-            SMALLEST_WEIGHT,
-            uniforms.numpy(),
-            drawn.numpy(),
-            laws.numpy(),
-        )
-        leaves, bins = drawn.unbind()
-        joint, within = laws.unbind()
-        return Draw(self._instance.index_select(0, leaves).long(), bins, joint, within)
-
-    def mix_in_uniform(self, draw: Draw, probabilities: Tensor, floor: float, uniforms: Tensor) -> bool:
-        """Make a draw from p q one from (1 − ε) p q + ε/N, in a compiled loop.
-
-        Args:
-            draw: From :meth:`draw_with_bins`; it is written over.
-            probabilities: P, (k,) float64.
-            floor: ε.
-            uniforms: In [0, 1), (B,) float64, independent of the draw.
-
-        Returns:
-            False, and nothing is done, if a leaf's weight is not its first channel, which this is not for.
-        """
-        if len(self._weighing()):
-            return False
-        assert draw.within is not None, "a draw from there has it"
-        self._tree.loops.mix_in_uniform(
-            self._tree.memory.numpy(),
             self._place.numpy(),
+            self._instance.numpy(),
             self.bins.tags.numpy(),
-            probabilities.numpy(),
             self._sizes.numpy(),
+            over_bins.probabilities.numpy(),
+            over_bins.cumulative.numpy(),
             floor,
             uniforms.numpy(),
-            draw.indices.numpy(),
-            draw.bins.numpy(),
-            draw.probabilities.numpy(),
-            draw.within.numpy(),
+            drawn.numpy(),
+            probabilities.numpy(),
         )
-        return True
+        return Draw(drawn[0], drawn[1], probabilities[0], probabilities[1])
 
     def probability(self, indices: Tensor, bins: Tensor) -> Tensor:
         """Q of the given instances, which lie in the given bins: (B,) float64."""
-        weights = self._tree.get(self._place.index_select(0, indices))
-        weights = vecdot(weights, self._coefficients.index_select(0, bins)).clamp_(min=0)
-        totals = vecdot(self._tree.totals(), self._coefficients)
-        return weights / totals.index_select(0, bins)
+        weights = self._tree.get(self._place.index_select(0, indices), channel=_WEIGHT)
+        return weights / self._tree.totals()[:, _WEIGHT].index_select(0, bins)
 
     def probabilities(self) -> Tensor:
-        """Q of every instance, in the order of the data set, (N,) float64; they sum to 1 in each bin. O(N)."""
+        """Q of every instance, in the data set's order, (N,) float64; they sum to 1 in each bin. O(N)."""
         return self.probability(torch.arange(len(self.bins), device=self.bins.device), self.bins.tags.long())
 
-    @abstractmethod
     def update(self, indices: Tensor, bins: Tensor, scores: Tensor) -> None:
         """Enter a batch's scores into the table and move Q by one step of line 22.
 
         Args:
             indices: Instances, (B,) int64. Of duplicates the last counts.
             bins: Their bins, (B,) int64.
-            scores: Their finite scores, (B,) float64, at least 0. Off the CPU, NaN leaves an instance as it is.
+            scores: Their finite scores, (B,) float64, at least 0. Where torch does it, NaN leaves an instance alone.
         """
+        if self.delta_q == 0:  # nothing else keeps a weight from vanishing
+            scores = torch.where(scores <= _SMALLEST_SCORE, 0, scores)
+        if self._tree.loops is None:
+            self._update_in_torch(indices, bins, scores)
+            return
+        arrays = (
+            self._tree.memory,
+            self._tree.parents,
+            self._place,
+            self._unseen,
+            self._seen,
+            self._sizes,
+            indices.contiguous(),
+            bins.contiguous(),
+            scores.contiguous(),
+        )
+        limits = (self.delta_q, _SMALLEST_SCORE, _SMALLEST_SUM, _LARGEST_SUM)
+        while not self._tree.loops.smooth_drawn(*(array.numpy() for array in arrays), *limits):
+            self._keep_in_range()
 
-    @abstractmethod
+    # Without looking at a number, for which a GPU would have to be waited for.
+    def _update_in_torch(self, indices: Tensor, bins: Tensor, scores: Tensor) -> None:
+        known = scores.isfinite()
+        last = last_occurrence(indices, known)  # where an instance is written twice, it must be the same
+        self._see(indices, bins, known, last)
+        scores, known = scores.index_select(0, last), known.index_select(0, last)
+        places = self._place.index_select(0, indices)
+        scores = torch.where(known, scores, self._tree.get(places, channel=_SCORE))
+        self._tree.set(places, scores, channel=_SCORE)
+        self._batches += 1
+        if self._batches % _LOOK_EVERY == 0:
+            self._keep_in_range()
+        weight_sum, score_sum = self._tree.totals().unbind(1)
+        # Z takes the mean of the seen for the unseen, which makes it the sum over the seen times size / seen.
+        per_score = (1 - self.delta_q) * self._seen / self._sizes * weight_sum / score_sum
+        held = self._tree.get(places, channel=_WEIGHT)
+        moved = torch.addcmul(held * self.delta_q, per_score.index_select(0, bins), scores)
+        # Bins whose scores are all 0 have no target: they keep their Q.
+        moves = (score_sum >= _SMALLEST_SCORE).index_select(0, bins) & known
+        self._tree.set(places, torch.where(moves, moved, held), channel=_WEIGHT)
+
+    def _see(self, indices: Tensor, bins: Tensor, known: Tensor, last: Tensor) -> None:
+        """Note that the known ones have a score from now on; of equal instances the last known one counts."""
+        unseen = self._unseen.index_select(0, indices)
+        is_last = last == torch.arange(len(indices), device=indices.device)
+        self._seen.index_add_(0, bins, (unseen & known & is_last).to(torch.float64))
+        self._unseen.index_copy_(0, indices, unseen & ~known.index_select(0, last))
+
     def state_dict(self) -> dict[str, Any]:
-        """State as plain tensors and ints."""
+        """State as plain tensors, on the CPU: the leaves (N, 2), and which instances are unseen, (N,)."""
+        return {"leaves": self._tree.leaves().cpu(), "unseen": self._unseen.clone().cpu()}
 
-    @abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a state of the same bins."""
+        self._tree.load(state["leaves"])
+        self._set_unseen(state["unseen"].to(self.bins.device, copy=True))
 
-    def _weighing(self) -> Tensor:
-        """What the channels count in a draw, (k, C); or (0, C) if a leaf weighs its first channel."""
-        return self._coefficients
+    def _set_unseen(self, unseen: Tensor) -> None:
+        """Take over which instances are unseen, (N,) bool."""
+        self._unseen = unseen
+        self._seen = self._sizes - torch.bincount(self.bins.tags[unseen], minlength=len(self._sizes))  # of each bin
+
+    def _keep_in_range(self) -> None:
+        """Scale all weights if some W threatens to leave float64. O(N) then, rare."""
+        weight_sum = self._tree.totals()[:, _WEIGHT]
+        smallest, largest = (float(end) for end in weight_sum.aminmax())
+        if smallest < _SMALLEST_SUM or largest > _LARGEST_SUM:
+            mantissa, _ = weight_sum.frexp()
+            factors = mantissa / weight_sum  # powers of two, which change no digit, so that it matters to none when
+            self._tree.collapse(torch.stack([factors, torch.zeros_like(factors)], dim=1), channel=_WEIGHT)
 
 
 def last_occurrence(indices: Tensor, known: Tensor | None = None) -> Tensor:

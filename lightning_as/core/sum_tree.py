@@ -12,19 +12,21 @@ leaf and an update walks from a leaf to the root. Three things differ from the t
 Parents are recomputed from their children, never shifted by a difference: there is no drift. There is
 no limit of 2**24 categories, which is where ``torch.multinomial`` stops.
 
-On the CPU draws and updates are compiled loops where numba is installed (:mod:`lightning_as.core.compiled`).
+On the CPU draws and updates are compiled loops (:mod:`lightning_as.core.compiled`), elsewhere torch.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import threshold
 
+from lightning_as.core.draw import LARGEST_UNIFORM
 from lightning_as.core.execution import loops
 
 SMALLEST_WEIGHT = 1e-280
@@ -61,7 +63,6 @@ class SumTree:
         self.fanout = _fanout(sizes)
         self._channel_offsets = torch.arange(channels, device=device) * self.fanout
         self._sizes = torch.tensor(sizes, device=device)
-        self.loops = loops(torch.device(device))
         levels = [self._sizes]  # numbers of nodes of each tree; the nodes of a level are the rows of the one below
         while len(levels) == 1 or int(levels[-1].max()) > 1:
             levels.append(self._rows(levels[-1]))
@@ -81,8 +82,13 @@ class SumTree:
 
     @property
     def height(self) -> int:
-        """Number of levels, which is the number of uniforms that one draw takes."""
+        """Number of levels."""
         return len(self._starts) - 1
+
+    @property
+    def loops(self) -> ModuleType | None:
+        """The compiled loops that draw and set here, None where torch does. Not kept: a module cannot be pickled."""
+        return loops(self.memory.device)
 
     def arrays(self) -> tuple[Any, Any, int]:
         """What the compiled draws take of a tree on the CPU: memory, first children and height."""
@@ -149,25 +155,23 @@ class SumTree:
     ) -> tuple[Tensor, Tensor]:
         """Draw leaves with replacement, in proportion to their weights. A zero weight is never drawn.
 
-        Each level spends a uniform of its own, so that the law is exact to float64 however deep the tree. With one
-        uniform for all levels a draw inverts the cumulative law, and ascending uniforms give ascending leaves: what is
-        left of the uniform goes down. A leaf's probability r is then exact to some 2**-52 of the total, a relative
-        error of that over r. Weights must not be negative, except for the rounding of a combination that is 0.
+        A draw inverts the cumulative distribution, so that ascending uniforms give ascending leaves: what is left of
+        the uniform at one level decides at the next. The probability of a leaf is exact to some 2**-52 of the total.
+        Weights must not be negative, except for the rounding of a combination that is 0.
 
         Args:
-            uniforms: Independent uniforms in [0, 1), (:attr:`height`, B) float64; or one for each draw, (B,).
+            uniforms: In [0, 1), (B,) float64.
             trees: The tree to draw from, (B,) int64. Its weights must sum to more than 1e-150. Default: the first.
-            coefficients: What the channels count, (B, C): a leaf weighs the dot product, and a result
-                of at most :data:`SMALLEST_WEIGHT` counts as zero. Default: a leaf weighs its first channel.
+            coefficients: What the channels count in each tree, (number of trees, C): a leaf weighs the dot product, and
+                a result of at most :data:`SMALLEST_WEIGHT` counts as zero. Default: a leaf weighs its first channel.
 
         Returns:
             Leaf numbers, (B,) int64, and the probability of each within its tree, (B,) float64.
         """
+        node = torch.zeros(uniforms.shape, dtype=torch.int64, device=uniforms.device) if trees is None else trees
         if self.loops is not None:
-            return self._draw_compiled(uniforms, trees, coefficients)
-        single = uniforms.dim() == 1
-        node = torch.zeros(uniforms.shape[-1], dtype=torch.int64, device=uniforms.device) if trees is None else trees
-        factors = None if coefficients is None else coefficients.unsqueeze(2)
+            return self._draw_compiled(uniforms, node, coefficients)
+        factors = None if coefficients is None else coefficients.index_select(0, node).unsqueeze(2)
         totals: list[Tensor] = []
         weights = child = node
         for height in reversed(range(self.height)):
@@ -176,49 +180,47 @@ class SumTree:
                 weights = rows[:, 0].index_select(0, node)
                 cumulative = weights.cumsum(1)
             else:
-                weights = torch.linalg.vecdot(rows.index_select(0, node), factors, dim=1)
                 # A node above its height's threshold has a child above the one below, and in the end a leaf.
-                cumulative = threshold(weights, SMALLEST_WEIGHT * self.fanout**height, 0.0).cumsum(1)
+                smallest = SMALLEST_WEIGHT * self.fanout**height
+                weights = torch.linalg.vecdot(rows.index_select(0, node), factors, dim=1)
+                cumulative = threshold(weights, smallest, 0.0).cumsum(1)
             totals.append(cumulative[:, -1:])
             # The first child whose cumulative weight exceeds the target has a positive weight itself. There is one:
             # a float times the largest uniform, 1 - 2**-53, rounds to less than itself.
-            target = totals[-1] * (uniforms if single else uniforms[height]).unsqueeze(1)
+            target = totals[-1] * uniforms.unsqueeze(1)
             child = torch.searchsorted(cumulative, target, right=True)
-            if single:
-                uniforms = _residual(cumulative, weights, target, child)
+            uniforms = _residual(cumulative, weights, target, child)
             node = self._first_child.index_select(0, node).add_(child.squeeze(1))
         return node, weights.gather(1, child).div_(totals[0]).squeeze(1)
 
+    def _draw_compiled(self, uniforms: Tensor, trees: Tensor, coefficients: Tensor | None) -> tuple[Tensor, Tensor]:
+        assert self.loops is not None, "the caller has looked"
+        leaves, probabilities = torch.empty_like(trees), torch.empty_like(uniforms)
+        if coefficients is None:
+            coefficients = probabilities.new_empty(len(self._sizes), 0)
+        self.loops.draw_leaves(
+            *self.arrays(),
+            len(self._sizes),
+            trees.contiguous().numpy(),
+            coefficients.contiguous().numpy(),
+            SMALLEST_WEIGHT,
+            uniforms.contiguous().numpy(),
+            leaves.numpy(),
+            probabilities.numpy(),
+        )
+        return leaves, probabilities
+
     def _set_compiled(self, places: Tensor, values: Tensor, channel: int | None) -> None:
+        assert self.loops is not None, "the caller has looked"
         self.loops.set_leaves(
             self.memory.numpy(),
             self.parents.numpy(),
             len(self._sizes),
-            self.fanout,
             places.clone().numpy(),
             values.contiguous().view(-1).numpy(),
             channel or 0,
             self.channels if channel is None else 1,
         )
-
-    def _draw_compiled(
-        self, uniforms: Tensor, trees: Tensor | None, coefficients: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        size = uniforms.shape[-1]
-        trees = torch.zeros(size, dtype=torch.int64) if trees is None else trees.contiguous()
-        leaves, probabilities = torch.empty_like(trees), torch.empty(size, dtype=torch.float64)
-        if coefficients is None:
-            coefficients = probabilities.new_empty(0, self.channels)
-        self.loops.draw_leaves(
-            *self.arrays(),
-            trees.numpy(),
-            coefficients.contiguous().numpy(),
-            SMALLEST_WEIGHT,
-            uniforms.contiguous().view(-1, size).numpy(),
-            leaves.numpy(),
-            probabilities.numpy(),
-        )
-        return leaves, probabilities
 
     def _spread(self, places: Tensor, channel: int | None = None) -> Tensor:
         """Where a channel of some places lies, (M,), or all of them, (M · C,): they are a row's length apart."""
@@ -256,7 +258,7 @@ def _residual(cumulative: Tensor, weights: Tensor, target: Tensor, child: Tensor
     """Where the targets, (B, 1), stand within the children that they fell into, as a share in [0, 1): (B,)."""
     below = torch.where(child > 0, cumulative.gather(1, (child - 1).clamp_(min=0)), 0)
     share = (target - below).div_(weights.gather(1, child))
-    return share.clamp_(max=1 - 2**-53).squeeze(1)  # rounding may have given 1
+    return share.clamp_(max=LARGEST_UNIFORM).squeeze(1)  # rounding may have given 1
 
 
 def _starts(counts: Tensor) -> Tensor:

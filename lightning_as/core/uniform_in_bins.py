@@ -1,25 +1,29 @@
-"""Uniform draws inside bins: the lower of two levels, for laws that know no more of an instance than its bin."""
+"""Uniform draws inside bins: the lower of two levels, for methods that know no more of an instance than its bin."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from lightning_as.core.bin_distribution import BinDistribution
 from lightning_as.core.bins import Bins
 
 
 class UniformInBins:
-    """Every member of a bin with the same probability.
+    """Every member of a bin with the same probability; an :class:`InsideBins`.
 
     Args:
         bins: The partition.
 
     Example:
         >>> inside = UniformInBins(Bins([0, 1, 0, 0]))
-        >>> inside.draw(torch.tensor([0, 1, 0]), torch.tensor([0.0, 0.5, 0.9]))
+        >>> indices, q = inside.draw(torch.tensor([0, 1, 0]), torch.tensor([0.0, 0.5, 0.9]))
+        >>> indices
         tensor([0, 1, 3])
-        >>> inside.probability(torch.tensor([0, 1])).tolist()
-        [0.3333333333333333, 1.0]
+        >>> q.tolist()
+        [0.3333333333333333, 1.0, 0.3333333333333333]
     """
 
     def __init__(self, bins: Bins) -> None:
@@ -27,20 +31,30 @@ class UniformInBins:
         self._sizes = torch.tensor(bins.sizes)
         self._starts = self._sizes.cumsum(0) - self._sizes
 
-    def draw(self, bins: Tensor, uniforms: Tensor) -> Tensor:
+    def draw(self, bins: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
         """Draw one instance from each of the given bins, with replacement.
 
         Args:
             bins: Bins, (B,) int64.
-            uniforms: Independent uniforms in [0, 1), (B,) float64.
+            uniforms: In [0, 1), (B,) float64.
 
         Returns:
-            Instances, (B,) int64.
+            Instances, (B,) int64, and the probability of each in its bin, (B,) float64.
         """
-        # A size times the largest uniform, 1 - 2**-53, rounds to less than the size.
-        ranks = (uniforms * self._sizes.index_select(0, bins)).long()
-        return self._members.index_select(0, self._starts.index_select(0, bins).add_(ranks))
+        sizes = self._sizes.index_select(0, bins)
+        ranks = (uniforms * sizes).long()  # a size times the largest uniform, 1 - 2**-53, rounds to less than the size
+        return self._members.index_select(0, self._starts.index_select(0, bins).add_(ranks)), 1 / sizes.double()
 
-    def probability(self, bins: Tensor) -> Tensor:
-        """Probability of any one member of each of the given bins, within its bin: (B,) float64."""
+    def probability(self, indices: Tensor, bins: Tensor) -> Tensor:
+        """The probability of the given instances in the given bins, which are theirs: (B,) float64."""
         return self._sizes.index_select(0, bins).to(torch.float64).reciprocal_()
+
+    def draw_from(self, over_bins: BinDistribution, floor: float, uniforms: Tensor) -> None:
+        """None: there is no compiled loop for this."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: all of it follows from the bins."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing."""

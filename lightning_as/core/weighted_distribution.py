@@ -1,4 +1,4 @@
-"""A law over all instances in proportion to a weight of each, with point updates in O(log N)."""
+"""A distribution over all instances in proportion to a weight of each, with point updates in O(log N)."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _SMALLEST_TOTAL = 1e-140  # the sum tree draws from sums above 1e-150
 class WeightedDistribution:
     """r_i ∝ w_i. Instances whose weight is not known count as the mean of the known ones: at first all of them.
 
-    If all weights are 0 the law is the uniform one.
+    If all weights are 0 the distribution is the uniform one.
 
     Args:
-        bins: The partition, of which the law takes no notice: draws say which bins they fell into.
+        bins: The partition, of which the distribution takes no notice: draws say which bins they fell into.
         unknown: What an unknown weight counts as instead; no part of the state. Default: the mean.
     """
 
@@ -65,24 +65,23 @@ class WeightedDistribution:
         Args:
             size: Number of instances B.
             generator: For the draws.
-            stratified: Draw one from each of B equal shares of the law, with the instances in their order, instead of
-                all from the whole. Default: False.
+            stratified: Draw one from each of B equal shares of the distribution, with the instances in their order,
+                instead of all from the whole. Default: False.
         """
-        coefficients = self._coefficients()
-        is_zero = float(self._tree.totals()[0] @ coefficients) < _SMALLEST_TOTAL
         if stratified:
             uniforms = stratified_uniforms(size, generator)
         else:
-            uniforms = torch.rand(1 if is_zero else self._tree.height, size, dtype=torch.float64, generator=generator)
-        if is_zero:
-            indices = (uniforms.view(size) * len(self.bins)).long()
+            uniforms = torch.rand(size, dtype=torch.float64, generator=generator)
+        coefficients = self._coefficients()
+        if float(self._tree.totals()[0] @ coefficients) < _SMALLEST_TOTAL:
+            indices = (uniforms * len(self.bins)).long()
             probabilities = torch.full((size,), 1 / len(self.bins), dtype=torch.float64)
         else:
-            indices, probabilities = self._tree.draw(uniforms, coefficients=coefficients.expand(size, 2))
+            indices, probabilities = self._tree.draw(uniforms, coefficients=coefficients.unsqueeze(0))
         return Draw(indices, self.bins.of(indices), probabilities)
 
     def probabilities(self) -> Tensor:
-        """The law, r of every instance: (N,) float64. O(N)."""
+        """The distribution, r of every instance: (N,) float64. O(N)."""
         weights = self.weights()
         total = weights.sum()
         return weights / total if float(total) >= _SMALLEST_TOTAL else torch.full_like(weights, 1 / len(weights))

@@ -1,4 +1,4 @@
-"""Adaptive weighted SGD: the law over the bins is itself learned by gradient descent on the estimate's variance.
+"""Adaptive weighted SGD: the distribution over the bins is itself learned by gradient descent on the variance.
 
 The proposal is a softmax over the bins, q_k(τ) ∝ exp τ_k, uniform inside them. An instance that is drawn with
 probability r gives the gradient estimate d = ∇f / (N r). As d is unbiased for every τ, its variance is least where
@@ -8,25 +8,25 @@ E ‖d‖² is; and because ∇_τ E ‖d‖² = −E[‖d‖² ∇_τ log r], e
 
 Losses are weighted by w. At first q is the bins' shares of the data, so that all instances are equal.
 
-Two guards against a runaway are this package's. With a floor ε the law is r_k = (1 − ε) q_k + ε |C_k|/N, so that no
-weight exceeds 1/ε; its own gradient, (1 − ε) q_k / r_k · (e_k − q) for a draw from bin k, is what the step follows. And
-a step that would move a logit by more than 1 is shortened to that.
+Two guards against a runaway are this package's. With a floor ε a bin has the probability r_k = (1 − ε) q_k + ε |C_k|/N,
+so that no weight exceeds 1/ε; its own gradient, (1 − ε) q_k / r_k · (e_k − q) for a draw from bin k, is what the step
+follows. And a step that would move a logit by more than 1 is shortened to that.
 
 Source: Bouchard, Trouillon, Perez, Gaidon, "Online Learning to Sample" (2015, arXiv:1506.09016), algorithm AW-SGD and
 the application in which images are sampled by their labels.
 
-Cost per step: no extra forward pass; O(batch · log K) for the draw and O(batch + K) for the update, for K bins.
+Cost per step: No extra forward pass; O(batch · log K) for the draw and O(batch + K) for the update, for K bins.
 
-Verified: the abstract and a summary; the step was derived from them and agrees with finite differences of E ‖d‖². The
+Verified: The abstract and a summary; the step was derived from them and agrees with finite differences of E ‖d‖². The
 paper's step sizes, guards and results could not be verified, and no code of the authors was found: the default learning
 rate is a guess. Where loader workers draw ahead, a draw is older than τ: w² is then the product of the weights by the
-law of the draw and by the present one, which keeps the step unbiased.
+distribution of the draw and by the present one, which keeps the step unbiased.
 
-When to use it: as `GopalSampling`, whose optimum it shares, where the law should move a little with every batch
+When to use it: As `GopalSampling`, whose optimum it shares, where P should move a little with every batch
 instead of once in a window.
 
-When not: the gradient norms shrink by orders of magnitude during training, as they do where the loss goes to 0: the
-steps shrink with their squares, and the law freezes.
+When not: The gradient norms shrink by orders of magnitude during training, as they do where the loss goes to 0: the
+steps shrink with their squares, and P freezes.
 """
 
 from __future__ import annotations
@@ -38,8 +38,11 @@ import torch
 from torch import Tensor
 from torch.linalg import vector_norm
 
+from lightning_as.core.arguments import check_positive, check_share
+from lightning_as.core.bin_distribution import BinDistribution
 from lightning_as.core.bins import Bins
 from lightning_as.core.draw import Draw
+from lightning_as.core.two_levels import TwoLevels
 from lightning_as.core.uniform_in_bins import UniformInBins
 from lightning_as.strategies.base import Strategy
 
@@ -53,7 +56,7 @@ class LearnedProposal(Strategy):
     Args:
         learning_rate: η, at least 0. Default: 0.1, a guess.
         floor: ε in [0, 1): the share of the draws that is uniform over all instances. Default: 0.1. The source has
-            none; 0 is its law, but for logits that stay above −100.
+            none; 0 is as there, but for logits that stay above −100.
 
     Raises:
         ValueError: If an option is out of its range.
@@ -63,58 +66,53 @@ class LearnedProposal(Strategy):
     weighted = True
 
     def __init__(self, learning_rate: float = 0.1, floor: float = 0.1) -> None:
-        if not 0 <= learning_rate < math.inf:
-            raise ValueError(f"`learning_rate` must be finite and not negative, got {learning_rate}.")
-        if not 0 <= floor < 1:
-            raise ValueError(f"`floor` must be in [0, 1), got {floor}.")
+        check_positive("learning_rate", learning_rate, with_zero=True)
+        check_share("floor", floor)
         self.learning_rate = learning_rate
         self.floor = floor
 
     def start(self, bins: Bins) -> None:
         super().start(bins)
-        self._inside = UniformInBins(bins)
         self._shares = torch.tensor(bins.sizes, dtype=torch.float64) / len(bins)
+        self._proposal = BinDistribution(self._shares)
+        self._levels = TwoLevels(bins, self._proposal, UniformInBins(bins), self.floor)
         self._set(self._shares.log())
 
     @property
     def bin_probabilities(self) -> Tensor:
-        """The law over the bins, with the floor in it, (K,) float64."""
-        return self._law
+        """The distribution over the bins, with the floor in it, (K,) float64."""
+        return self._levels.bin_probabilities()
 
     def draw(self, size: int, generator: torch.Generator) -> Draw:
-        uniforms = torch.rand(2, size, dtype=torch.float64, generator=generator)
-        bins = torch.searchsorted(self._cumulative, uniforms[0], right=True)
-        indices = self._inside.draw(bins, uniforms[1])
-        within = self._inside.probability(bins)
-        probabilities = self._law.index_select(0, bins) * within
-        return Draw(indices, bins, probabilities, within, weights=(len(self.bins) * probabilities).reciprocal())
+        draw = self._levels.draw(size, generator)
+        return draw._replace(weights=(len(self.bins) * draw.probabilities).reciprocal())
 
     def learn(self, draw: Draw, losses: Tensor, bounds: Tensor) -> None:
         if not len(bounds):
             return
-        bins = draw.bins
+        bins, q, r = draw.bins, self._proposal.probabilities, self.bin_probabilities
         weights_then = (len(self.bins) * draw.probabilities).reciprocal()
-        weights_now = (self._shares / self._law).index_select(0, bins)
+        weights_now = (self._shares / r).index_select(0, bins)
         # ∇_τ log r of a draw from bin k is factor_k (e_k − q).
-        factors = (1 - self.floor) * (self._proposal / self._law).index_select(0, bins)
+        factors = (1 - self.floor) * (q / r).index_select(0, bins)
         lengths = weights_then * weights_now * bounds * factors
-        step = torch.zeros_like(self._law).index_add_(0, bins, lengths)
-        step = (step - lengths.sum() * self._proposal).mul_(self.learning_rate / len(bounds))
+        step = torch.zeros_like(q).index_add_(0, bins, lengths)
+        step = (step - lengths.sum() * q).mul_(self.learning_rate / len(bounds))
         largest = float(vector_norm(step, math.inf))
         if largest > _LARGEST_STEP:
             step.mul_(_LARGEST_STEP / largest)
         self._set(self._logits + step)
 
     def probabilities(self) -> Tensor:
-        tags = self.bins.tags.long()
-        return self._law[tags] * self._inside.probability(tags)
+        return self._levels.probabilities()
 
     def metrics(self) -> dict[str, float]:
-        """Of the law over the bins: entropy (nats), smallest and largest entry."""
+        """Of the distribution over the bins: entropy (nats), smallest and largest entry."""
+        p = self.bin_probabilities
         return {
-            "entropy_p": float(torch.special.entr(self._law).sum()),
-            "p_min": float(self._law.min()),
-            "p_max": float(self._law.max()),
+            "entropy_p": float(torch.special.entr(p).sum()),
+            "p_min": float(p.min()),
+            "p_max": float(p.max()),
         }
 
     def state_dict(self) -> dict[str, Any]:
@@ -129,7 +127,4 @@ class LearnedProposal(Strategy):
 
     def _take(self, logits: Tensor) -> None:
         self._logits = logits
-        self._proposal = logits.softmax(0)
-        self._law = (1 - self.floor) * self._proposal + self.floor * self._shares
-        cumulative = self._law.cumsum(0)
-        self._cumulative = cumulative / cumulative[-1]  # ends in exactly 1
+        self._proposal.set(logits.softmax(0))
