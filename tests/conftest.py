@@ -22,20 +22,17 @@ torch.set_num_threads(1)
 
 
 @pytest.fixture
-def off_host(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if bins, and all that lies beside them, were on a GPU."""
+def in_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if bins, and all that lies beside them, were on a GPU: torch draws and learns, and looks at nothing."""
     monkeypatch.setattr("lightning_as.core.execution._compiled", lambda: None)
     monkeypatch.setattr(Bins, "on_host", False)
 
 
-@pytest.fixture(params=["torch", "compiled", "off_host"])
-def implementation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The torch code, the compiled loops, and the torch code where nothing may be looked at, in turn."""
-    if request.param == "off_host":
-        request.getfixturevalue("off_host")
-        return request.param
+@pytest.fixture(params=["compiled", "torch"])
+def execution(request: pytest.FixtureRequest) -> str:
+    """The compiled loops of the CPU, and the torch code of other devices, in turn."""
     if request.param == "torch":
-        monkeypatch.setattr("lightning_as.core.execution._compiled", lambda: None)
+        request.getfixturevalue("in_torch")
     return request.param
 
 

@@ -1,7 +1,8 @@
-"""What several tests count and compare."""
+"""What several tests count, draw and compare."""
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import torch
@@ -9,8 +10,26 @@ from scipy.stats import chisquare
 from torch import Tensor
 
 
+def seeded(seed: int = 0) -> torch.Generator:
+    """A generator of its own."""
+    return torch.Generator().manual_seed(seed)
+
+
+def double(*values: float) -> Tensor:
+    """A tensor of float64."""
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def saved(state: Any) -> Any:
+    """A state, once written to a file and read again."""
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
 def p_value(drawn: Tensor, probabilities: Tensor) -> float:
-    """Of the chi-square test of draws against a law; cells that expect fewer than 10 are pooled."""
+    """Of the chi-square test of draws against a distribution; cells that expect fewer than 10 are pooled."""
     counts = torch.bincount(drawn, minlength=len(probabilities)).double()
     assert counts[probabilities == 0].sum() == 0
     descending = probabilities.argsort(descending=True)
@@ -19,24 +38,3 @@ def p_value(drawn: Tensor, probabilities: Tensor) -> float:
     pooled = [torch.cat([values[:cells], values[cells:].sum().view(1)]).numpy() for values in (counts, expected)]
     assert pooled[1].min() > 0
     return float(chisquare(*pooled).pvalue)
-
-
-def tensors_in(*things: Any) -> dict[int, int]:
-    """Address -> bytes of every tensor storage that is reachable from the objects' attributes."""
-    found: dict[int, int] = {}
-    visited: set[int] = set()
-    queue = list(things)
-    while queue:
-        thing = queue.pop()
-        if id(thing) in visited:
-            continue
-        visited.add(id(thing))
-        if isinstance(thing, Tensor):
-            found[thing.untyped_storage().data_ptr()] = thing.untyped_storage().nbytes()
-        elif isinstance(thing, dict):
-            queue.extend(thing.values())
-        elif hasattr(thing, "__dict__"):
-            queue.append(vars(thing))
-        elif hasattr(thing, "__iter__") and not isinstance(thing, str | bytes):
-            queue.extend(thing)
-    return found
