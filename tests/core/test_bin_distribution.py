@@ -5,30 +5,27 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
 
-from lightning_as.core.bin_distribution import BinDistribution
+from lightning_as.core.bin_distribution import BinDistribution, GradientBinDistribution
+from tests.helpers.statistics import double, saved
 
 SIZES = [2, 3, 5]
 
 
-def double(*values: float) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
-
-
-def window(distribution: BinDistribution) -> None:
+def window(distribution: GradientBinDistribution) -> None:
     """Two batches: bin 0 has Ĝ = 2 twice, with q = 1/2 and 1/4; bin 1 has Ĝ = 1 with q = 1/2; bin 2 is not drawn."""
     distribution.update(torch.tensor([0, 1]), double(2, 1), double(0.5, 0.5))
     distribution.update(torch.tensor([0]), double(2), double(0.25))
 
 
-def test_starts_uniform_over_the_bins():
-    assert BinDistribution(SIZES).probabilities.tolist() == [1 / 3] * 3
+def test_starts_uniform_over_the_bins_or_from_the_shares_of_the_data():
+    assert GradientBinDistribution(SIZES).probabilities.tolist() == [1 / 3] * 3
+    assert GradientBinDistribution(SIZES, proportional=True).probabilities.tolist() == [0.2, 0.3, 0.5]
 
 
 @pytest.mark.parametrize("beta", [1, 2, 7])
 def test_is_recomputed_only_after_beta_whole_batches(beta):
-    distribution = BinDistribution(SIZES, beta=beta)
+    distribution = GradientBinDistribution(SIZES, beta=beta)
     for batch in range(1, 3 * beta + 1):
         before = distribution.probabilities.clone()
         distribution.update(torch.tensor([batch % 3, 0]), double(1 + batch, 0.5), double(0.5, 0.5))
@@ -49,17 +46,13 @@ def test_is_recomputed_only_after_beta_whole_batches(beta):
 )
 @pytest.mark.parametrize(("smoothing", "base"), [("previous", double(1, 1, 1) / 3), ("original", double(2, 3, 5) / 10)])
 def test_one_window_gives_what_is_computed_by_hand(statistic, estimate, smoothing, base):
-    distribution = BinDistribution(SIZES, beta=2, delta_p=0.75, statistic=statistic, smoothing=smoothing)
+    distribution = GradientBinDistribution(SIZES, beta=2, delta_p=0.75, statistic=statistic, smoothing=smoothing)
     window(distribution)
     torch.testing.assert_close(distribution.probabilities, 0.75 * base + 0.25 * estimate, rtol=1e-14, atol=0)
 
 
-def test_starts_from_the_shares_of_the_data_if_asked():
-    assert BinDistribution(SIZES, proportional=True).probabilities.tolist() == [0.2, 0.3, 0.5]
-
-
 def test_without_beta_only_a_call_recomputes():
-    distribution = BinDistribution(SIZES, beta=None, statistic="mean", delta_p=0.0)
+    distribution = GradientBinDistribution(SIZES, beta=None, statistic="mean", delta_p=0.0)
     for _ in range(50):
         window(distribution)
     assert distribution.probabilities.tolist() == [1 / 3] * 3
@@ -72,7 +65,9 @@ def test_without_beta_only_a_call_recomputes():
 
 def test_a_smoothed_statistic_is_what_is_computed_by_hand():
     """Second moments: window 1 has 20 and 4, window 2 has 8 in bin 1, window 3 an overflow in bin 0, 0 in bin 2."""
-    distribution = BinDistribution(SIZES, beta=2, delta_p=0.75, statistic="second_moment", smoothing="statistic")
+    distribution = GradientBinDistribution(
+        SIZES, beta=2, delta_p=0.75, statistic="second_moment", smoothing="statistic"
+    )
     nothing = (torch.tensor([], dtype=torch.int64), double(), double())
     window(distribution)
     first = double(math.sqrt(20), 2)  # taken as they are; bin 2 keeps its third
@@ -95,11 +90,11 @@ def test_a_smoothed_statistic_is_what_is_computed_by_hand():
 @pytest.mark.parametrize("statistic", ["sum", "sum_over_q"])
 def test_sums_cannot_be_smoothed(statistic):
     with pytest.raises(ValueError, match=f"'{statistic}' grows with the number of draws: use 'mean' or"):
-        BinDistribution(SIZES, statistic=statistic, smoothing="statistic")
+        GradientBinDistribution(SIZES, statistic=statistic, smoothing="statistic")
 
 
 def test_a_window_starts_with_empty_accumulators():
-    distribution = BinDistribution(SIZES, beta=2, delta_p=0.0)
+    distribution = GradientBinDistribution(SIZES, beta=2, delta_p=0.0)
     distribution.update(torch.tensor([2, 2]), double(100, 7), double(0.5, 0.5))
     distribution.update(torch.tensor([0]), double(5), double(0.5))
     window(distribution)
@@ -110,7 +105,7 @@ def test_a_window_starts_with_empty_accumulators():
 @pytest.mark.parametrize("smoothing", ["previous", "original"])
 @pytest.mark.parametrize("bins", [[0, 1, 1], []])
 def test_a_window_without_any_positive_bound_keeps_p(statistic, smoothing, bins):
-    distribution = BinDistribution(SIZES, beta=2, statistic=statistic, smoothing=smoothing)
+    distribution = GradientBinDistribution(SIZES, beta=2, statistic=statistic, smoothing=smoothing)
     window(distribution)
     before = distribution.probabilities.clone()
     assert before.tolist() != [1 / 3] * 3
@@ -124,7 +119,7 @@ def test_a_window_without_any_positive_bound_keeps_p(statistic, smoothing, bins)
 
 @pytest.mark.parametrize("statistic", ["mean", "second_moment"])
 def test_a_bin_without_draws_keeps_its_share_where_counts_are_known(statistic):
-    distribution = BinDistribution(SIZES, beta=2, delta_p=0.0, statistic=statistic)
+    distribution = GradientBinDistribution(SIZES, beta=2, delta_p=0.0, statistic=statistic)
     distribution.load_state_dict({**distribution.state_dict(), "probabilities": double(0.3, 0.5, 0.2)})
     window(distribution)
     assert distribution.probabilities[2].item() == pytest.approx(0.2, rel=1e-14)
@@ -137,7 +132,7 @@ def test_second_moment_is_unbiased_for_the_sum_of_g_over_q(draws):
     law, bounds = double(0.5, 0.3, 0.2), double(0.4, 1.7, 0.01)
     expectation = 0.0
     for drawn in itertools.product(range(3), repeat=draws):
-        distribution = BinDistribution([3, 1], beta=1, delta_p=0.0, statistic="second_moment")
+        distribution = GradientBinDistribution([3, 1], beta=1, delta_p=0.0, statistic="second_moment")
         bins = torch.tensor([0] * draws + [1])
         one = double(1)
         distribution.update(bins, torch.cat([bounds[list(drawn)], one]), torch.cat([law[list(drawn)], one]))
@@ -147,26 +142,20 @@ def test_second_moment_is_unbiased_for_the_sum_of_g_over_q(draws):
 
 
 @pytest.mark.parametrize("zero", [0.0, 1e-290])
-def test_a_bin_without_probability_is_never_drawn_not_even_at_the_ends(zero):
-    distribution = BinDistribution([1] * 7)
+def test_draws_invert_the_cumulative_sum_and_hand_on_what_is_left_of_the_uniform(zero: float):
     p = torch.full((7,), zero, dtype=torch.float64)
-    p[[2, 4]] = double(0.3, 0.7)
-    distribution.load_state_dict({**distribution.state_dict(), "probabilities": p})
-    grid = torch.cat([double(0.0, 2.0**-53, 1 - 2.0**-53), torch.linspace(0, 1 - 2.0**-53, 1000, dtype=torch.float64)])
-    assert set(distribution.draw(grid).tolist()) == {2, 4}
-
-
-def test_draws_invert_the_cumulative_sum():
-    distribution = BinDistribution(SIZES, beta=2)
-    window(distribution)
-    uniforms = (torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000
-    counts = torch.bincount(distribution.draw(uniforms), minlength=3)
-    torch.testing.assert_close(counts / 100_000, distribution.probabilities, atol=2e-5, rtol=0, check_dtype=False)
+    p[[2, 4, 5]] = double(0.25, 0.5, 0.25)
+    uniforms = torch.cat([(torch.arange(1000, dtype=torch.float64) + 0.5) / 1000, double(0.0, 2**-53, 1 - 2**-53)])
+    bins, left = BinDistribution(p).draw(uniforms)
+    starts = double(0, 0, 0, 0.25, 0.25, 0.75, 0)
+    assert torch.bincount(bins, minlength=7).tolist() == [0, 0, 252, 0, 500, 251, 0]
+    torch.testing.assert_close(starts[bins] + left * p[bins], uniforms, rtol=1e-14, atol=0)
+    assert ((left >= 0) & (left < 1)).all()
 
 
 @pytest.mark.parametrize("statistic", ["sum", "sum_over_q", "mean", "second_moment"])
 def test_q_too_small_for_its_square_gives_no_nan(statistic):
-    distribution = BinDistribution(SIZES, beta=1, statistic=statistic)
+    distribution = GradientBinDistribution(SIZES, beta=1, statistic=statistic)
     distribution.update(torch.tensor([0, 0, 1]), double(0, 1, 1), double(1e-200, 1e-200, 0.5))
     assert distribution.probabilities.isfinite().all()
     assert distribution.probabilities.sum().item() == pytest.approx(1)
@@ -178,11 +167,13 @@ def test_q_too_small_for_its_square_gives_no_nan(statistic):
     ("statistic", "smoothing"), [("sum", "previous"), ("second_moment", "previous"), ("second_moment", "statistic")]
 )
 def test_a_state_taken_in_mid_window_goes_on_equally_and_is_a_copy(statistic, smoothing):
-    original, restored, again = (BinDistribution(SIZES, 3, statistic=statistic, smoothing=smoothing) for _ in range(3))
+    original, restored, again = (
+        GradientBinDistribution(SIZES, 3, statistic=statistic, smoothing=smoothing) for _ in range(3)
+    )
     window(original)
     window(original)
     state = original.state_dict()
-    restored.load_state_dict(state)
+    restored.load_state_dict(saved(state))
     for _ in range(5):
         window(original)
     for _ in range(5):

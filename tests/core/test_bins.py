@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import pytest
 import torch
 
@@ -22,11 +24,6 @@ def test_labels_may_leave_gaps_and_be_negative():
     assert bins.tags.tolist() == [2, 0, 2, 1]
     assert bins.labels is not None
     assert bins.labels.tolist() == [-1, 3, 7]
-
-
-def test_there_must_be_one_label_for_each_bin():
-    with pytest.raises(ValueError, match=r"`labels` must be one for each of the 2 bins, got \(3,\)"):
-        Bins([0, 1, 1], labels=torch.tensor([0, 1, 2]))
 
 
 def test_of_gives_the_bin_of_each_instance_as_int64():
@@ -66,48 +63,37 @@ def test_single_is_one_bin_of_all():
     assert bins.tags.tolist() == [0] * 4
 
 
-def test_an_empty_bin_is_named():
-    with pytest.raises(ValueError, match="Bin 2 is empty"):
-        Bins([0, 1, 3, 5])
+NOTHING = torch.empty(0, dtype=torch.int64)
 
 
-def test_negative_tags_are_refused_with_their_position():
-    with pytest.raises(ValueError, match="must not be negative, got -3 at position 2"):
-        Bins([0, 1, -3])
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.complex64])
-def test_tags_that_are_not_integers_are_a_type_error(dtype):
-    with pytest.raises(TypeError, match="must be integers"):
-        Bins(torch.zeros(3, dtype=dtype))
-
-
-@pytest.mark.parametrize("shape", [(2, 2), (), (3, 1)])
-def test_tags_must_be_one_dimensional(shape):
-    with pytest.raises(ValueError, match="one-dimensional"):
-        Bins(torch.zeros(shape, dtype=torch.int64))
-
-
-@pytest.mark.parametrize("tags", [[], torch.empty(0, dtype=torch.int64)])
-def test_there_must_be_an_instance(tags):
-    with pytest.raises(ValueError, match="empty"):
-        Bins(tags)
-    with pytest.raises(ValueError, match="`size` must be at least 1"):
-        Bins.single(0)
-
-
-@pytest.mark.parametrize("count", [0, -1, 4])
-def test_the_count_of_quantiles_must_be_from_one_to_n(count):
-    with pytest.raises(ValueError, match=f"`count` must be from 1 to the 3 instances, got {count}"):
-        Bins.from_quantiles([1.0, 2.0, 3.0], count)
-
-
-@pytest.mark.parametrize("measure", [torch.empty(0), torch.zeros(2, 2), torch.tensor(1.0)])
-def test_the_measure_must_be_one_number_per_instance(measure):
-    with pytest.raises(ValueError, match="one number per instance"):
-        Bins.from_quantiles(measure, 1)
-
-
-def test_the_measure_must_not_be_nan():
-    with pytest.raises(ValueError, match="NaN"):
-        Bins.from_quantiles([1.0, float("nan")], 2)
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: Bins([0, 1, 3, 5]), ValueError, "Bin 2 is empty"),
+        (lambda: Bins([0, 1, -3]), ValueError, "must not be negative, got -3 at position 2"),
+        (lambda: Bins(torch.zeros(3)), TypeError, "`tags` must be integers, got torch.float32"),
+        (lambda: Bins(torch.zeros(3, dtype=torch.complex64)), TypeError, "must be integers"),
+        (lambda: Bins.from_labels([0.5]), TypeError, "`labels` must be integers"),
+        (lambda: Bins(torch.zeros(3, 1, dtype=torch.int64)), ValueError, "one-dimensional"),
+        (lambda: Bins(torch.tensor(1)), ValueError, "one-dimensional"),
+        (lambda: Bins(NOTHING), ValueError, "`tags` is empty"),
+        (lambda: Bins([0, 1, 1], torch.tensor([0, 1, 2])), ValueError, r"for each of the 2 bins, got \(3,\)"),
+        (lambda: Bins.single(0), ValueError, "`size` must be at least 1"),
+        (
+            lambda: Bins.from_quantiles([1.0, 2.0, 3.0], 0),
+            ValueError,
+            "`count` must be from 1 to the 3 instances, got 0",
+        ),
+        (
+            lambda: Bins.from_quantiles([1.0, 2.0, 3.0], 4),
+            ValueError,
+            "`count` must be from 1 to the 3 instances, got 4",
+        ),
+        (lambda: Bins.from_quantiles(torch.zeros(2, 2), 1), ValueError, "one number per instance"),
+        (lambda: Bins.from_quantiles(NOTHING, 1), ValueError, "one number per instance"),
+        (lambda: Bins.from_quantiles([1.0, float("nan")], 2), ValueError, "NaN"),
+    ],
+)
+def test_what_is_no_partition_is_refused(make: Callable[[], Bins], error: type[Exception], message: str):
+    with pytest.raises(error, match=message):
+        make()

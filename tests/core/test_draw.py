@@ -5,28 +5,32 @@ from lightning_as.core.draw import effective_sample_size, stratified_uniforms
 
 
 @pytest.mark.parametrize("size", [1, 7, 60_000])
-def test_the_uniform_law_is_spread_over_all(size):
+def test_the_uniform_distribution_is_spread_over_all(size):
     probabilities = torch.full((64,), 1 / size, dtype=torch.float64)
     assert effective_sample_size(probabilities).item() == pytest.approx(size, rel=1e-12)
 
 
 @pytest.mark.parametrize("count", [1, 3, 20])
 def test_equal_shares_on_m_of_n_instances_are_spread_over_m(count):
-    law = torch.zeros(20, dtype=torch.float64)
-    law[:count] = 1 / count
-    drawn = torch.multinomial(law, 50, replacement=True, generator=torch.Generator().manual_seed(0))
-    assert effective_sample_size(law[drawn]).item() == pytest.approx(count, rel=1e-12)
+    distribution = torch.zeros(20, dtype=torch.float64)
+    distribution[:count] = 1 / count
+    drawn = torch.multinomial(distribution, 50, replacement=True, generator=torch.Generator().manual_seed(0))
+    assert effective_sample_size(distribution[drawn]).item() == pytest.approx(count, rel=1e-12)
 
 
 def test_the_estimate_from_draws_approaches_one_over_the_sum_of_squares():
     generator = torch.Generator().manual_seed(0)
-    law = torch.rand(100, dtype=torch.float64, generator=generator).pow(4)
-    law /= law.sum()
-    drawn = torch.multinomial(law, 200_000, replacement=True, generator=generator)
-    expected = float(1 / law.square().sum())
+    distribution = torch.rand(100, dtype=torch.float64, generator=generator).pow(4)
+    distribution /= distribution.sum()
+    drawn = torch.multinomial(distribution, 200_000, replacement=True, generator=generator)
+    expected = float(1 / distribution.square().sum())
     assert 10 < expected < 70  # skewed
-    deviation = float((law @ law.square() - (law @ law) ** 2).sqrt() / (law @ law) / 200_000**0.5)
-    assert effective_sample_size(law[drawn]).item() == pytest.approx(expected, rel=5 * deviation)
+    deviation = float(
+        (distribution @ distribution.square() - (distribution @ distribution) ** 2).sqrt()
+        / (distribution @ distribution)
+        / 200_000**0.5
+    )
+    assert effective_sample_size(distribution[drawn]).item() == pytest.approx(expected, rel=5 * deviation)
 
 
 @pytest.mark.parametrize("size", [1, 3, 256, 1000])

@@ -2,45 +2,143 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 
 from lightning_as.core.bins import Bins
 from lightning_as.core.instance_distribution import InstanceDistribution, last_occurrence
-from lightning_as.core.smoothed_where_drawn import SmoothedWhereDrawn
-from thesis.smoothed_everywhere import SmoothedEverywhere
+from tests.helpers.oracle import AlgorithmOne
+from tests.helpers.statistics import double, p_value, saved, seeded
 
-pytestmark = pytest.mark.usefixtures("implementation")
+pytestmark = pytest.mark.usefixtures("execution")
 
 TAGS = torch.tensor([0] * 6 + [1] + [2] * 20 + [0] * 5)
 
 
-@pytest.fixture(params=[SmoothedEverywhere, SmoothedWhereDrawn])
-def distribution(request: pytest.FixtureRequest) -> InstanceDistribution:
-    return request.param(Bins(TAGS), delta_q=0.1)
+class Pair:
+    """The distribution and its O(N) recursion beside it."""
+
+    def __init__(self, tags: Tensor = TAGS, delta_q: float = 0.1) -> None:
+        self.bins = Bins(tags)
+        self.fast = InstanceDistribution(self.bins, delta_q)
+        self.naive = AlgorithmOne(tags, beta=10**9, delta_p=0.9, delta_q=delta_q)
+
+    def update(self, indices: list[int], scores: list[float]) -> None:
+        instances = torch.tensor(indices, dtype=torch.int64)
+        self.fast.update(instances, self.bins.of(instances), double(*scores))
+        self.naive.batch(indices, scores, [0.0] * len(indices))
+
+    def check(self) -> Tensor:
+        q = self.fast.probabilities()
+        torch.testing.assert_close(q, double(*self.naive.q), rtol=1e-9, atol=1e-250)
+        seen = sum(loss < float("inf") for loss in self.naive.loss)
+        assert self.fast.share_seen == pytest.approx(seen / len(self.naive.loss))
+        return q
 
 
-def test_it_starts_uniform_in_each_bin(distribution: InstanceDistribution):
-    expected = 1 / torch.tensor(distribution.bins.sizes).double()[TAGS]
-    torch.testing.assert_close(distribution.probabilities(), expected, rtol=1e-15, atol=0)
-    assert distribution.share_seen == 0
+def test_by_hand():
+    """Four instances; the two unseen count as the mean, 2, so that Z = 8."""
+    pair = Pair(torch.zeros(4, dtype=torch.int64), delta_q=0.2)
+    pair.update([0, 1], [1.0, 3.0])
+    weights = double(0.05 + 0.8 / 8, 0.05 + 0.8 * 3 / 8, 0.25, 0.25)
+    torch.testing.assert_close(pair.check(), weights / weights.sum(), rtol=1e-14, atol=0)
 
 
-def test_draws_carry_their_probability_and_stay_in_their_bin(distribution: InstanceDistribution):
-    generator = torch.Generator().manual_seed(0)
-    everyone = torch.arange(len(TAGS))
-    distribution.update(everyone, TAGS, 1 + everyone.double())
-    distribution.update(torch.tensor([0, 1, 12]), torch.tensor([0, 0, 2]), torch.tensor([0.0, 1e-9, 40.0]).double())
-    bins = torch.randint(3, (1000,), generator=generator)
-    uniforms = torch.rand(distribution.uniforms, 1000, dtype=torch.float64, generator=generator)
-    indices, q = distribution.draw(bins, uniforms)
-    law = distribution.probabilities()
-    assert torch.equal(TAGS[indices], bins)
-    torch.testing.assert_close(q, law[indices], rtol=1e-12, atol=0)
-    assert torch.equal(distribution.probability(indices, bins), law[indices])
-    sums = torch.zeros(3, dtype=torch.float64).index_add_(0, TAGS, law)
-    torch.testing.assert_close(sums, torch.ones(3, dtype=torch.float64), rtol=1e-12, atol=0)
-    assert distribution.share_seen == 1
+def test_a_visit_leaves_at_least_delta_q_of_the_weight_and_other_bins_alone():
+    pair = Pair()
+    pair.update(list(range(len(TAGS))), [1.0] * len(TAGS))
+    before = pair.check()
+    pair.update([8, 9], [0.0, 0.0])
+    after = pair.check()
+    torch.testing.assert_close(after[8] / after[10], 0.1 * before[8] / before[10], rtol=1e-12, atol=0)
+    assert torch.equal(after[TAGS == 0], before[TAGS == 0])
 
 
-def test_the_last_occurrence_stands_for_all():
-    assert last_occurrence(torch.tensor([7, 3, 7, 9, 3])).tolist() == [2, 4, 2, 3, 4]
-    assert last_occurrence(torch.tensor([], dtype=torch.int64)).tolist() == []
+@pytest.mark.parametrize("delta_q", [0.0, 1e-9, 0.1, 0.9])
+def test_agrees_with_the_recursion_on_small_bins_with_many_zero_scores(delta_q: float):
+    tags = torch.tensor([0] * 4 + [1] * 2 + [2] * 7 + [3])
+    for seed in range(5):
+        pair, generator = Pair(tags, delta_q), seeded(seed)
+        for _ in range(60):
+            indices = torch.randint(len(tags), (3,), generator=generator)  # duplicates disagree: the last counts
+            scores = torch.rand(3, dtype=torch.float64, generator=generator)
+            scores[torch.rand(3, generator=generator) < 0.6] = 0
+            pair.update(indices.tolist(), scores.tolist())
+            pair.check()
+
+
+@pytest.mark.parametrize("delta_q", [0.0, 0.1])
+@pytest.mark.parametrize("factor", [0.5, 2.0])
+def test_agrees_while_the_sum_of_weights_drifts_over_many_orders(delta_q: float, factor: float):
+    """Scores that fall, or rise, at every visit pull the weights of a bin down, or up, without end."""
+    pair, generator = Pair(delta_q=delta_q), seeded()
+    score, scaled, before = 1.0, 0, 1.0
+    for step in range(1000):
+        # Back from time to time, as scores do, but not the weights.
+        score = score * factor if 1e-80 < score < 1e80 else 1.0
+        indices = torch.randint(7, 27, (8,), generator=generator)
+        pair.update(indices.tolist(), [score] * 8)
+        now = float(pair.fast.state_dict()["leaves"][12:, 0].sum())
+        scaled, before = scaled + (not 1e-20 < now / before < 1e20), now
+        if step % 20 == 0:
+            pair.check()
+    assert scaled > 0
+
+
+def test_a_bin_whose_scores_are_all_zero_keeps_q_and_can_be_left_again():
+    pair = Pair()
+    pair.update(list(range(len(TAGS))), [1.0 + i for i in range(len(TAGS))])
+    members, before = (TAGS == 0).nonzero()[:, 0].tolist(), pair.check()
+    pair.update(members, [0.0] * len(members))
+    assert torch.equal(pair.check(), before)
+    pair.update([0, 28], [1e-9, 0.3])
+    assert pair.check()[28] > before[28]
+
+
+def test_draws_follow_q_in_each_bin():
+    pair = Pair(delta_q=0.5)
+    pair.update(list(range(len(TAGS))), [float(i % 5) for i in range(len(TAGS))])
+    bins = TAGS.repeat(4000)
+    drawn, q = pair.fast.draw(bins, torch.rand(len(bins), dtype=torch.float64, generator=seeded()))
+    expected = pair.check()
+    assert torch.equal(TAGS[drawn], bins)
+    torch.testing.assert_close(q, expected[drawn], rtol=1e-12, atol=0)
+    assert p_value(drawn, expected * torch.bincount(TAGS)[TAGS]) > 1e-3
+
+
+@pytest.mark.parametrize("batches", [0, 5, 300])
+def test_a_state_round_trip_is_bit_equal_and_a_copy(batches: int):
+    bins, generator = Bins(TAGS), seeded()
+    original, restored, again = (InstanceDistribution(bins) for _ in range(3))
+
+    def step(*distributions: InstanceDistribution) -> None:
+        indices = torch.randint(len(TAGS), (4,), generator=generator)
+        scores = torch.rand(4, dtype=torch.float64, generator=generator)
+        for distribution in distributions:
+            distribution.update(indices, bins.of(indices), scores)
+
+    for _ in range(batches):
+        step(original)
+    state = original.state_dict()
+    restored.load_state_dict(saved(state))
+    for _ in range(50):
+        step(original, restored)
+        assert torch.equal(original.probabilities(), restored.probabilities())
+        assert original.share_seen == restored.share_seen
+    again.load_state_dict(state)
+    assert not torch.equal(again.probabilities(), original.probabilities())
+
+
+@pytest.mark.parametrize("execution", ["torch"], indirect=True)
+def test_in_torch_scores_that_are_not_known_leave_an_instance_alone(execution: str):
+    one, other, nan = Pair().fast, Pair().fast, float("nan")
+    for fast, indices, scores in ((one, [3, 8, 3, 9, 3], [9, 1, 2, nan, nan]), (other, [8, 3], [1, 2])):
+        fast.update(torch.tensor(indices), TAGS[indices], double(*scores))
+    assert torch.equal(one.probabilities(), other.probabilities())
+    assert one.share_seen == other.share_seen == 2 / len(TAGS)
+
+
+def test_the_last_occurrence_of_each_entry_and_of_the_known_ones_before_others():
+    entries = torch.tensor([5, 2, 5, 7, 2, 5])
+    assert last_occurrence(entries).tolist() == [5, 4, 5, 3, 4, 5]
+    known = torch.tensor([True, True, True, False, False, False])
+    assert last_occurrence(entries, known).tolist() == [2, 1, 2, 3, 1, 2]

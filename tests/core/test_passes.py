@@ -1,13 +1,14 @@
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
 
-from lightning_as.core.passes import Passes
+from lightning_as.core.bins import Bins
+from lightning_as.core.passes import Candidates, Passes, batches_of_candidates
+from tests.helpers.statistics import saved, seeded
 
 
 def counting(length: int = 5) -> Callable[[], tuple[Tensor, ...]]:
@@ -50,17 +51,45 @@ def test_a_pass_that_is_begun_drops_what_is_left():
 
 @pytest.mark.parametrize("taken", [0, 3, 5])
 def test_a_state_goes_on_and_is_a_copy(taken):
-    passes, new = Passes(), counting()
+    passes, new, restored = Passes(), counting(), Passes()
     passes.take(taken, new)
-    file = io.BytesIO()
     state = passes.state_dict()
-    torch.save(state, file)
-    file.seek(0)
-    if taken:
-        passes.take(0, new)
-        state["rows"][0].zero_()
-        assert passes.take(2, counting(9))[0][0] == taken % 5
-    restored = Passes()
-    restored.load_state_dict(torch.load(file, weights_only=True))
-    assert restored.left == 5 - taken if taken else restored.left == 0
+    restored.load_state_dict(saved(state))
+    assert restored.left == (5 - taken if taken else 0)
     assert restored.take(2, counting())[0].tolist() == [taken % 5, taken % 5 + 1]
+    if taken == 3:
+        state["rows"][0].zero_()
+        assert passes.take(2, new)[0].tolist() == [3, 4]
+
+
+TAGS = torch.arange(23) % 4
+
+
+@pytest.mark.parametrize("size", [1, 10, 23])
+def test_candidates_go_through_shuffled_passes_whatever_their_number(size: int):
+    candidates, generator = Candidates(Bins(TAGS)), seeded()
+    draws = [candidates.draw(size, generator) for _ in range(-(-4 * 23 // size))]
+    drawn = torch.cat([draw.indices for draw in draws])[: 4 * 23].view(4, 23)
+    assert torch.equal(drawn.sort(1).values, torch.arange(23).expand(4, 23))
+    assert len(drawn.unique(dim=0)) == 4
+    assert torch.equal(draws[0].bins, TAGS[draws[0].indices])
+    assert draws[0].probabilities.tolist() == [1 / 23] * size
+    assert draws[0].weights is None
+
+
+def test_candidates_go_on_from_a_state_in_the_middle_of_a_pass():
+    candidates, other, generator = Candidates(Bins(TAGS)), Candidates(Bins(TAGS)), seeded()
+    candidates.draw(10, generator)
+    other.load_state_dict(saved(candidates.state_dict()))
+    going_on = generator.clone_state()
+    for _ in range(5):
+        assert torch.equal(candidates.draw(9, generator).indices, other.draw(9, going_on).indices)
+
+
+def test_the_share_of_candidates_is_one_over_a_whole_number_and_of_what_there_is():
+    assert [batches_of_candidates(keep) for keep in (0.5, 0.1, 0.25, 1 / 3, 0.333, 0.02)] == [2, 10, 4, 3, 3, 50]
+    for keep in (1.0, 0.4, 0.33, 0.0, -0.5, 2.0, 0.999):
+        with pytest.raises(ValueError, match=rf"`keep` must be 1 over a whole number .* got {keep}: use 0.5"):
+            batches_of_candidates(keep)
+    with pytest.raises(ValueError, match="4 candidates cannot be had of 3 instances: use smaller batches"):
+        Candidates(Bins([0, 1, 0])).draw(4, torch.Generator())

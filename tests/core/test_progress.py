@@ -43,16 +43,6 @@ def test_before_a_plan_and_with_an_empty_one():
     assert planned(0, 0).share == 0
 
 
-def test_to_be_told_the_plan_again_changes_nothing_but_the_plan():
-    progress = planned()
-    progress.start_epoch()
-    progress.step()
-    progress.plan(20, 5)
-    assert (progress.done, progress.share) == (1, 0.05)
-    progress.plan(10, 5)
-    assert (progress.done, progress.share) == (1, 0.1)
-
-
 def test_a_state_goes_on_and_a_reset_begins_again_by_the_same_plan():
     progress, other = planned(), planned()
     for _ in range(3):

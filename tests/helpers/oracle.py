@@ -19,14 +19,15 @@ class AlgorithmOne:
         bin_statistic: str = "sum",
         unseen: str = "first",
         smoothing: str = "previous",
-        q_update: str = "all",
+        q_update: str = "drawn",
+        floor: float = 0.0,
     ) -> None:
         self.members = [(tags == j).nonzero().flatten().tolist() for j in range(int(tags.max()) + 1)]
         self.size = len(tags)
         self.tags = tags.tolist()
         self.beta, self.delta_p, self.delta_q = beta, delta_p, delta_q
         self.bin_statistic, self.unseen, self.smoothing = bin_statistic, unseen, smoothing
-        self.q_update = q_update
+        self.q_update, self.floor = q_update, floor
         k = len(self.members)
         self.p = [1 / k] * k  # line 2: P ~ U, Q ~ U
         self.q = [1 / len(self.members[j]) for j in self.tags]
@@ -37,7 +38,7 @@ class AlgorithmOne:
         self.t = 0
 
     def batch(self, indices: list[int], losses: list[float], bounds: list[float]) -> None:
-        q_of_draw = [self.q[i] for i in indices]
+        q_of_draw = [self.within(i) for i in indices]
         for i, loss, bound, q in zip(indices, losses, bounds, q_of_draw, strict=True):
             j = self.tags[i]
             self.loss[i] = loss  # line 8
@@ -53,6 +54,12 @@ class AlgorithmOne:
                 self.recompute_q(members)
             else:
                 self.recompute_q_where_drawn(members, set(indices))
+
+    def within(self, i: int) -> float:
+        """The probability of an instance within its bin, under what is drawn from: r over the bin's share of r."""
+        j, uniform = self.tags[i], self.floor / self.size
+        r = (1 - self.floor) * self.p[j] * self.q[i] + uniform
+        return r / ((1 - self.floor) * self.p[j] + uniform * len(self.members[j]))
 
     def recompute_p(self) -> None:
         if self.smoothing == "statistic":

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from lightning_as.core import compiled, execution
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+def test_compiled_loops_are_for_the_cpu_alone():
+    assert execution.loops(CPU) is compiled
+    assert execution.loops(CUDA) is None
+
+
+def test_where_numba_cannot_compile_there_is_a_warning_and_torch(monkeypatch: pytest.MonkeyPatch):
+    def broken() -> None:
+        raise OSError("no compiler")
+
+    execution._compiled.cache_clear()
+    monkeypatch.setattr(compiled, "check", broken)
+    try:
+        with pytest.warns(UserWarning, match=r"numba cannot compile on this machine \(OSError: no compiler\)"):
+            assert execution.loops(CPU) is None
+        assert execution.loops(CPU) is None  # and no second warning
+    finally:
+        execution._compiled.cache_clear()
+
+
+def test_without_a_folder_for_the_cache_the_loops_are_compiled_all_the_same(monkeypatch: pytest.MonkeyPatch):
+    njit = compiled.njit
+
+    def without_a_folder(*functions: object, cache: bool = False):
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return njit(*functions)
+
+    monkeypatch.setattr(compiled, "njit", without_a_folder)
+    assert compiled.kernel(lambda x: x + 1)(2) == 3
+
+
+def test_numba_is_loaded_when_a_sampler_starts_and_not_before():
+    script = (
+        "import sys, torch, lightning_as; assert 'numba' not in sys.modules;"
+        "lightning_as.AdaptiveSampling().start(lightning_as.Bins([0, 1])); assert 'numba' in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from lightning_as.core.bin_distribution import BinDistribution
+from lightning_as.core.bins import Bins
+from lightning_as.core.instance_distribution import InstanceDistribution
+from lightning_as.core.two_levels import InsideBins, TwoLevels
+from lightning_as.core.uniform_in_bins import UniformInBins
+from tests.helpers.statistics import double, p_value, saved, seeded
+
+pytestmark = pytest.mark.usefixtures("execution")
+
+TAGS = torch.repeat_interleave(torch.arange(5), torch.tensor([40, 1, 17, 3, 90]))[
+    torch.randperm(151, generator=seeded())
+]
+P = double(0.3, 0.2, 0.0, 0.1, 0.4)
+FLOORS = pytest.mark.parametrize("floor", [0.0, 0.2])
+LOWER = pytest.mark.parametrize("lower", ["uniform", "learnt"])
+
+
+def inside_of(lower: str, bins: Bins) -> InsideBins:
+    if lower == "uniform":
+        return UniformInBins(bins)
+    inside, generator = InstanceDistribution(bins, delta_q=0.0), seeded(1)
+    for _ in range(30):
+        indices = torch.randint(len(bins), (20,), generator=generator)
+        scores = torch.rand(20, dtype=torch.float64, generator=generator).pow(4)
+        inside.update(indices, bins.of(indices), scores.masked_fill(scores < 0.05, 0))
+    return inside
+
+
+def levels_of(lower: str, floor: float) -> tuple[TwoLevels, Tensor]:
+    """Two levels, and what r is by its formula."""
+    bins = Bins(TAGS)
+    inside = inside_of(lower, bins)
+    q = inside.probability(torch.arange(151), TAGS)
+    return TwoLevels(bins, BinDistribution(P), inside, floor), (1 - floor) * P[TAGS] * q + floor / 151
+
+
+@FLOORS
+@LOWER
+def test_draws_follow_r_and_carry_it(lower: str, floor: float):
+    levels, r = levels_of(lower, floor)
+    mass = torch.zeros(5, dtype=torch.float64).index_add_(0, TAGS, r)
+    assert float(r.sum()) == pytest.approx(1, rel=1e-12)
+    torch.testing.assert_close(levels.probabilities(), r, rtol=1e-12, atol=0)
+    torch.testing.assert_close(levels.probability(torch.tensor([7, 7, 150])), r[[7, 7, 150]], rtol=1e-12, atol=0)
+    torch.testing.assert_close(levels.bin_probabilities(), mass, rtol=1e-12, atol=0)
+    draw = levels.draw(200_000, seeded(2))
+    assert p_value(draw.indices, r) > 1e-3
+    assert torch.equal(draw.bins, TAGS[draw.indices])
+    torch.testing.assert_close(draw.probabilities, r[draw.indices], rtol=1e-12, atol=0)
+    torch.testing.assert_close(draw.within, (r / mass[TAGS])[draw.indices], rtol=1e-12, atol=0)
+    pairs = draw.bins.view(2, -1)  # neighbours in a batch are independent
+    share = torch.bincount(pairs[0] * 5 + pairs[1], minlength=25) / 100_000
+    torch.testing.assert_close(share, torch.outer(mass, mass).view(-1), atol=0.01, rtol=0, check_dtype=False)
+
+
+@FLOORS
+@LOWER
+def test_one_uniform_decides_floor_bin_and_instance(lower: str, floor: float, monkeypatch: pytest.MonkeyPatch):
+    """Uniforms in equal steps hit each instance as often as r says, in the floor's part and in the rest."""
+    levels, r = levels_of(lower, floor)
+    steps = (torch.arange(10**6, dtype=torch.float64) + 0.5) / 10**6
+    monkeypatch.setattr(torch, "rand", lambda *_, **__: steps.clone())
+    counts = torch.bincount(levels.draw(10**6, seeded()).indices, minlength=151)
+    torch.testing.assert_close(counts.double(), r * 10**6, rtol=0, atol=3)
+    ends = double(0, floor, floor - 2**-54, 1 - 2**-53).clamp_(min=0)
+    monkeypatch.setattr(torch, "rand", lambda *_, **__: ends.clone())
+    assert (r[levels.draw(4, seeded()).indices] > 0).all()
+
+
+def test_expectations_are_unbiased_by_enumeration():
+    """Σ r (1 / (N r)) x over all instances is the plain mean, for whatever x, where every r is positive."""
+    levels, _ = levels_of("learnt", 0.2)
+    r, x = levels.probabilities(), torch.randn(151, dtype=torch.float64, generator=seeded(3))
+    draw = levels.draw(5000, seeded(4))
+    weights = torch.zeros_like(r).index_copy_(0, draw.indices, 1 / (151 * draw.probabilities))
+    drawn = weights > 0
+    assert drawn.sum() > 140
+    torch.testing.assert_close((r * weights * x)[drawn].sum(), x[drawn].sum() / 151, rtol=1e-11, atol=1e-15)
+
+
+@LOWER
+def test_a_restored_state_gives_equal_draws(lower: str):
+    levels, _ = levels_of(lower, 0.2)
+    bins = Bins(TAGS)
+    inside = UniformInBins(bins) if lower == "uniform" else InstanceDistribution(bins, delta_q=0.0)
+    other = TwoLevels(bins, BinDistribution(torch.full((5,), 0.2, dtype=torch.float64)), inside, 0.2)
+    other.load_state_dict(saved(levels.state_dict()))
+    for ours, theirs in zip(levels.draw(500, seeded(5)), other.draw(500, seeded(5)), strict=True):
+        assert (ours is None and theirs is None) or torch.equal(ours, theirs)
+
+
+def test_both_executions_draw_the_same_from_the_same_numbers(execution: str, monkeypatch: pytest.MonkeyPatch):
+    levels, _ = levels_of("learnt", 0.2)
+    draw = levels.draw(2000, seeded(6))
+    monkeypatch.setattr("lightning_as.core.execution._compiled", lambda: None)
+    in_torch = levels.draw(2000, seeded(6))
+    assert torch.equal(draw.indices, in_torch.indices)
+    torch.testing.assert_close(draw.probabilities, in_torch.probabilities, rtol=1e-12, atol=0)
