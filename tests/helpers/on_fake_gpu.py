@@ -1,4 +1,4 @@
-"""Steps of `AdaptiveSampling` on a GPU without numbers: ``python -m tests.helpers.on_fake_gpu OPTIONS``, as JSON.
+"""Steps of `AdaptiveSampling` on a GPU without numbers: ``python -m tests.helpers.on_fake_gpu OPTIONS``, a list as JSON.
 
 Torch's fake tensors refuse to mix devices, and to be looked at; they need no GPU.
 """
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-import lightning_as.strategies.adaptive
+import lightning_as.core.two_levels
 from lightning_as import AdaptiveSampling, Bins
 from lightning_as.core import execution
 
@@ -36,7 +36,7 @@ def main(options: dict[str, Any]) -> None:
     """Draw and update with these options of the strategy."""
     execution._compiled = lambda: None
     # A pinned copy needs a driver.
-    lightning_as.strategies.adaptive.to_device = lambda numbers, device: numbers.to(device)
+    lightning_as.core.two_levels.to_device = lambda numbers, device: numbers.to(device)
     strategy, fake = AdaptiveSampling(beta=2, **options), FakeTensorMode()
     strategy.start(Bins(torch.arange(150) % 5))
     with fake:
@@ -61,4 +61,5 @@ def can_fake() -> bool:
 if __name__ == "__main__":
     if not can_fake():
         sys.exit(NOT_HERE)
-    main(json.loads(sys.argv[1]))
+    for options in json.loads(sys.argv[1]):
+        main(options)

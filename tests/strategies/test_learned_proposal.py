@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import io
-import itertools
 import math
 from typing import Any
 
@@ -12,16 +10,10 @@ from torch import Tensor
 from lightning_as.core.bins import Bins
 from lightning_as.core.draw import Draw
 from lightning_as.strategies import LearnedProposal
-from tests.helpers.statistics import p_value
+from tests.helpers.statistics import seeded
 
-TAGS = torch.repeat_interleave(torch.arange(4), torch.tensor([31, 1, 12, 56]))[
-    torch.randperm(100, generator=torch.Generator().manual_seed(0))
-]
 SIZES = [31, 1, 12, 56]
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+TAGS = torch.arange(4).repeat_interleave(torch.tensor(SIZES))[torch.randperm(100, generator=seeded())]
 
 
 def started(tags: Tensor = TAGS, **options: Any) -> LearnedProposal:
@@ -55,16 +47,16 @@ class Oracle:
         total = math.fsum(math.exp(tau) for tau in self.tau)
         return [math.exp(tau) / total for tau in self.tau]
 
-    def law(self) -> list[float]:
+    def over_bins(self) -> list[float]:
         return [
             (1 - self.floor) * q + self.floor * size / self.n
             for q, size in zip(self.proposal(), self.sizes, strict=True)
         ]
 
-    def batch(self, bins: list[int], laws_then: list[float], bounds: list[float]) -> None:
-        q, r = self.proposal(), self.law()
+    def batch(self, bins: list[int], r_then: list[float], bounds: list[float]) -> None:
+        q, r = self.proposal(), self.over_bins()
         step = [0.0] * len(q)
-        for k, then, bound in zip(bins, laws_then, bounds, strict=True):
+        for k, then, bound in zip(bins, r_then, bounds, strict=True):
             share = self.sizes[k] / self.n
             squared_norm = share / then * share / r[k] * bound
             for j in range(len(q)):
@@ -89,7 +81,7 @@ def test_agrees_with_the_formulas(rate, floor, ahead):
         then = (draw.probabilities / draw.within).tolist()
         oracle.batch(draw.bins.tolist(), then, bounds.tolist())
         strategy.update(draw, bounds, bounds)
-        expected = torch.tensor(oracle.law(), dtype=torch.float64)
+        expected = torch.tensor(oracle.over_bins(), dtype=torch.float64)
         torch.testing.assert_close(strategy.bin_probabilities, expected, rtol=1e-9, atol=1e-40)
 
 
@@ -137,42 +129,17 @@ def test_the_expected_step_descends_the_second_moment(floor, stale):
     assert gradient.abs().max() > 0.01
 
 
-def test_it_finds_the_law_of_least_variance():
-    """Bins of root mean squares 3, 1, 2, 1: the optimum is in proportion to size times that."""
-    squared = torch.tensor([9.0, 1.0, 4.0, 1.0]).double() / 9
-    strategy, generator = started(learning_rate=0.05, floor=0.0), seeded(5)
-    mean = torch.zeros(4).double()
-    for step in range(6000):
-        draw = strategy.draw(32, generator)
-        strategy.update(draw, draw.probabilities, squared[draw.bins])
-        mean += strategy.bin_probabilities * (step >= 3000) / 3000
-    optimum = torch.tensor(SIZES).double() * squared.sqrt()
-    torch.testing.assert_close(mean, optimum / optimum.sum(), rtol=0.1, atol=0.005)
-
-
-def test_at_first_all_instances_are_equal():
-    strategy = started()
-    torch.testing.assert_close(
-        strategy.probabilities(), torch.full((100,), 0.01, dtype=torch.float64), rtol=1e-12, atol=0
-    )
-    torch.testing.assert_close(strategy.draw(50, seeded()).weights, torch.ones(50).double(), rtol=1e-12, atol=0)
-
-
 @pytest.mark.parametrize("floor", [0.0, 0.3])
 @pytest.mark.parametrize("steps", [0, 40])
-def test_draws_follow_the_law_and_weights_make_the_mean_that_of_the_data(floor, steps):
+def test_weights_make_the_mean_that_of_the_data(floor, steps):
     strategy = trained(steps, seeded(6), learning_rate=1.0, floor=floor)
-    law, values = strategy.probabilities(), torch.randn(100, dtype=torch.float64, generator=seeded(7))
-    assert law.sum().item() == pytest.approx(1, rel=1e-12)
-    draw = strategy.draw(100_000, seeded(8))
-    assert p_value(draw.indices, law) > 1e-3
+    r, values = strategy.probabilities(), torch.randn(100, dtype=torch.float64, generator=seeded(7))
+    draw, weights = strategy.draw(100_000, seeded(8)), torch.zeros(100).double()
     assert draw.weights is not None
-    torch.testing.assert_close(draw.probabilities, law[draw.indices], rtol=1e-12, atol=0)
-    weights = torch.zeros(100).double()
     weights[draw.indices] = draw.weights
-    assert (law * weights * values).sum().item() == pytest.approx(values.mean().item(), rel=1e-10)
+    assert (r * weights * values).sum().item() == pytest.approx(values.mean().item(), rel=1e-10)
     assert floor == 0 or draw.weights.max() <= 1 / floor + 1e-12
-    assert (steps == 0) == bool((law - 0.01).abs().max() < 1e-12)
+    assert (steps == 0) == bool((r - 0.01).abs().max() < 1e-12)  # at first all instances are equal
 
 
 @pytest.mark.parametrize("bound", [1e3, 1e30, 1e99])
@@ -201,48 +168,12 @@ def test_a_bin_that_was_given_up_comes_back():
     assert strategy.bin_probabilities[2] > 0.5
 
 
-def test_a_restored_state_goes_on_equally_and_is_a_copy():
-    generator = seeded(11)
-    strategy = trained(9, generator)
-    kept = strategy.state_dict()
-    file = io.BytesIO()
-    torch.save({"strategy": kept, "generator": generator.get_state()}, file)
-    file.seek(0)
-    state = torch.load(file, weights_only=True)
-    restored, other = started(), torch.Generator()
-    restored.load_state_dict(state["strategy"])
-    other.set_state(state["generator"])
-    for _ in range(20):
-        for one, source in ((strategy, generator), (restored, other)):
-            draw = one.draw(16, source)
-            one.update(draw, draw.probabilities, random_bounds(16, source))
-        assert torch.equal(strategy.probabilities(), restored.probabilities())
-    assert torch.equal(kept["logits"], state["strategy"]["logits"])
-
-
-@pytest.mark.parametrize("bound", [0.0, math.inf, math.nan, 1e300, 5e-324])
-@pytest.mark.parametrize("floor", [0.0, 0.1])
-@pytest.mark.parametrize("tags", [TAGS, torch.tensor([0]), torch.tensor([0, 1, 1])])
-def test_odd_bounds_leave_a_law(tags, floor, bound):
-    strategy, generator = started(tags, floor=floor, learning_rate=3.0), seeded(12)
-    for step, _ in itertools.product(range(3), range(5)):
-        draw, odd = strategy.draw(8, generator), torch.rand(8, dtype=torch.float64, generator=generator)
-        odd[:: step + 1] = bound
-        strategy.update(draw, odd, odd)
-        law = strategy.probabilities()
-        assert (law > 0).all()
-        assert law.sum().item() == pytest.approx(1, rel=1e-12)
-        assert strategy.state_dict()["logits"].isfinite().all()
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"learning_rate": -1.0}, "`learning_rate` must be finite and not negative, got -1.0"),
-        ({"learning_rate": math.inf}, "`learning_rate` must be finite"),
         ({"learning_rate": math.nan}, "`learning_rate` must be finite"),
         ({"floor": 1.0}, r"`floor` must be in \[0, 1\), got 1.0"),
-        ({"floor": -0.1}, "`floor` must be in"),
     ],
 )
 def test_options_out_of_their_range_are_refused(options, message):

@@ -1,4 +1,4 @@
-"""Q smoothed everywhere: every instance of every bin moves after each batch, exactly, in O(batch · log N).
+"""The other reading of line 22 of Algorithm 1: every instance of every bin moves after each batch, exactly.
 
 Lines 21 and 22 of Algorithm 1, read for all i,
 
@@ -12,7 +12,7 @@ change only on a visit,
 
 holds at all times. A batch takes A, U, D to δq A + (1 − δq)/Z, δq U, δq D; while the bin has unseen members
 the new mass goes to U instead. A visit replaces l_i and picks r_i such that q_i stays what it was. A sum tree
-over the three channels (l, u, r) therefore draws from exactly the law of Algorithm 1.
+over the three channels (l, u, r) therefore draws from exactly the distribution of Algorithm 1, in O(batch · log N).
 
 With δq = 0.1 this Q remembers two batches: it is in effect the table of last known losses itself, stale ones and
 all, and an instance that was right once is hardly drawn again.
@@ -21,14 +21,19 @@ all, and an instance that was right once is hardly drawn again.
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 from torch.linalg import vecdot
 
+from lightning_as.core.arguments import check_choice
+from lightning_as.core.bin_distribution import BinDistribution, BinStatistic, Smoothing
 from lightning_as.core.bins import Bins
 from lightning_as.core.instance_distribution import InstanceDistribution, last_occurrence
+from lightning_as.core.sum_tree import SumTree
+from lightning_as.strategies import AdaptiveSampling
+from lightning_as.strategies.adaptive import Score
 
 Unseen = Literal["first", "mean"]
 
@@ -42,25 +47,80 @@ _LARGEST_JUMP = 1e4
 _AS_IT_IS = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)
 
 
-class SmoothedEverywhere(InstanceDistribution):
+class EverywhereSampling(AdaptiveSampling):
+    """Adaptive sampling that moves all of Q after each batch: it learns far less than where only the batch moves.
+
+    Args:
+        beta: As in :class:`AdaptiveSampling`, and so are the others, but for `unseen`.
+        delta_p: δp.
+        delta_q: δq in [0, 1), the share of the old Q that each batch leaves of all instances.
+        bin_statistic: What P is the root of.
+        score: What Q follows.
+        unseen: What instances without a score get. ``"first"``, the limit of the thesis's l = ∞: all of the
+            target's mass, in equal shares; ``"mean"``: the mean score of their bin. Default: ``"first"``.
+        smoothing: What δp mixes the new P with.
+        floor: ε.
+
+    Raises:
+        TypeError: If `beta` is not an integer, or a share is not a number.
+        ValueError: If an option is out of its range.
+    """
+
+    any_device = False
+
+    def __init__(
+        self,
+        beta: int = 10,
+        delta_p: float = 0.9,
+        delta_q: float = 0.1,
+        bin_statistic: BinStatistic = "sum",
+        score: Score = "loss",
+        unseen: Unseen = "first",
+        smoothing: Smoothing = "previous",
+        floor: float = 0.1,
+    ) -> None:
+        super().__init__(beta, delta_p, delta_q, bin_statistic, score, smoothing, floor)
+        check_choice("unseen", unseen, get_args(Unseen))
+        self.unseen: Unseen = unseen
+
+    def make_inside(self, bins: Bins) -> EverywhereDistribution:
+        return EverywhereDistribution(bins, self.delta_q, self.unseen)
+
+
+class EverywhereDistribution(InstanceDistribution):
     """Line 22 for every instance of every bin.
 
     Args:
         bins: The partition.
         delta_q: δq in [0, 1), the share of the old Q that a batch leaves. Default: 0.1.
-        unseen: What instances without a score get. ``"first"``, the limit of the thesis's l = ∞: all of the
-            target's mass, in equal shares; ``"mean"``: the mean score of their bin. Default: ``"first"``.
+        unseen: As in :class:`EverywhereSampling`. Default: ``"first"``.
     """
 
     def __init__(self, bins: Bins, delta_q: float = 0.1, unseen: Unseen = "first") -> None:
-        sizes = torch.tensor(bins.sizes, dtype=torch.float64)
+        super().__init__(bins, delta_q)
+        self._tree = SumTree(bins.sizes, channels=3)
+        self._tree.load(torch.tensor([0.0, 1.0, 0.0]).expand(len(bins), 3))
+        self._place[bins.order()] = self._tree.places()
         # A, U, D of each bin.
-        coefficients = torch.stack([torch.zeros_like(sizes), 1 / sizes, torch.ones_like(sizes)], dim=1)
-        super().__init__(bins, delta_q, leaf=[0.0, 1.0, 0.0], coefficients=coefficients)
+        ones = torch.ones_like(self._sizes)
+        self._coefficients = torch.stack([torch.zeros_like(ones), 1 / self._sizes, ones], dim=1)
         self.unseen = unseen
         self._gain = torch.full_like(self._sizes, 1 - delta_q)
         self._share_unseen = 1.0
         self._ticks = 0  # since D was last 1: no D is smaller than delta_q ** ticks
+
+    def draw(self, bins: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+        leaves, q = self._tree.draw(uniforms, bins, self._coefficients)
+        return self._instance.index_select(0, leaves).long(), q
+
+    def draw_from(self, over_bins: BinDistribution, floor: float, uniforms: Tensor) -> None:
+        """None: the loop is for leaves whose weight is their first channel."""
+
+    def probability(self, indices: Tensor, bins: Tensor) -> Tensor:
+        weights = self._tree.get(self._place.index_select(0, indices))
+        weights = vecdot(weights, self._coefficients.index_select(0, bins)).clamp_(min=0)
+        totals = vecdot(self._tree.totals(), self._coefficients)
+        return weights / totals.index_select(0, bins)
 
     def update(self, indices: Tensor, bins: Tensor, scores: Tensor) -> None:
         places = self._place.index_select(0, indices)
@@ -82,6 +142,7 @@ class SmoothedEverywhere(InstanceDistribution):
 
     @property
     def share_seen(self) -> float:
+        """Share of all instances that have a score."""
         return 1 - self._share_unseen
 
     def state_dict(self) -> dict[str, Any]:
