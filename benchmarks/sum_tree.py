@@ -59,7 +59,7 @@ def tree_step(n: int, generator: torch.Generator, new: NewWeights) -> Step:
     places = tree.places()
 
     def step() -> None:
-        leaves, _ = tree.draw(uniforms(tree.height, BATCH, generator=generator))
+        leaves, _ = tree.draw(uniforms(BATCH, generator=generator))
         tree.set(places.index_select(0, leaves), new().unsqueeze(1))
 
     return step
