@@ -97,31 +97,47 @@ def _descend(
     memory: Floats,
     first_child: Integers,
     height: int,
-    tree: int,
     coefficients: Floats,
     smallest: float,
-    uniform: float,
-) -> tuple[int, float]:
-    """The leaf of a tree at a uniform's place in the cumulative distribution, and its probability in the tree."""
-    cells, width, fanout = memory.reshape(-1), memory.shape[1] * memory.shape[2], memory.shape[2]
-    node, total, weight = tree, 0.0, 0.0
-    for j in range(fanout):
-        total += _weight(cells, width * tree + j, fanout, coefficients, smallest * float(fanout) ** (height - 1))
-    target = total * uniform
-    for level in range(height - 1, -1, -1):
-        threshold, running, below, child = smallest * float(fanout) ** level, 0.0, 0.0, -1
+    nodes: Integers,
+    uniforms: Floats,
+    probabilities: Floats,
+) -> None:
+    """Walk from trees to the leaves at the uniforms' places in their cumulative distributions.
+
+    `nodes`, (B,), are the trees, and become the leaves; `uniforms`, (B,), are used up; `probabilities`, (B,), takes
+    that of each leaf within its tree.
+    """
+    cells, width, fanout, trees = memory.reshape(-1), memory.shape[1] * memory.shape[2], memory.shape[2], nodes.copy()
+    totals = np.empty_like(uniforms)
+    for i in range(nodes.size):
+        total, threshold = 0.0, smallest * float(fanout) ** (height - 1)
         for j in range(fanout):
-            here = _weight(cells, width * node + j, fanout, coefficients, threshold)
-            if here > 0.0:  # the last such child takes what rounding has put beyond all of them
-                child, weight, below = j, here, running
-                running += here
-                if running > target:
-                    break
-        if child < 0:
-            raise ValueError("A tree to draw from has no weight.")
-        target -= below
-        node = first_child[node] + child
-    return node, weight / total
+            total += _weight(cells, width * nodes[i] + j, fanout, coefficients[trees[i]], threshold)
+        totals[i] = total
+        uniforms[i] *= total
+    for level in range(height - 1, -1, -1):
+        touched = 0.0  # the memory that the level needs, asked for at once instead of draw by draw
+        for i in range(nodes.size):
+            for j in range(0, fanout, 8):
+                touched += cells[width * nodes[i] + j]
+        if math.isnan(touched):
+            raise ValueError("A weight is not a number.")
+        threshold = smallest * float(fanout) ** level
+        for i in range(nodes.size):
+            target, running, below, child = uniforms[i], 0.0, 0.0, -1
+            for j in range(fanout):
+                weight = _weight(cells, width * nodes[i] + j, fanout, coefficients[trees[i]], threshold)
+                if weight > 0.0:  # the last such child takes what rounding has put beyond all of them
+                    child, below, probabilities[i] = j, running, weight
+                    running += weight
+                    if running > target:
+                        break
+            if child < 0:
+                raise ValueError("A tree to draw from has no weight.")
+            uniforms[i] = target - below
+            nodes[i] = first_child[nodes[i]] + child
+    probabilities /= totals
 
 
 @kernel
@@ -130,7 +146,6 @@ def draw_leaves(
     first_child: Integers,
     height: int,
     roots: int,
-    trees: Integers,
     coefficients: Floats,
     smallest: float,
     uniforms: Floats,
@@ -139,18 +154,16 @@ def draw_leaves(
 ) -> None:
     """Draw leaves of sum trees, see :meth:`lightning_as.core.sum_tree.SumTree.draw`.
 
-    `roots` is the number of trees, `trees`, (B,), the tree to draw each from, `coefficients` what the channels count in
-    each tree, (roots, channels), or (roots, 0) for the first channel alone. Combinations of leaves up to `smallest`
-    count as zero. `leaves`, (B,), takes the numbers of the leaves, `probabilities`, (B,), that of each within its tree.
+    `roots` is the number of trees, `coefficients` what the channels count in each, (roots, channels), or (roots, 0) for
+    the first channel alone. Combinations of leaves up to `smallest` count as zero. `uniforms`, (B,), are used up;
+    `leaves`, (B,), are the trees at first, and become the leaves; `probabilities`, (B,), takes those within the trees.
     """
-    if uniforms.size != trees.size or coefficients.shape[0] != roots:
+    if uniforms.size != leaves.size or coefficients.shape[0] != roots:
         raise ValueError("There must be a uniform for each draw, and coefficients for each tree.")
-    for i in range(trees.size):
-        if trees[i] < 0 or trees[i] >= roots:
+    for i in range(leaves.size):
+        if leaves[i] < 0 or leaves[i] >= roots:
             raise IndexError("A tree to draw from is not there.")
-        leaves[i], probabilities[i] = _descend(
-            memory, first_child, height, trees[i], coefficients[trees[i]], smallest, uniforms[i]
-        )
+    _descend(memory, first_child, height, coefficients, smallest, leaves, uniforms, probabilities)
 
 
 @kernel
@@ -172,28 +185,35 @@ def draw_two_levels(
     """Draw from the two levels and the floor, see :class:`lightning_as.core.two_levels.TwoLevels`.
 
     The memory has a tree for each bin, with the weights in the first channel; `instance_of`, (N,), is the instance of
-    each leaf; `p`, (k,), is P, and `cumulative_p`, (k,), its sums, which end in 1. `drawn`, (2, B), takes the instances
-    and their bins, `probabilities`, (2, B), takes r and the probability within the bin.
+    each leaf; `p`, (k,), is P, and `cumulative_p`, (k,), its sums, which end in 1. `uniforms`, (B,), are used up.
+    `drawn`, (2, B), takes the instances and their bins, `probabilities`, (2, B), takes r and that within the bin.
     """
     cells, width, fanout, size = memory.reshape(-1), memory.shape[1] * memory.shape[2], memory.shape[2], place_of.size
-    nothing = np.empty(0)
+    instances, bins, of_levels = drawn[0], drawn[1], uniforms >= floor
     for i in range(uniforms.size):
-        uniform = uniforms[i]
-        if not 0 <= uniform < 1:
+        if not 0 <= uniforms[i] < 1:
             raise ValueError("A uniform is not in [0, 1).")
-        if uniform < floor:
-            instance = min(int(uniform / floor * size), size - 1)  # rounding may have given size
-            j = int(tags[instance])
-            q = cells[place_of[instance]] / sum_of(cells, width * j, width * j + fanout)
-        else:
-            uniform = min((uniform - floor) / (1 - floor), 1 - 2**-53)
-            j = int(np.searchsorted(cumulative_p, uniform, side="right"))
+        if of_levels[i]:
+            uniform = min((uniforms[i] - floor) / (1 - floor), 1 - 2**-53)
+            j = np.searchsorted(cumulative_p, uniform, side="right")
             below = cumulative_p[j - 1] if j > 0 else 0.0
-            uniform = min((uniform - below) / (cumulative_p[j] - below), 1 - 2**-53)
-            leaf, q = _descend(memory, first_child, height, j, nothing, 0.0, uniform)
-            instance = instance_of[leaf]
-        drawn[0, i], drawn[1, i] = instance, j
-        joint = (1 - floor) * p[j] * q + floor / size
+            uniforms[i] = min((uniform - below) / (cumulative_p[j] - below), 1 - 2**-53)
+            bins[i] = j
+        else:
+            instances[i] = min(int(uniforms[i] / floor * size), size - 1)  # rounding may have given size
+            bins[i] = tags[instances[i]]
+    leaves = bins[of_levels]
+    q = np.empty(leaves.size)
+    _descend(memory, first_child, height, np.empty((sizes.size, 0)), 0.0, leaves, uniforms[of_levels], q)
+    at = 0
+    for i in range(uniforms.size):
+        j = bins[i]
+        if of_levels[i]:
+            instances[i], within = instance_of[leaves[at]], q[at]
+            at += 1
+        else:
+            within = cells[place_of[instances[i]]] / sum_of(cells, width * j, width * j + fanout)
+        joint = (1 - floor) * p[j] * within + floor / size
         probabilities[0, i] = joint
         probabilities[1, i] = joint / ((1 - floor) * p[j] + floor * sizes[j] / size)
 
@@ -227,12 +247,12 @@ def smooth_drawn(
     roots, fanout = sizes.size, memory.shape[2]
     if bins.size != indices.size:
         raise ValueError("There must be one bin for each instance.")
-    places = np.empty_like(indices)
+    places, complete = np.empty_like(indices), np.all(seen == sizes)  # to look at an instance waits for its memory
     for i in range(indices.size):
         if indices[i] < 0 or indices[i] >= place_of.size or bins[i] < 0 or bins[i] >= roots:
             raise IndexError("An instance or a bin is not there.")
         places[i] = place_of[indices[i]]
-        if unseen[indices[i]]:
+        if not complete and unseen[indices[i]]:
             unseen[indices[i]] = False
             seen[bins[i]] += 1
     set_leaves(memory, parents, roots, places.copy(), scores, 1, 1)

@@ -195,16 +195,15 @@ class SumTree:
 
     def _draw_compiled(self, uniforms: Tensor, trees: Tensor, coefficients: Tensor | None) -> tuple[Tensor, Tensor]:
         assert self.loops is not None, "the caller has looked"
-        leaves, probabilities = torch.empty_like(trees), torch.empty_like(uniforms)
+        leaves, probabilities = trees.clone(), torch.empty_like(uniforms)
         if coefficients is None:
             coefficients = probabilities.new_empty(len(self._sizes), 0)
         self.loops.draw_leaves(
             *self.arrays(),
             len(self._sizes),
-            trees.contiguous().numpy(),
             coefficients.contiguous().numpy(),
             SMALLEST_WEIGHT,
-            uniforms.contiguous().numpy(),
+            uniforms.clone(memory_format=torch.contiguous_format).numpy(),
             leaves.numpy(),
             probabilities.numpy(),
         )
