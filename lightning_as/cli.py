@@ -1,8 +1,9 @@
-"""The command line: LightningCLI with the thesis's set-up as its defaults, and presets by name."""
+"""The command line: LightningCLI with adaptive sampling of MNIST as its default, and presets by name."""
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -26,13 +27,34 @@ from lightning_as.strategies import AdaptiveSampling
 from lightning_as.strategies.cards import cards, document, listing
 
 PRESETS = Path(__file__).parent / "configs"
-DEFAULT_PRESET = "adadelta_256"
-
+DEFAULT_PRESET = "default"
+"""The preset that all others go on top of."""
 
 _DESCRIPTION = """Train with adaptive sampling. The subcommands below are those of LightningCLI; beside them there are
-`lightning-as strategies` (the sampling methods), `experiment` and `report` (the thesis's experiments) and
-`irreducible-losses` (what RHOLoss needs), each with a --help of its own. `fit --config NAME` takes a file or a preset;
-a name that is neither lists them."""
+`lightning-as strategies` (the sampling methods) and `irreducible-losses` (what RHOLoss needs), each with a --help of
+its own. `fit --config NAME` takes a file or a preset, and several of them, the later over the earlier; a name that is
+neither lists the presets. `fit --print_config` shows the whole configuration."""
+
+_GONE_COMMANDS = {
+    "experiment": "`python -m thesis run STUDY`, in a checkout of the repository,",
+    "report": "`python -m thesis report`, in a checkout of the repository,",
+}
+_GONE_PRESETS = {
+    **{
+        f"uniform_{setting}": f"`--config {setting} --config uniform`"
+        for setting in (f"{optimizer}_{size}" for optimizer in ("adadelta", "adam") for size in (64, 256, 1024))
+    },
+    "uniform_with_replacement": "`--config uniform --trainer.callbacks.strategy.replacement=true`",
+    "annex": "`--config thesis/configs/annex.yaml`, in a checkout of the repository,",
+    "robust": "`--config thesis/configs/robust.yaml`, in a checkout of the repository,",
+}
+_GONE_OPTIONS = {
+    "q_update": "AdaptiveSampling moves Q where it was drawn, which was the default: leave the option out. To move all "
+    "of Q (`q_update: all`) there is a subclass in thesis/, in a checkout of the repository",
+    "unseen": "it was for `q_update: all` alone: leave it out",
+}
+_SAVED_OPTIONS = re.compile(rf"AdaptiveSampling\s+init_args:(?:\s+\w+:.*)*?\s+({'|'.join(_GONE_OPTIONS)}):")
+"""The same in a configuration that an older version saved."""
 
 
 class AdaptiveSamplingCLI(LightningCLI):
@@ -83,14 +105,16 @@ def main() -> None:
     commands = {
         "strategies": _strategies,
         "irreducible-losses": _irreducible_losses,
-        "experiment": _experiment,
-        "report": _report,
     }
-    if sys.argv[1:2] and sys.argv[1] in commands:
-        commands[sys.argv[1]](sys.argv[2:])
+    command = sys.argv[1] if len(sys.argv) > 1 else ""
+    if command in commands:
+        commands[command](sys.argv[2:])
         return
+    if command in _GONE_COMMANDS:
+        sys.exit(f"lightning-as: `{command}` is gone: {_GONE_COMMANDS[command]} took its place.")
     # LightningCLI reads them there, as do the processes that it may launch.
     sys.argv[1:] = with_preset_paths(sys.argv[1:])
+    check_options(sys.argv[1:])
     check_strategy(sys.argv[1:])
     sys.path.insert(0, "")  # for a model or a DataModule of the user's in the working directory, as `python -m` has it
     default = str(PRESETS / f"{DEFAULT_PRESET}.yaml")
@@ -137,22 +161,6 @@ def _irreducible_losses(arguments: Sequence[str]) -> None:
     print(f"{len(losses)} losses, {float(losses.mean()):.3e} on average, are in {options.output}.")
 
 
-def _experiment(arguments: Sequence[str]) -> None:
-    """The command ``lightning-as experiment``."""
-    try:
-        from thesis import command  # late: with packages that no other command needs
-    except ModuleNotFoundError as error:
-        sys.exit(f'lightning-as experiment: {error.name} is missing: in a checkout, pip install ".[experiments]"')
-    command.run(arguments)
-
-
-def _report(arguments: Sequence[str]) -> None:
-    """The command ``lightning-as report``."""
-    from thesis import report_command  # late: nothing else needs it
-
-    report_command.main(arguments)
-
-
 def presets() -> list[str]:
     """Names of the presets in the package."""
     return sorted(path.stem for path in PRESETS.glob("*.yaml"))
@@ -162,15 +170,27 @@ def with_preset_paths(arguments: Sequence[str]) -> list[str]:
     """Replace the names of presets after ``--config`` or ``-c`` by their paths.
 
     Raises:
-        SystemExit: If a name is neither a preset nor a file.
+        SystemExit: If a name is neither a preset nor a file; for a preset that is gone, with what took its place.
     """
     result = list(arguments)
-    for at, argument in enumerate(result):
-        if argument in ("--config", "-c") and at + 1 < len(result):
-            result[at + 1] = _preset_path(result[at + 1])
-        elif argument.startswith("--config="):
-            result[at] = "--config=" + _preset_path(argument.removeprefix("--config="))
+    for at, name in _given(arguments, "--config", "-c"):
+        result[at] = result[at].removesuffix(name) + _preset_path(name)
     return result
+
+
+def check_options(arguments: Sequence[str]) -> None:
+    """Look for options of AdaptiveSampling that are gone, among the arguments and in configurations of older versions.
+
+    Raises:
+        SystemExit: If there is one, with what took its place.
+    """
+    flags = {f"--trainer.callbacks.strategy.{option}": option for option in _GONE_OPTIONS}
+    gone = [option for flag, option in flags.items() if _given(arguments, flag)]
+    for _, name in _given(arguments, "--config", "-c"):
+        if _is_file(name) and (saved := _SAVED_OPTIONS.search(Path(name).read_text())):
+            gone.append(saved[1])
+    if gone:
+        sys.exit(f"lightning-as: the option `{gone[0]}` is gone: {_GONE_OPTIONS[gone[0]]}.")
 
 
 def check_strategy(arguments: Sequence[str]) -> None:
@@ -180,21 +200,38 @@ def check_strategy(arguments: Sequence[str]) -> None:
         SystemExit: If a name after ``--trainer.callbacks.strategy`` is neither one of a strategy nor a path to a class.
     """
     flag, known = "--trainer.callbacks.strategy", [card.name for card in cards()]
-    given = [value for option, value in pairwise(arguments) if option == flag]
-    given += [argument.removeprefix(f"{flag}=") for argument in arguments if argument.startswith(f"{flag}=")]
-    for name in given:
+    for _, name in _given(arguments, flag):
         if name.isidentifier() and name not in (*known, "null"):
             sys.exit(f"lightning-as: `{flag}={name}` is no strategy. The strategies: {', '.join(known)}.")
 
 
+def _given(arguments: Sequence[str], *flags: str) -> list[tuple[int, str]]:
+    """Where among the arguments the values of a flag are, and the values: ``--flag value`` or ``--flag=value``."""
+    found = [(at + 1, value) for at, (flag, value) in enumerate(pairwise(arguments)) if flag in flags]
+    for at, argument in enumerate(arguments):
+        flag, equals, value = argument.partition("=")
+        if equals and flag in flags:
+            found.append((at, value))
+    return found
+
+
 def _preset_path(name: str) -> str:
-    if Path(name).is_file() or ":" in name:  # a file, or a YAML text
+    if _is_file(name) or ":" in name:  # a YAML text
         return name
+    if name in _GONE_PRESETS:
+        sys.exit(f"lightning-as: the preset `{name}` is gone: {_GONE_PRESETS[name]} took its place.")
     if name not in presets():
         sys.exit(
             f"lightning-as: `--config {name}` is neither a file nor a preset. The presets: {', '.join(presets())}."
         )
     return str(PRESETS / f"{name}.yaml")
+
+
+def _is_file(name: str) -> bool:
+    try:
+        return Path(name).is_file()
+    except OSError:  # a YAML text is too long for a name
+        return False
 
 
 @rank_zero_only

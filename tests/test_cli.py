@@ -1,5 +1,7 @@
+import inspect
 import runpy
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +9,10 @@ import pytest
 import torch
 import yaml
 
-from lightning_as import cli
+from lightning_as import AdaptiveSamplingCallback, cli
 from lightning_as.strategies.cards import cards
 
+pytestmark = pytest.mark.filterwarnings("ignore")
 QUICK = [
     "--trainer.max_epochs=1",
     "--trainer.limit_train_batches=4",
@@ -18,113 +21,138 @@ QUICK = [
     "--trainer.enable_model_summary=false",
     "--trainer.accelerator=cpu",
 ]
+UNKEPT = ["--trainer.logger=false", "--trainer.enable_checkpointing=false"]
+SETTINGS = [(optimizer, size) for optimizer in ("adadelta", "adam") for size in (64, 256, 1024)]
+FLAG = "--trainer.callbacks.strategy"
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, mnist: Any) -> Any:
+def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, mnist: Any, capsys: Any) -> Callable[..., str]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("lightning_as.data.mnist.load_mnist", lambda part, data_dir=None: mnist[part])
 
-    def run(*arguments: str) -> None:
+    def run(*arguments: str) -> str:
         monkeypatch.setattr(sys, "argv", ["lightning-as", *arguments])
-        cli.main()
+        if "--print_config" in arguments or "--help" in arguments:
+            with pytest.raises(SystemExit, match="0"):
+                runpy.run_module("lightning_as", run_name="__main__")
+        else:
+            cli.main()
+        return capsys.readouterr().out
 
     return run
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_fit_prints_the_table_and_the_other_commands_take_its_checkpoint(run: Any, capsys: Any, tmp_path: Path):
-    run("fit", *QUICK)
-    table = capsys.readouterr().out.strip().splitlines()[-4:]
+def settings(run: Callable[..., str], *arguments: str) -> tuple[dict[str, Any], ...]:
+    """Arguments of the model, the data, the callback and the strategy that a command would use, and the whole."""
+    whole = yaml.safe_load(run("fit", *arguments, "--print_config"))
+    (callback,) = whole["trainer"]["callbacks"]
+    strategy = callback["init_args"].pop("strategy")
+    arguments_of = (whole["model"]["init_args"], whole["data"]["init_args"], callback["init_args"])
+    return *arguments_of, {"class": strategy["class_path"], **strategy.get("init_args", {})}, whole
+
+
+def test_fit_prints_the_table_and_the_other_commands_take_its_checkpoint(run: Any, tmp_path: Path):
+    table = run("fit", *QUICK).strip().splitlines()[-4:]
     assert [line.split("  ")[0] for line in table] == ["training cost", "test accuracy", "distribution P", "time"]
     assert 0 < float(table[0].split()[2]) < 10
     assert len(table[2].split(":")) == 11
     (checkpoint,) = tmp_path.rglob("*.ckpt")
     callbacks = torch.load(checkpoint)["callbacks"]
     assert callbacks["AdaptiveSamplingCallback"]["sampler"]["strategy"] == "AdaptiveSampling"
-    fast = [*QUICK[-3:], f"--ckpt_path={checkpoint}"]
     for command in ("validate", "test", "predict"):
-        run(command, *fast)
-    run("fit", *QUICK, "--trainer.max_epochs=2", f"--ckpt_path={checkpoint}")
-    assert "epochs so far: 2" in capsys.readouterr().out
+        run(command, *QUICK[-3:], f"--ckpt_path={checkpoint}")
+    assert "epochs so far: 2" in run("fit", *QUICK, "--trainer.max_epochs=2", f"--ckpt_path={checkpoint}")
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_flags_override_a_preset_and_a_second_run_in_the_folder_works(run: Any, tmp_path: Path):
-    arguments = ["fit", "--config", "adam_64", *QUICK, "--trainer.logger=false", "--trainer.enable_checkpointing=false"]
-    run(*arguments)
-    run(*arguments, "--trainer.callbacks.strategy.beta=7", "--data.num_workers=0")
-    saved = yaml.safe_load((tmp_path / "config.yaml").read_text())
-    assert saved["model"]["init_args"]["optimizer"] == "adam"
-    assert saved["data"]["init_args"]["batch_size"] == 64
-    (callback,) = saved["trainer"]["callbacks"]
-    assert callback["init_args"]["strategy"]["init_args"]["beta"] == 7
-    assert saved["trainer"]["max_epochs"] == 1
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_uniform_presets_have_no_callback_and_any_optimizer_can_be_given(run: Any, capsys: Any, tmp_path: Path):
-    run("fit", "--config=uniform_adadelta_256", *QUICK, "--optimizer=SGD", "--optimizer.lr=0.01")
-    assert "distribution P" not in capsys.readouterr().out
-    (checkpoint,) = tmp_path.rglob("*.ckpt")
-    assert "AdaptiveSamplingCallback" not in torch.load(checkpoint)["callbacks"]
-
-
-def test_the_presets_are_all_there():
-    grid = {
-        f"{kind}{opt}_{size}" for kind in ("", "uniform_") for opt in ("adadelta", "adam") for size in (64, 256, 1024)
+def test_without_a_preset_it_starts_what_python_starts(run: Any):
+    model, data, callback, strategy, whole = settings(run)
+    python = AdaptiveSamplingCallback()
+    assert strategy.pop("class") == "lightning_as.AdaptiveSampling"
+    assert strategy == {
+        name: getattr(python.strategy, name) for name in inspect.signature(type(python.strategy)).parameters
     }
-    others = {card.preset for card in cards()} | {"annex", "distance_weighted", "robust", "uniform_with_replacement"}
-    assert set(cli.presets()) == grid | others
-    for name in grid:
-        preset = yaml.safe_load((cli.PRESETS / f"{name}.yaml").read_text())
-        assert name.endswith(f"{preset['model']['init_args']['optimizer']}_{preset['data']['init_args']['batch_size']}")
-        assert bool(preset["trainer"]["callbacks"]) != name.startswith("uniform")
+    assert strategy["floor"] == 0.1
+    defaults = inspect.signature(AdaptiveSamplingCallback).parameters
+    assert callback == {name: defaults[name].default for name in defaults if name != "strategy"}
+    assert (model["optimizer"], data["batch_size"], whole["trainer"]["max_epochs"]) == ("adadelta", 256, 5)
 
 
-@pytest.mark.parametrize("name", sorted({card.preset for card in cards()} | {"annex", "distance_weighted", "robust"}))
-@pytest.mark.filterwarnings("ignore")
-def test_every_strategy_trains_mnist_by_its_preset(name: str, run: Any, mnist: Any, capsys: Any, tmp_path: Path):
+def test_presets_compose_and_flags_override_them(run: Any, tmp_path: Path):
+    model, data, _, strategy, whole = settings(run, "--config=adam_64", "-c", "uniform")
+    assert strategy == {"class": "lightning_as.Uniform", "replacement": False}
+    assert (model["optimizer"], data["batch_size"], whole["trainer"]["max_epochs"]) == ("adam", 64, 5)
+    arguments = ["fit", "--config", "adam_64", *QUICK, *UNKEPT, "--optimizer=SGD", "--optimizer.lr=0.01"]
+    run(*arguments)
+    run(*arguments, f"{FLAG}.beta=7", "--data.num_workers=0")  # a second run in the folder
+    saved = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    assert saved["optimizer"]["class_path"] == "torch.optim.SGD"
+    (callback,) = saved["trainer"]["callbacks"]
+    options = callback["init_args"]["strategy"]["init_args"]
+    assert (options["beta"], options["floor"]) == (7, 0.0)
+    assert "distribution P" not in run(*arguments, f"{FLAG}=Uniform")
+
+
+def test_the_presets_are_all_there(run: Any):
+    names = {f"{optimizer}_{size}" for optimizer, size in SETTINGS}
+    assert set(cli.presets()) == names | {card.preset for card in cards()} | {"default", "distance_weighted"}
+    for optimizer, size in SETTINGS:
+        preset = yaml.safe_load((cli.PRESETS / f"{optimizer}_{size}.yaml").read_text())
+        assert (preset["model"]["init_args"], preset["data"]["init_args"]) == (
+            {"optimizer": optimizer},
+            {"batch_size": size},
+        )
+        assert preset["trainer"] == yaml.safe_load((cli.PRESETS / "thesis.yaml").read_text())["trainer"]
+
+
+@pytest.mark.parametrize("name", sorted({card.preset for card in cards()} | {"distance_weighted"}))
+def test_every_method_trains_mnist_by_its_preset(name: str, run: Any, mnist: Any, tmp_path: Path):
     torch.save(torch.zeros(len(mnist["train"])), tmp_path / "irreducible_losses.pt")  # RHOLoss looks for it here
-    run("fit", f"--config={name}", *QUICK)
-    assert "epochs so far: 1" in capsys.readouterr().out
-    (checkpoint,) = tmp_path.rglob("*.ckpt")
-    assert torch.load(checkpoint, weights_only=True)["global_step"] > 0
+    assert "epochs so far: 1" in run("fit", f"--config={name}", *QUICK, *UNKEPT)
+    assert (cli.PRESETS / f"{name}.yaml").read_text().startswith("# ")
 
 
-def test_an_unknown_preset_lists_them(capsys: Any):
-    for arguments in (["fit", "--config", "adam_65"], ["fit", "--config=adam_65"], ["fit", "-c", "adam_65"]):
-        with pytest.raises(
-            SystemExit, match=r"adam_65` is neither a file nor a preset. The presets: adadelta_1024, .*"
-        ):
-            cli.with_preset_paths(arguments)
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fit", "--config", "adam_65"], r"adam_65` is neither a file nor a preset. The presets: adadelta_1024, .*"),
+        (["fit", "--config=adam_65"], "adam_65` is neither"),
+        (["fit", "-c", "adam_65"], "adam_65` is neither"),
+        (
+            ["fit", "--config=uniform_adam_64"],
+            "`uniform_adam_64` is gone: `--config adam_64 --config uniform` took its",
+        ),
+        (["fit", "--config=uniform_with_replacement"], "gone: `--config uniform .*replacement=true` took its place"),
+        (["fit", "--config=annex"], "`annex` is gone: `--config thesis/configs/annex.yaml`, in a checkout"),
+        (["fit", "--config=robust"], "`robust` is gone: `--config thesis/configs/robust.yaml`, in a checkout"),
+        (
+            ["experiment", "thesis"],
+            "`experiment` is gone: `python -m thesis run STUDY`, in a checkout .* took its place",
+        ),
+        (["report"], "`report` is gone: `python -m thesis report`, in a checkout of the repository, took its place"),
+        (["fit", f"{FLAG}.q_update=drawn"], "`q_update` is gone: .* leave the option out. .* a subclass in thesis/"),
+        (["fit", f"{FLAG}.unseen", "mean"], "`unseen` is gone: it was for `q_update: all` alone: leave it out"),
+        (["fit", "--config=saved.yaml"], "`q_update` is gone"),
+        (["fit", f"{FLAG}=OnlineBatchSelectoin"], r"Selectoin` is no strategy\. The strategies: Adaptive"),
+        (["fit", FLAG, "OnlineBatchSelectoin"], r"Selectoin` is no strategy\. The strategies: Adaptive"),
+    ],
+)
+def test_what_is_not_there_or_gone(arguments: list[str], message: str, run: Any):
+    options = "beta: 10\n  delta_p: 0.9\n  q_update: drawn"
+    Path("saved.yaml").write_text(f"class_path: lightning_as.AdaptiveSampling\ninit_args:\n  {options}\n")
+    with pytest.raises(SystemExit, match=message):
+        run(*arguments)
 
 
-def test_an_unknown_strategy_lists_them():
-    flag = "--trainer.callbacks.strategy"
-    for arguments in (["fit", f"{flag}=OnlineBatchSelectoin"], ["fit", flag, "OnlineBatchSelectoin"]):
-        with pytest.raises(SystemExit, match=r"Selectoin` is no strategy\. The strategies: Adaptive"):
-            cli.check_strategy(arguments)
-    cli.check_strategy(["fit", f"{flag}=OnlineBatchSelection", f"{flag}.floor=0.1", flag, "my_package.MyStrategy"])
-
-
-def test_help_names_what_lightning_cli_does_not_know(monkeypatch: pytest.MonkeyPatch, capsys: Any):
-    monkeypatch.setattr(sys, "argv", ["lightning-as", "--help"])
-    with pytest.raises(SystemExit):
-        cli.main()
-    said = capsys.readouterr().out
-    assert all(name in said for name in ("strategies", "experiment", "report", "irreducible-losses"))
-
-
-def test_a_file_goes_before_a_preset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_what_is_no_mistake_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    Path("adam_64").write_text("trainer: {max_epochs: 1}")
-    assert cli.with_preset_paths(["fit", "--config", "adam_64"]) == ["fit", "--config", "adam_64"]
+    Path("adam_64").write_text("trainer: {max_epochs: 1}")  # a file goes before a preset
+    arguments = ["fit", "--config", "adam_64", "-c", "trainer: {max_epochs: 1}" + 300 * " "]
+    assert cli.with_preset_paths(arguments) == arguments
+    cli.check_options(arguments)
+    cli.check_strategy([f"{FLAG}=OnlineBatchSelection", f"{FLAG}.floor=0.1", FLAG, "my_package.MyStrategy"])
 
 
-def test_python_m_is_the_same(monkeypatch: pytest.MonkeyPatch, capsys: Any):
-    monkeypatch.setattr(sys, "argv", ["lightning_as", "--help"])
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_module("lightning_as", run_name="__main__")
-    assert ended.value.code == 0
-    assert "fit" in capsys.readouterr().out
+def test_help_names_what_lightning_cli_does_not_know(run: Any):
+    said = run("--help")
+    assert all(name in said for name in ("strategies", "irreducible-losses", "fit"))
