@@ -1,19 +1,22 @@
 """Adaptive sampling for PyTorch Lightning: spend the training on the examples that matter."""
 
+from importlib.metadata import PackageNotFoundError, version
+
 from lightning_as.core.bins import Bins
-from lightning_as.core.draw import Draw, effective_sample_size
-from lightning_as.core.sum_tree import SumTree
+from lightning_as.core.draw import Draw, importance_weights
 from lightning_as.data.batch_sampler import AdaptiveBatchSampler
-from lightning_as.data.dataloader import AdaptiveDataLoader
+from lightning_as.data.dataloader import AdaptiveDataLoader, make_bins
 from lightning_as.data.datamodule import AdaptiveDataModule
+from lightning_as.data.image_data import ImageDataModule
 from lightning_as.data.mnist import MNISTDataModule
 from lightning_as.data.torchvision_data import CIFAR10DataModule, CIFAR100DataModule, FashionMNISTDataModule
-from lightning_as.losses import gradient_bound
+from lightning_as.losses import BinaryCrossEntropy, CrossEntropy, MeanSquaredError
 from lightning_as.models.classifier import ConvNetClassifier
-from lightning_as.models.margin_embedding import DistanceWeightedSampling, MarginEmbedding
 from lightning_as.plugin.callback import AdaptiveSamplingCallback
+from lightning_as.plugin.irreducible import irreducible_losses
 from lightning_as.strategies import (
     AdaptiveSampling,
+    BatchSelector,
     GopalSampling,
     GradientNormSampling,
     InfoBatch,
@@ -24,6 +27,8 @@ from lightning_as.strategies import (
     PrioritizedSampling,
     RepeatedRandomSubset,
     RHOLoss,
+    Scores,
+    Selection,
     SelectiveBackprop,
     StaticImportanceSampling,
     Strategy,
@@ -33,39 +38,50 @@ from lightning_as.strategies import (
     UpperBoundImportanceSampling,
 )
 
+try:
+    __version__ = version("lightning-as")
+except PackageNotFoundError:  # a checkout that is not installed
+    __version__ = "0+unknown"
+
 __all__ = [
     "AdaptiveBatchSampler",
     "AdaptiveDataLoader",
     "AdaptiveDataModule",
     "AdaptiveSampling",
     "AdaptiveSamplingCallback",
+    "BatchSelector",
+    "BinaryCrossEntropy",
     "Bins",
     "CIFAR10DataModule",
     "CIFAR100DataModule",
     "ConvNetClassifier",
-    "DistanceWeightedSampling",
+    "CrossEntropy",
     "Draw",
     "FashionMNISTDataModule",
     "GopalSampling",
     "GradientNormSampling",
+    "ImageDataModule",
     "InfoBatch",
     "LearnedFilter",
     "LearnedProposal",
     "LossProportional",
     "MNISTDataModule",
-    "MarginEmbedding",
+    "MeanSquaredError",
     "OnlineBatchSelection",
     "PrioritizedSampling",
     "RHOLoss",
     "RepeatedRandomSubset",
+    "Scores",
+    "Selection",
     "SelectiveBackprop",
     "StaticImportanceSampling",
     "Strategy",
     "StratifiedSampling",
     "SubmodularBatchSelection",
-    "SumTree",
     "Uniform",
     "UpperBoundImportanceSampling",
-    "effective_sample_size",
-    "gradient_bound",
+    "__version__",
+    "importance_weights",
+    "irreducible_losses",
+    "make_bins",
 ]

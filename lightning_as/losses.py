@@ -1,8 +1,12 @@
 """The loss of each sample of a batch, and the squared norm of its gradient with respect to the logits.
 
 A loss is a callable ``(logits, targets) -> losses`` from a batch of B samples to (B,). No sample's loss depends on
-another sample, and a sample of many entries, such as an image of labelled pixels, has one loss: their mean. Those
-here compute in float32 at least, and in float64 if the logits are float64.
+another sample, and a sample of many entries, such as an image of labelled pixels, has one loss: their mean. The losses
+of this module compute in float32 at least, and in float64 if the logits are float64.
+
+Source: the gradient with respect to the logits bounds that with respect to all parameters, up to a constant that all
+samples share: Katharopoulos and Fleuret, "Not All Samples Are Created Equal" (ICML 2018); Avalos, master's thesis
+(2021), eqs. (80) to (87), the closed form for cross-entropy.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss
 
+from lightning_as.core.arguments import check_share
 from lightning_as.core.execution import loops
 
 IGNORED = -100
@@ -34,6 +39,9 @@ class CrossEntropy:
         class_weights: Factor of each class in the loss, (C,). The mean over pixels is not divided by their sum.
             Default: None, which is 1 for all.
 
+    Returns:
+        When called, the losses in nats, (B,), float64 of float64 logits and else float32.
+
     Raises:
         ValueError: If an argument is out of range, or, when called, if a shape does not fit.
         TypeError: When called, if class indices are not integers.
@@ -44,8 +52,7 @@ class CrossEntropy:
     """
 
     def __init__(self, label_smoothing: float = 0.0, class_weights: list[float] | None = None) -> None:
-        if not 0 <= label_smoothing < 1:
-            raise ValueError(f"`label_smoothing` must be in [0, 1), got {label_smoothing}.")
+        check_share("label_smoothing", label_smoothing)
         self.label_smoothing = label_smoothing
         self.class_weights = None if class_weights is None else _check_weights("class_weights", class_weights)
 
@@ -86,6 +93,9 @@ class BinaryCrossEntropy:
         pos_weight: Factor of the positive part of the loss: a number for all labels, or one for each, (L,).
             Default: None, which is 1.
 
+    Returns:
+        When called, the losses in nats, (B,), float64 of float64 logits and else float32.
+
     Raises:
         ValueError: If a weight is negative or not finite, or, when called, if a shape does not fit.
     """
@@ -123,6 +133,9 @@ class MeanSquaredError:
     Called with predictions (B,) or (B, ...), and with targets of that shape. Nothing is broadcast: of unequal shapes
     only (B, 1) and (B,) go together.
 
+    Returns:
+        When called, the losses, (B,), float64 of float64 predictions and else float32.
+
     Raises:
         ValueError: When called, if the shapes do not fit.
     """
@@ -144,6 +157,32 @@ class MeanSquaredError:
         return "MeanSquaredError()"
 
 
+def gradient_bound(logits: Tensor, targets: Tensor) -> Tensor:
+    """‖softmax(z) − y‖² of the softmax cross-entropy of each instance: thesis, eq. (87).
+
+    Args:
+        logits: z, (B, C), of any floating type.
+        targets: Class of each instance, (B,) integers; y is its one-hot vector.
+
+    Returns:
+        The squared norms, (B,) float64, in [0, 2]. They carry no gradient.
+
+    Raises:
+        ValueError: If there is not one target for each instance.
+        RuntimeError: If a target is not the index of a class.
+    """
+    if len(targets) != len(logits):
+        raise ValueError(f"`targets` must be one for each of the {len(logits)} instances, got {len(targets)}.")
+    compiled = loops(logits.device)
+    if compiled is not None:
+        return _compiled_bound(compiled, logits.detach(), targets)
+    softmax = torch.softmax(logits.detach(), dim=1, dtype=torch.float64)
+    others = softmax.scatter_(1, targets.unsqueeze(1), 0.0)
+    # 1 − softmax_y is what the others sum to: subtracting would cancel all digits of a sure prediction.
+    rest = others.sum(1)
+    return torch.linalg.vecdot(others, others).addcmul_(rest, rest)
+
+
 def squared_gradient_norms(loss: Callable[[Tensor, Any], Tensor], logits: Tensor, targets: Any) -> Tensor:
     """‖∂loss/∂z‖² of each sample's own loss by its own logits z, for any per-sample loss.
 
@@ -151,8 +190,8 @@ def squared_gradient_norms(loss: Callable[[Tensor, Any], Tensor], logits: Tensor
     mode the caller is in. No other gradient is touched, such as that of a parameter of the loss.
 
     Args:
-        loss: Called with logits of the given shape, and with the targets as they are; gives (B,). Those of this
-            module are called with float64 logits, others with float32 ones at least, since they may hold tensors.
+        loss: Called with logits of the given shape, and with the targets as they are; gives (B,). The losses of
+            this module are called with float64 logits, others with float32 ones at least, since they may hold tensors.
         logits: z, (B, ...), of any floating type.
         targets: What the loss takes, a tensor or anything else.
 
@@ -180,6 +219,15 @@ def squared_gradient_norms(loss: Callable[[Tensor, Any], Tensor], logits: Tensor
         return _rows(gradient).to(wide).square().sum(1)
 
 
+def _has_closed_form(loss: object, logits: Tensor, targets: Tensor) -> bool:
+    # A subclass may compute something else. MPS has no float64.
+    if type(loss) is not CrossEntropy or logits.device.type == "mps":
+        return False
+    if loss.label_smoothing or loss.class_weights is not None:
+        return False
+    return logits.dim() == 2 and targets.shape == logits.shape[:1] and not targets.is_floating_point()
+
+
 def _of_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     if logits.device.type == "cpu":
         try:  # hardly ever is a sample ignored, and to look for it costs a fifth of the bound
@@ -191,13 +239,12 @@ def _of_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return gradient_bound(logits, targets.masked_fill(ignored, 0)).masked_fill_(ignored, 0.0)
 
 
-def _has_closed_form(loss: object, logits: Tensor, targets: Tensor) -> bool:
-    # A subclass may compute something else. MPS has no float64.
-    if type(loss) is not CrossEntropy or logits.device.type == "mps":
-        return False
-    if loss.label_smoothing or loss.class_weights is not None:
-        return False
-    return logits.dim() == 2 and targets.shape == logits.shape[:1] and not targets.is_floating_point()
+def _compiled_bound(compiled: ModuleType, logits: Tensor, targets: Tensor) -> Tensor:
+    if logits.dtype != torch.float32:
+        logits = logits.to(torch.float64)
+    bounds = torch.empty(len(logits), dtype=torch.float64)
+    compiled.bound_gradients(logits.contiguous().numpy(), targets.contiguous().numpy(), bounds.numpy())
+    return bounds
 
 
 def _check_weights(name: str, weights: list[float]) -> list[float]:
@@ -226,33 +273,3 @@ def _widen(logits: Tensor) -> Tensor:
 def _rows(entries: Tensor) -> Tensor:
     """(B, ...) as (B, entries of a sample), with one entry for (B,)."""
     return entries.unsqueeze(-1).flatten(1)
-
-
-def gradient_bound(logits: Tensor, targets: Tensor) -> Tensor:
-    """‖softmax(z) − y‖² of the softmax cross-entropy, for each instance.
-
-    Args:
-        logits: z, (B, C), of any floating type.
-        targets: Class of each instance, (B,) integers; y is its one-hot vector.
-
-    Returns:
-        The squared norms, (B,) float64, in [0, 2]. They carry no gradient.
-    """
-    compiled = loops(logits.device)
-    if compiled is not None:
-        return _compiled(compiled, logits.detach(), targets)
-    softmax = torch.softmax(logits.detach(), dim=1, dtype=torch.float64)
-    others = softmax.scatter_(1, targets.unsqueeze(1), 0.0)
-    # 1 − softmax_y is what the others sum to: subtracting would cancel all digits of a sure prediction.
-    rest = others.sum(1)
-    return torch.linalg.vecdot(others, others).addcmul_(rest, rest)
-
-
-def _compiled(compiled: ModuleType, logits: Tensor, targets: Tensor) -> Tensor:
-    if logits.dtype != torch.float32:
-        logits = logits.to(torch.float64)
-    if len(targets) != len(logits):
-        raise RuntimeError(f"There are {len(targets)} targets for logits of the shape {tuple(logits.shape)}.")
-    bounds = torch.empty(len(logits), dtype=torch.float64)
-    compiled.bound_gradients(logits.contiguous().numpy(), targets.contiguous().numpy(), bounds.numpy())
-    return bounds
