@@ -10,13 +10,15 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torchmetrics.classification import MulticlassAccuracy
 
+from lightning_as.core.arguments import check_choice, check_integer, check_share
+
 Batch = tuple[Tensor, Tensor]
 
 
 class ConvNetClassifier(LightningModule):
     """Two 5 × 5 convolutions of 32 filters and two fully connected layers, for 28 × 28 grey images.
 
-    Thesis, Table 1, with one input channel where the table has a misprinted 3, and dropout before the last
+    The thesis's Table 1, with one input channel where the table has a misprinted 3, and dropout before the last
     layer. `training_step` returns what :class:`AdaptiveSamplingCallback` reads beside the loss: the per-sample
     ``losses`` (B,) and the ``logits`` (B, C).
 
@@ -25,6 +27,12 @@ class ConvNetClassifier(LightningModule):
         optimizer: ``"adadelta"``: lr 1.0, rho 0.9; ``"adam"``: lr 1e-3, betas 0.9 and 0.999, as in the thesis. For
             any other, override `configure_optimizers` or use ``--optimizer`` on the command line.
         dropout: Share of the 256 features dropped in training, in [0, 1). Default: 0.5.
+
+    Raises:
+        TypeError: If `num_classes` is not an integer.
+        ValueError: If an argument is out of its range.
+
+    Source: Avalos, master's thesis (2021), Table 1 and section 4.4.
     """
 
     def __init__(
@@ -34,12 +42,9 @@ class ConvNetClassifier(LightningModule):
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
-        if num_classes < 2:
-            raise ValueError(f"`num_classes` must be at least 2, got {num_classes}.")
-        if optimizer not in ("adadelta", "adam"):
-            raise ValueError(f"`optimizer` must be 'adadelta' or 'adam', got {optimizer!r}.")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"`dropout` must be in [0, 1), got {dropout}.")
+        check_integer("num_classes", num_classes, least=2)
+        check_choice("optimizer", optimizer, ("adadelta", "adam"))
+        check_share("dropout", dropout)
         self.save_hyperparameters()
         self.optimizer = optimizer
         self.importance_weights: Tensor | None = None

@@ -38,6 +38,9 @@ def evaluate(module: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Eva
     Args:
         module: Gives logits (B, C) for inputs.
         batches: Pairs of inputs and class indices (B,), such as a DataLoader.
+
+    Returns:
+        The cost in nats and the accuracy as a share.
     """
     # On the CPU, since not every device knows float64.
     cost, accuracy = MeanMetric().set_dtype(torch.float64), MeanMetric().set_dtype(torch.float64)

@@ -1,15 +1,82 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch import Trainer, seed_everything
+from torch import Tensor
+from torch.nn.functional import normalize
 
-from lightning_as import MarginEmbedding, MNISTDataModule
-from lightning_as.models.margin_embedding import recall_at_1
+from lightning_as import MNISTDataModule
+from lightning_as.models.margin_embedding import DistanceWeightedSampling, MarginEmbedding, recall_at_1
+from tests.helpers.statistics import p_value
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def batch(size: int = 24, dimensions: int = 5, seed: int = 0) -> tuple[Tensor, Tensor]:
+    generator = seeded(seed)
+    embeddings = torch.randn(size, dimensions, dtype=torch.float64, generator=generator)
+    return normalize(embeddings, dim=1), torch.randint(3, (size,), generator=generator)
+
+
+# --- The negatives ---
+
+
+def naive(embeddings: Tensor, labels: Tensor, anchor: int, cutoff: float = 0.5, far: float = 1.4) -> Tensor:
+    """The distribution of one anchor's negatives, from the formula; all alike if none is near enough."""
+    d, weights = embeddings.shape[1], []
+    for other in range(len(labels)):
+        distance = max(cutoff, math.dist(embeddings[anchor].tolist(), embeddings[other].tolist()))
+        if labels[other] == labels[anchor] or distance >= far:
+            weights.append(0.0)
+        else:
+            density = distance ** (d - 2) * (1 - distance**2 / 4) ** ((d - 3) / 2)
+            weights.append(1 / density)
+    if sum(weights) == 0:
+        weights = [float(label != labels[anchor]) for label in labels]
+    return torch.tensor(weights, dtype=torch.float64) / (math.fsum(weights) or 1)
+
+
+@pytest.mark.parametrize("dimensions", [2, 3, 5, 64])
+def test_the_distribution_is_that_of_the_formula_whatever_the_lengths(dimensions: int):
+    for seed, (cutoff, far) in enumerate([(0.5, 1.4), (0.1, 2.0), (1.0, 1.2)]):
+        embeddings, labels = batch(dimensions=dimensions, seed=seed)
+        embeddings[3] = embeddings[4]  # at a distance of 0
+        found = DistanceWeightedSampling(cutoff, far).probabilities((7 * embeddings).requires_grad_(), labels)
+        expected = torch.stack([naive(embeddings, labels, anchor, cutoff, far) for anchor in range(len(labels))])
+        torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-12)
+    zero = DistanceWeightedSampling().probabilities(torch.zeros(4, dimensions), torch.tensor([0, 0, 1, 1]))
+    assert bool(zero.isfinite().all())
+
+
+def test_each_pair_of_a_class_gets_a_negative_drawn_for_it():
+    embeddings, labels = batch(size=12)
+    sampling, generator = DistanceWeightedSampling(), seeded()
+    expected = [(a, p) for a in range(12) for p in range(12) if a != p and labels[a] == labels[p]]
+    probabilities = sampling.probabilities(embeddings, labels)
+    several = (probabilities > 0.05).sum(1)
+    anchor = max({a for a, _ in expected}, key=lambda a: int(several[a]))
+    assert several[anchor] >= 3
+    drawn = []
+    for _ in range(2000):
+        anchors, positives, negatives = sampling(embeddings, labels, generator)
+        assert list(zip(anchors.tolist(), positives.tolist(), strict=True)) == expected
+        drawn.append(negatives[anchors == anchor])
+    assert p_value(torch.cat(drawn), probabilities[anchor]) > 1e-3
+    first, again, other = (sampling(embeddings, labels, seeded(seed))[2] for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    for classes in (torch.zeros(6).long(), torch.arange(6), torch.zeros(1).long()):  # no triplets at all
+        assert [len(part) for part in sampling(embeddings[: len(classes)], classes, seeded())] == [0, 0, 0]
+
+
+# --- The module ---
 
 
 def test_the_loss_by_hand():
@@ -17,85 +84,53 @@ def test_the_loss_by_hand():
     module.beta.data = torch.tensor([1.2, 1.0])
     embeddings = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0], [-1.0, 0.0]], requires_grad=True)
     labels = torch.tensor([0, 0, 1, 1])
-    triplets = (torch.tensor([0, 3]), torch.tensor([1, 2]), torch.tensor([3, 0]))
     # D² is 2 − 2 cos. Anchor 0: D_ap = √0.8 = 0.894, D_an = 2: max(0, 0.894 − 1.2 + 0.2) = 0 and max(0, −0.6) = 0.
     # Anchor 3: D_ap = √2: 1.414 − 1.0 + 0.2 = 0.614; D_an = 2: max(0, 1 − 2 + 0.2) = 0. One term is not 0.
-    loss = module.margin_loss(embeddings, labels, triplets)
+    loss = module.margin_loss(embeddings, labels, (torch.tensor([0, 3]), torch.tensor([1, 2]), torch.tensor([3, 0])))
     assert float(loss.detach()) == pytest.approx(math.sqrt(2) - 0.8, rel=1e-5)
     loss.backward()
     assert module.beta.grad is not None
     assert module.beta.grad.tolist() == [0, -1]
-    # Closer together: both negatives count, too.
+    # Closer together: the negative counts, at √0.4, and the positive, at √0.8, does not.
     loss = module.margin_loss(embeddings, labels, (torch.tensor([1]), torch.tensor([0]), torch.tensor([2])))
-    near, far = math.sqrt(0.8) - 1.2 + 0.2, 1.2 - math.sqrt(0.4) + 0.2
-    assert near < 0
-    assert float(loss.detach()) == pytest.approx(far, rel=1e-5)
-
-
-def test_no_triplets_are_no_loss_and_points_that_coincide_have_a_gradient():
-    module = MarginEmbedding(num_classes=1)
-    embeddings = torch.ones(3, 2, requires_grad=True)
+    assert float(loss.detach()) == pytest.approx(1.2 - math.sqrt(0.4) + 0.2, rel=1e-5)
     none = torch.zeros(0, dtype=torch.int64)
-    loss = module.margin_loss(embeddings, torch.zeros(3).long(), (none, none, none))
-    assert float(loss.detach()) == 0
-    loss.backward()
+    assert float(module.margin_loss(embeddings, labels, (none, none, none)).detach()) == 0
+    same = torch.ones(3, 2, requires_grad=True)  # points that coincide have a gradient, too
     one, two = torch.tensor([0]), torch.tensor([1])
-    module.margin_loss(embeddings, torch.zeros(3).long(), (one, two, two)).backward()
-    assert embeddings.grad is not None
-    assert bool(embeddings.grad.isfinite().all())
-
-
-def test_embeddings_lie_on_the_unit_sphere():
-    module = MarginEmbedding(dimensions=7)
-    images = torch.randn(5, 1, 28, 28, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(module(images).norm(dim=1), torch.ones(5))
-    assert module(images).shape == (5, 7)
+    module.margin_loss(same, labels[:3], (one, two, two)).backward()
+    assert same.grad is not None
+    assert bool(same.grad.isfinite().all())
 
 
 def test_recall_by_loops():
-    generator = torch.Generator().manual_seed(0)
-    embeddings = torch.nn.functional.normalize(torch.randn(1500, 4, generator=generator), dim=1)  # more than a chunk
-    labels = torch.randint(3, (1500,), generator=generator)
-    hits = 0
-    for i in range(1500):
-        distances = (embeddings - embeddings[i]).norm(dim=1)
-        distances[i] = math.inf
-        hits += int(labels[distances.argmin()] == labels[i])
-    assert float(recall_at_1(embeddings, labels)) == pytest.approx(hits / 1500, abs=2e-3)
+    embeddings = normalize(torch.randn(1500, 4, generator=seeded()), dim=1)  # more than a chunk
+    labels = torch.randint(3, (1500,), generator=seeded(1))
+    distances = torch.cdist(embeddings.double(), embeddings.double()).fill_diagonal_(math.inf)
+    expected = float((labels[distances.argmin(1)] == labels).double().mean())
+    assert float(recall_at_1(embeddings, labels)) == pytest.approx(expected, abs=2e-3)
     together = torch.eye(4).repeat_interleave(2, dim=0)
     assert float(recall_at_1(together, torch.arange(4).repeat_interleave(2))) == 1
     assert float(recall_at_1(together, torch.arange(8))) == 0
 
 
 @pytest.mark.filterwarnings("ignore:::lightning")
-def test_it_learns_digits(tmp_path: Path):
+def test_it_learns_digits_on_the_unit_sphere_and_keeps_its_draws_in_checkpoints(make_trainer: Callable[..., Trainer]):
     seed_everything(0, verbose=False)
-    trainer = Trainer(
-        default_root_dir=tmp_path,
-        accelerator="cpu",
-        max_epochs=1,
-        limit_train_batches=20,
-        limit_val_batches=3,
-        num_sanity_val_steps=0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    trainer.fit(MarginEmbedding(dimensions=16), datamodule=MNISTDataModule(batch_size=64, seed=0))
+    module, other = MarginEmbedding(dimensions=16, negatives_seed=1), MarginEmbedding(negatives_seed=2)
+    trainer = make_trainer(limit_train_batches=20, limit_val_batches=3, num_sanity_val_steps=0)
+    trainer.fit(module, datamodule=MNISTDataModule(batch_size=64, seed=0))
     assert float(trainer.callback_metrics["val/recall@1"]) > 0.8
-
-
-def test_a_checkpoint_keeps_the_state_of_the_draws():
-    images, labels = torch.zeros(6, 2), torch.arange(6) % 3
-    module, other = MarginEmbedding(negatives_seed=1), MarginEmbedding(negatives_seed=2)
-    module.sampling(images, labels, module._generator)
+    found = module.eval()(torch.randn(5, 1, 28, 28))
+    assert found.shape == (5, 16)
+    torch.testing.assert_close(found.norm(dim=1), torch.ones(5))
     checkpoint: dict[str, Any] = {}
     module.on_save_checkpoint(checkpoint)
-    expected = module.sampling(images, labels, module._generator)[2]
-    assert not torch.equal(other.sampling(images, labels, other._generator)[2], expected)
+    embeddings, labels = batch()
+    expected = module.sampling(embeddings, labels, module._generator)[2]
+    assert not torch.equal(other.sampling(embeddings, labels, other._generator)[2], expected)
     other.on_load_checkpoint(checkpoint)
-    assert torch.equal(other.sampling(images, labels, other._generator)[2], expected)
+    assert torch.equal(other.sampling(embeddings, labels, other._generator)[2], expected)
 
 
 @pytest.mark.parametrize(
@@ -105,8 +140,9 @@ def test_a_checkpoint_keeps_the_state_of_the_draws():
         ({"dimensions": 1}, "`dimensions` must be at least 2, got 1"),
         ({"margin": -0.1}, "`margin` must not be negative"),
         ({"beta": 1.9}, "their sum at most 2, the largest distance; got 0.2 and 1.9"),
-        ({"learning_rate": 0.0}, "`learning_rate` must be positive, got 0.0"),
+        ({"learning_rate": 0.0}, "`learning_rate` must be finite and positive, got 0.0"),
         ({"cutoff": 0.0}, "0 < cutoff < nonzero_loss_cutoff <= 2, got 0.0 and 1.4"),
+        ({"cutoff": 1.4}, "0 < cutoff < nonzero_loss_cutoff <= 2, got 1.4 and 1.4"),
     ],
 )
 def test_arguments_out_of_range(options: dict[str, Any], message: str):
