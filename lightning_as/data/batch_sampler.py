@@ -1,4 +1,4 @@
-"""The sampler: draws whole batches from a strategy's law, and remembers them until they have been trained on."""
+"""The sampler: draws whole batches by a strategy, and remembers them until they have been trained on."""
 
 from __future__ import annotations
 
@@ -11,9 +11,13 @@ from torch import Tensor
 from torch.distributed import get_rank, get_world_size, is_available, is_initialized
 from torch.utils.data import DistributedSampler
 
+from lightning_as.core.arguments import check_integer
 from lightning_as.core.bins import Bins
 from lightning_as.core.draw import Draw
 from lightning_as.strategies import Strategy, Uniform
+
+FORMAT = 2
+"""Layout of the state that is saved. 1 had no number: it is that of the versions before the packages."""
 
 
 class AdaptiveBatchSampler(DistributedSampler[list[int]]):
@@ -31,14 +35,15 @@ class AdaptiveBatchSampler(DistributedSampler[list[int]]):
         bins: The partition of the data set.
         batch_size: Instances per batch, of this process.
         batches_per_epoch: Length of an epoch. Default: the data set's size over the (global) batch size, floored.
-        seed: Seed of the sampler's own generator. Default: 0.
+        seed: Seed of the sampler's own generator, the only source of randomness. Default: 0.
         num_replicas: Number of processes. Default: that of torch's process group, or 1.
         rank: Which of them this is. Default: that in torch's process group, or 0.
         device: Where strategies that can keep their state and draw (:attr:`Strategy.any_device`); the others do so on
             the CPU. Batches of one that does not draw on the CPU are tensors instead of lists. Default: the CPU.
 
     Raises:
-        ValueError: If a size is not positive or the batch is larger than the data set.
+        TypeError: If a size is not an integer.
+        ValueError: If a size is not positive, the batch is larger than the data set, or `rank` is out of range.
     """
 
     def __init__(
@@ -52,8 +57,8 @@ class AdaptiveBatchSampler(DistributedSampler[list[int]]):
         device: torch.device | str = "cpu",
     ) -> None:
         # DistributedSampler.__init__ is left out on purpose: it asks for a process group and a data set.
-        if batches_per_epoch is not None and batches_per_epoch < 1:
-            raise ValueError(f"`batches_per_epoch` must be at least 1, got {batches_per_epoch}.")
+        if batches_per_epoch is not None:
+            check_integer("batches_per_epoch", batches_per_epoch)
         self.bins = bins.to("cpu")
         self._bins_on_device = bins.to(device)
         self._num_replicas = num_replicas
@@ -90,8 +95,7 @@ class AdaptiveBatchSampler(DistributedSampler[list[int]]):
 
     @batch_size.setter
     def batch_size(self, value: int) -> None:
-        if value < 1:
-            raise ValueError(f"`batch_size` must be at least 1, got {value}.")
+        check_integer("batch_size", value)
         if value * self.num_replicas > len(self.bins):
             raise ValueError(
                 f"`batch_size` is {value} in each of {self.num_replicas} process(es), "
@@ -165,7 +169,9 @@ class AdaptiveBatchSampler(DistributedSampler[list[int]]):
             RuntimeError: If no drawn batch is pending.
         """
         if not self._pending:
-            raise RuntimeError("No drawn batch is pending: the batch that is trained on did not come from here.")
+            raise RuntimeError(
+                "No drawn batch is pending: the batch that is trained on did not come from this sampler."
+            )
         return self._pending[0]
 
     def narrow(self, draw: Draw) -> None:
@@ -208,11 +214,12 @@ class AdaptiveBatchSampler(DistributedSampler[list[int]]):
         """Everything that the next draws depend on, as plain tensors, ints and strings.
 
         Args:
-            strategy: One that has been at work here and is to be saved, though it is not attached now. Default: the one
-                that is attached.
+            strategy: One that this sampler has drawn from and that is to be saved, though it is not attached now.
+                Default: the one that is attached.
         """
         strategy = self.strategy if strategy is None else strategy
         return {
+            "format": FORMAT,
             "tags": self.bins.tags.clone(),
             "batch_size": self.batch_size * self.num_replicas,
             "generator": self._generator.get_state(),
@@ -228,8 +235,8 @@ class AdaptiveBatchSampler(DistributedSampler[list[int]]):
         """Go on where a state was taken: pending batches are yielded again first.
 
         Raises:
-            ValueError: If the state is of other bins or another strategy, or amid an epoch of another batch size.
-                Nothing is changed then.
+            ValueError: If the state is of another layout, other bins or another strategy, or amid an epoch of another
+                batch size. Nothing is changed then.
         """
         self._check(state)
         self.strategy.load_state_dict(state["strategy_state"])
@@ -246,7 +253,14 @@ class AdaptiveBatchSampler(DistributedSampler[list[int]]):
         return share.tolist() if self.bins_at_work.on_host else share.clone()  # which a backward pass may keep
 
     def _check(self, state: dict[str, Any]) -> None:
-        """Raise if a state cannot go on here."""
+        """Raise if this sampler cannot go on from a state."""
+        if (layout := state.get("format", 1)) != FORMAT:
+            age, instead = ("an older", "that older") if layout < FORMAT else ("a newer", "the newer")
+            raise ValueError(
+                f"The state to load is of {age} layout of lightning_as ({layout}, this version has {FORMAT}): resume "
+                f"with {instead} version, or start a new training, if you like from the checkpoint's weights by "
+                "`load_from_checkpoint`."
+            )
         tags, batch_size, strategy = state["tags"], state["batch_size"], type(self.strategy).__name__
         if not torch.equal(tags, self.bins.tags):
             raise ValueError(

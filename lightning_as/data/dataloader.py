@@ -34,7 +34,7 @@ class AdaptiveDataLoader(DataLoader[Any]):
     Return it from your own `train_dataloader`. Without the callback its epochs are shuffled, as with
     ``DataLoader(…, shuffle=True, drop_last=True)``. Batches are drawn in the main process, at the time they are asked
     for: workers, persistent or not, need to know nothing. With workers a batch is drawn
-    ``prefetch_factor · num_workers`` batches before it is trained on, from the law of then.
+    ``prefetch_factor · num_workers`` batches before it is trained on, from the distribution at that time.
 
     Args:
         dataset: Any data set with a length and `__getitem__`, or `__getitems__`, by position.
@@ -56,8 +56,11 @@ class AdaptiveDataLoader(DataLoader[Any]):
         persistent_workers: Keep the workers between epochs.
 
     Raises:
-        MisconfigurationException: If the data set is an `IterableDataset` or has no length.
-        ValueError: If a size is not positive, the batch is larger than the data set, or the bins are not of it.
+        MisconfigurationException: If the data set is an `IterableDataset` or has no length, or the `sampler` is none of
+            ours.
+        TypeError: If a size is not an integer.
+        ValueError: If a size is missing or not positive, the batch is larger than the data set, the bins are not of
+            the data set, or the `sampler` draws on a GPU and there are workers.
     """
 
     select: Callable[[Any], Any] | None = None
@@ -215,11 +218,16 @@ def make_bins(dataset: Dataset[Any], bins: BinsLike) -> Bins:
     Args:
         dataset: The data set.
         bins: A `Bins`; the bin of each instance, (N,) integers; a function from the data set to either; ``"label"``,
-            one bin per class, of the labels that the data set keeps; the name of another attribute or column with
-            integers to partition by; ``"single"`` or None: one bin.
+            one bin per class, of the labels that the data set keeps (see :data:`lightning_as.data.labels.NAMES`); the
+            name of another attribute or column with integers to partition by; ``"single"`` or None: one bin.
+
+    Returns:
+        The partition, on the CPU.
 
     Raises:
-        ValueError: If they are not to be found, or of another number of instances.
+        MisconfigurationException: If the data set is an `IterableDataset` or has no length.
+        TypeError: If the bins of the instances are not integers.
+        ValueError: If they are not to be found, are no partition, or are of another number of instances.
     """
     size = size_of(dataset)
     if bins is None or (isinstance(bins, str) and bins == "single"):

@@ -34,7 +34,7 @@ class AdaptiveDataModule(LightningDataModule):
     """Your DataModule, or your training data set, with a train loader that :class:`AdaptiveSamplingCallback` can guide.
 
     Everything but the order of the train loader stays what it is: its data set, transforms, `collate_fn`, workers, and
-    the loaders for validation, test and prediction. Attributes that are not found here are looked up in yours.
+    the loaders for validation, test and prediction. Attributes that it lacks are looked up in yours.
 
     Args:
         data: A DataModule whose `train_dataloader` gives one ordinary DataLoader; or a map-style training data set, if
@@ -48,7 +48,10 @@ class AdaptiveDataModule(LightningDataModule):
 
     Raises:
         TypeError: If `data` is neither a DataModule nor a data set.
-        ValueError: If `batch_size` is missing with a data set.
+        ValueError: If `batch_size` is missing with a data set. What an :class:`AdaptiveDataLoader` refuses is said when
+            the train loader is made.
+        MisconfigurationException: When the train loader is made, if your DataModule gives anything but one ordinary
+            DataLoader.
     """
 
     def __init__(

@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from lightning_as.core.arguments import check_integer
 from lightning_as.core.bins import Bins
 from lightning_as.data.batch_sampler import AdaptiveBatchSampler
 from lightning_as.data.dataloader import AdaptiveDataLoader, as_it_is, make_bins
@@ -73,7 +74,7 @@ class ImageDataModule(LightningDataModule, ABC):
     Args:
         batch_size: Training images per batch and process. Default: 256.
         num_workers: Loader processes. With any, a batch is drawn ``2 · num_workers`` batches before it is trained
-            on, from the law of then; the data is in memory, so none is fastest. Default: 0.
+            on, from the distribution at that time; the data is in memory, so none is fastest. Default: 0.
         bins: ``"label"``: a bin per class; ``"single"``: one bin; or your own partition of the training images.
         batches_per_epoch: Length of an epoch. Default: the training images over the (global) batch size, floored.
         seed: Seed of the sampler. Default: what `seed_everything` or `torch.manual_seed` was last given.
@@ -83,7 +84,20 @@ class ImageDataModule(LightningDataModule, ABC):
             or `pin_memory`. ``"cpu"``: in the memory of the machine. Default: ``"cpu"``.
 
     Raises:
+        TypeError: If a number of images, batches or processes is not an integer.
         ValueError: If an argument is out of range; in `setup`, if `bins` are of another number of instances.
+        MisconfigurationException: In `setup`, if the Trainer has `overfit_batches`, which would replace the sampler.
+
+    Example:
+        >>> class Squares(ImageDataModule):
+        ...     num_classes, dims = 2, (1, 8, 8)
+        ...
+        ...     def load(self, part):
+        ...         return ImageDataset(torch.rand(100, 1, 8, 8), torch.arange(100) % 2)
+        >>> data = Squares(batch_size=10, seed=0)
+        >>> data.setup("fit")
+        >>> len(data.train_dataloader())
+        10
     """
 
     num_classes: int
@@ -102,14 +116,12 @@ class ImageDataModule(LightningDataModule, ABC):
         device: Literal["cpu", "auto"] = "cpu",
     ) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
-        if num_workers < 0:
-            raise ValueError(f"`num_workers` must not be negative, got {num_workers}.")
+        check_integer("batch_size", batch_size)
+        check_integer("num_workers", num_workers, least=0)
+        if batches_per_epoch is not None:
+            check_integer("batches_per_epoch", batches_per_epoch)
         if not isinstance(bins, Bins) and bins not in _BINS:
             raise ValueError(f"`bins` must be 'label', 'single' or a `Bins`, got {bins!r}.")
-        if batches_per_epoch is not None and batches_per_epoch < 1:
-            raise ValueError(f"`batches_per_epoch` must be at least 1, got {batches_per_epoch}.")
         if device not in ("cpu", "auto"):
             raise ValueError(f"`device` must be 'cpu' or 'auto', got {device!r}: 'auto' is the Trainer's.")
         if device == "auto" and (num_workers > 0 or pin_memory):

@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from lightning_as.core.arguments import check_share
 from lightning_as.core.bins import Bins
 from lightning_as.data.image_data import ImageDataModule, ImageDataset, Part, normalise
 
@@ -35,7 +36,7 @@ class MNISTDataModule(ImageDataModule):
         data_dir: Folder in torchvision's layout (``MNIST/raw/*-ubyte`` or ``.gz``), to which MNIST is downloaded if
             it is not there. Default: the copy in this package.
         num_workers: Loader processes. With any, a batch is drawn ``2 · num_workers`` batches before it is trained
-            on, from the law of then; the data is in memory, so none is fastest. Default: 0.
+            on, from the distribution at that time; the data is in memory, so none is fastest. Default: 0.
         bins: ``"label"``: a bin per digit; ``"single"``: one bin; or your own partition of the training images.
         batches_per_epoch: Length of an epoch. Default: the training images over the (global) batch size, floored.
         seed: Seed of the sampler. Default: what `seed_everything` or `torch.manual_seed` was last given.
@@ -79,8 +80,7 @@ class MNISTDataModule(ImageDataModule):
     ) -> None:
         data_dir = None if data_dir is None else str(data_dir)  # a Path would keep checkpoints from loading
         imbalance = None if imbalance is None else _shares(imbalance)
-        if not 0 <= label_noise < 1:
-            raise ValueError(f"`label_noise` must be a share of the images in [0, 1), got {label_noise}.")
+        check_share("label_noise", label_noise)
         super().__init__(batch_size, num_workers, bins, batches_per_epoch, seed, pin_memory, device)
         self.data_dir = data_dir
         self.imbalance = imbalance
@@ -162,9 +162,8 @@ def _mislabel(dataset: ImageDataset, share: float) -> ImageDataset:
     generator = torch.Generator().manual_seed(0)  # the data must be the same for all seeds of a comparison
     size = len(dataset)
     chosen = torch.randperm(size, generator=generator)[: round(share * size)]
-    shifts = torch.randint(
-        1, _CLASSES, (size,), generator=generator
-    )  # of all, so that a larger share has the same ones
+    # Of all, so that a larger share has the same ones.
+    shifts = torch.randint(1, _CLASSES, (size,), generator=generator)
     labels = dataset.labels.clone()
     labels[chosen] = (labels[chosen] + shifts[chosen]) % _CLASSES
     return ImageDataset(dataset.images, labels)

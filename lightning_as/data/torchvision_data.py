@@ -27,7 +27,7 @@ class TorchvisionDataModule(ImageDataModule):
             ``"data"``, in the working directory.
         batch_size: Training images per batch and process. Default: 256.
         num_workers: Loader processes. With any, a batch is drawn ``2 · num_workers`` batches before it is trained
-            on, from the law of then; the data is in memory, so none is fastest. Default: 0.
+            on, from the distribution at that time; the data is in memory, so none is fastest. Default: 0.
         bins: ``"label"``: a bin per class; ``"single"``: one bin; or your own partition of the training images.
         batches_per_epoch: Length of an epoch. Default: the training images over the (global) batch size, floored.
         seed: Seed of the sampler. Default: what `seed_everything` or `torch.manual_seed` was last given.
@@ -88,7 +88,8 @@ class TorchvisionDataModule(ImageDataModule):
 class FashionMNISTDataModule(TorchvisionDataModule):
     """Fashion-MNIST: 60,000 training images (28 × 28, grey) of 10 kinds of clothes.
 
-    Pixels in [0, 1], less 0.2860, over 0.3530. For everything else see :class:`TorchvisionDataModule`.
+    Source: Xiao, Rasul and Vollgraf, "Fashion-MNIST" (2017). Pixels in [0, 1], less 0.2860, over 0.3530. Arguments,
+    defaults and errors are those of :class:`TorchvisionDataModule`.
     """
 
     num_classes = 10
@@ -103,7 +104,8 @@ class FashionMNISTDataModule(TorchvisionDataModule):
 class CIFAR10DataModule(TorchvisionDataModule):
     """CIFAR-10: 50,000 training images (32 × 32, RGB) of 10 kinds of things.
 
-    Pixels in [0, 1], less (0.4914, 0.4822, 0.4465), over (0.2470, 0.2435, 0.2616). For everything else see
+    Source: Krizhevsky, "Learning Multiple Layers of Features from Tiny Images" (2009). Pixels in [0, 1], less
+    (0.4914, 0.4822, 0.4465), over (0.2470, 0.2435, 0.2616). Arguments, defaults and errors are those of
     :class:`TorchvisionDataModule`.
     """
 
@@ -119,7 +121,8 @@ class CIFAR10DataModule(TorchvisionDataModule):
 class CIFAR100DataModule(TorchvisionDataModule):
     """CIFAR-100: 50,000 training images (32 × 32, RGB) of 100 kinds of things, the fine labels.
 
-    Pixels in [0, 1], less (0.5071, 0.4865, 0.4409), over (0.2673, 0.2564, 0.2762). For everything else see
+    Source: Krizhevsky, "Learning Multiple Layers of Features from Tiny Images" (2009). Pixels in [0, 1], less
+    (0.5071, 0.4865, 0.4409), over (0.2673, 0.2564, 0.2762). Arguments, defaults and errors are those of
     :class:`TorchvisionDataModule`.
     """
 
