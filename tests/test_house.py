@@ -1,0 +1,110 @@
+"""The house: packages that import only downwards, small files with tests of their own, and the public names."""
+
+import ast
+import importlib
+import importlib.metadata
+import re
+import subprocess
+import sys
+from graphlib import TopologicalSorter
+from pathlib import Path
+from unittest.mock import Mock
+
+import pytest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+
+import lightning_as
+from lightning_as import strategies
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "lightning_as"
+# What each package may import beside itself; the same holds for the module `losses`.
+BELOW = {
+    "core": set(),
+    "losses": {"core"},
+    "strategies": {"core", "losses"},
+    "models": {"core", "losses"},
+    "data": {"core", "losses", "strategies"},
+    "plugin": {"core", "losses", "strategies", "data"},
+    "__init__": {"core", "losses", "strategies", "models", "data", "plugin"},
+    "cli": {"core", "losses", "strategies", "models", "data", "plugin"},
+    "__main__": {"cli"},
+}
+NOT_IN_CORE = {"lightning", "torchvision", "torchmetrics", "pathlib", "io", "os", "shutil", "tempfile", "thesis"}
+UNTESTED = {"__main__", "strategies.base"}  # but by what uses them
+MODULES = {
+    re.sub(r"\.__init__$", "", ".".join(path.relative_to(PACKAGE).with_suffix("").parts)): path
+    for path in PACKAGE.rglob("*.py")
+}
+TREES = {name: ast.parse(path.read_text()) for name, path in MODULES.items()}
+
+
+def imports(name: str) -> set[str]:
+    """What a module imports, at its top or later; of ours without the package's name."""
+    found = set()
+    for node in ast.walk(TREES[name]):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name} imports relatively"
+            modules = {f"{node.module}.{alias.name}" for alias in node.names}
+            ours = {module for module in modules if module.removeprefix("lightning_as.") in MODULES}
+            found |= ours or {str(node.module)}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return {module.removeprefix("lightning_as.").replace("lightning_as", "__init__") for module in found}
+
+
+def test_imports_go_downwards_and_in_no_circle():
+    graph = {name: imports(name) & set(MODULES) for name in MODULES}
+    for name, imported in graph.items():
+        own = name.partition(".")[0]
+        packages = {module.partition(".")[0] for module in imported} - {own}
+        assert packages <= BELOW[own], f"{name} imports {packages - BELOW[own]}"
+        others = {module.partition(".")[0] for module in imports(name) - imported}
+        assert not others & {"thesis", "tests", "benchmarks"}, name
+        assert own != "core" or not others & NOT_IN_CORE, f"{name} imports {others & NOT_IN_CORE}"
+    list(TopologicalSorter(graph).static_order())  # which raises for a circle
+
+
+def test_files_and_functions_stay_small_and_have_tests():
+    for name, path in MODULES.items():
+        assert len(path.read_text().splitlines()) <= 300, name
+        for node in ast.walk(TREES[name]):
+            if isinstance(node, ast.FunctionDef):
+                first = node.body[1] if ast.get_docstring(node) and len(node.body) > 1 else node.body[0]
+                assert (node.end_lineno or 0) - first.lineno < 40, f"{name}: {node.name}"
+        *folders, stem = name.split(".")
+        tested = name in UNTESTED or path.name == "__init__.py"
+        assert tested or (ROOT / "tests" / Path(*folders) / f"test_{stem.strip('_')}.py").is_file(), name
+
+
+def test_public_names_are_sorted_documented_and_in_the_list():
+    def as_ruff_does(name: str) -> tuple[bool, str]:
+        return name.islower(), re.sub(r"\d+", lambda digits: digits[0].zfill(9), name)
+
+    for module in (lightning_as, strategies):
+        assert module.__all__ == sorted(module.__all__, key=as_ruff_does)
+        assert all(getattr(module, name).__doc__ for name in module.__all__)
+    listed = re.findall(r"^\| `(\w+)` \| [A-Z].*\. \|$", (ROOT / "docs" / "api.md").read_text(), re.MULTILINE)
+    assert sorted(listed) == sorted(lightning_as.__all__)
+    assert set(strategies.__all__) < set(lightning_as.__all__)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 cannot read TOML")
+def test_the_wheel_has_the_package_alone_and_its_version():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"] == ["lightning_as"]
+    assert lightning_as.__version__ in (project["project"]["version"], "0+unknown")
+
+
+def test_importing_it_loads_none_of_what_takes_long():
+    code = "import sys, lightning_as; sys.exit(len({'numba', 'thesis', 'optuna'} & {*sys.modules}))"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=300)
+
+
+def test_a_checkout_that_is_not_installed_has_an_unknown_version(monkeypatch: pytest.MonkeyPatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(importlib.metadata, "version", Mock(side_effect=importlib.metadata.PackageNotFoundError))
+        assert importlib.reload(lightning_as).__version__ == "0+unknown"
+    importlib.reload(lightning_as)
