@@ -1,21 +1,26 @@
 import io
 import itertools
 import pickle
+from collections.abc import Callable
 from copy import copy
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lightning_as import AdaptiveBatchSampler, AdaptiveSampling, Bins, Draw
+from lightning_as import AdaptiveBatchSampler, AdaptiveSampling, Bins, Draw, OnlineBatchSelection
+from lightning_as.data.batch_sampler import FORMAT
 from tests.helpers.looking import no_looking
+from tests.helpers.tiny import differences
 
-SIZE, BATCH = 97, 8
+SIZE, BATCH, EPOCH = 97, 8, 12
+TAGS = torch.arange(SIZE) % 5
 
 
-def make(**options: Any) -> AdaptiveBatchSampler:
-    return AdaptiveBatchSampler(Bins(torch.arange(SIZE) % 5), **{"batch_size": BATCH, **options})
+def make(tags: Tensor = TAGS, **options: Any) -> AdaptiveBatchSampler:
+    return AdaptiveBatchSampler(Bins(tags), **{"batch_size": BATCH, **options})
 
 
 def adaptive(**options: Any) -> AdaptiveBatchSampler:
@@ -24,227 +29,183 @@ def adaptive(**options: Any) -> AdaptiveBatchSampler:
     return sampler
 
 
-def train(sampler: AdaptiveBatchSampler, batch: list[int]) -> Draw:
+def train(sampler: AdaptiveBatchSampler, batch: Any) -> Draw:
     """What the callback does after a batch; the losses depend on the instances alone."""
     draw = sampler.commit()
-    assert draw.indices.tolist() == batch
+    assert draw.indices.tolist() == torch.as_tensor(batch).tolist()
     losses = (draw.indices.double() * 0.7).sin().square()
     sampler.strategy.update(draw, losses, losses / 2)
     return draw
 
 
-def test_without_a_strategy_an_epoch_is_shuffled_without_replacement():
+def run(sampler: AdaptiveBatchSampler, count: int, ahead: int = 0) -> list[list[int]]:
+    """Train so many batches, through as many epochs as it takes, with a loader that is some batches ahead."""
+    trained: list[list[int]] = []
+    while True:
+        iterator, queue = iter(sampler), []
+        while len(trained) < count:
+            queue += itertools.islice(iterator, ahead + 1 - len(queue))
+            if not queue:
+                break
+            trained.append(train(sampler, queue.pop(0)).indices.tolist())
+        else:
+            return trained
+
+
+def saved(sampler: AdaptiveBatchSampler) -> dict[str, Any]:
+    """The state, once written to a file and read again."""
+    file = io.BytesIO()
+    torch.save(sampler.state_dict(), file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+def test_without_a_strategy_epochs_of_any_length_are_shuffled_without_replacement():
     sampler = make()
     first, second = list(sampler), list(sampler)
-    assert [len(batch) for batch in first] == [BATCH] * (SIZE // BATCH) == [BATCH] * len(sampler)
-    drawn = list(itertools.chain(*first))
-    assert len(set(drawn)) == len(drawn)
+    assert [len(batch) for batch in first] == [BATCH] * EPOCH == [BATCH] * len(sampler)
+    assert len(set(itertools.chain(*first))) == EPOCH * BATCH
     assert first != second
     assert list(make()) == first
     assert list(make(seed=1)) != first
-
-
-def test_the_length_of_an_epoch_is_settable_beyond_the_data_too():
-    sampler = make(batches_per_epoch=30)
-    batches = list(sampler)
-    assert len(batches) == len(sampler) == 30
+    longer = make(batches_per_epoch=30)
+    batches = list(longer)
+    assert len(batches) == len(longer) == 30
     assert set(itertools.chain(*batches)) == set(range(SIZE))
     assert len(make(batch_size=SIZE)) == 1
 
 
-def test_pending_draws_come_back_in_order_with_the_law_they_were_drawn_from():
+@pytest.mark.parametrize("ahead", [0, 3])
+def test_a_draw_has_the_probabilities_of_when_it_was_drawn(ahead: int):
     sampler = adaptive()
-    batches = iter(sampler)
-    laws, ahead = [], []
-    for _ in range(3):  # as a loader with workers, three batches ahead
-        laws.append(sampler.strategy.probabilities())
-        ahead.append(next(batches))
-    for _ in range(9):
-        draw = train(sampler, ahead.pop(0))
-        torch.testing.assert_close(draw.probabilities, laws.pop(0)[draw.indices], rtol=1e-12, atol=0)
-        if (batch := next(batches, None)) is not None:
-            laws.append(sampler.strategy.probabilities())
-            ahead.append(batch)
+    batches, probabilities, queue = iter(sampler), [], []
+    for _ in range(EPOCH):
+        while len(queue) <= ahead and (batch := next(batches, None)) is not None:
+            probabilities.append(sampler.strategy.probabilities())
+            queue.append(batch)
+        draw = train(sampler, queue.pop(0))
+        torch.testing.assert_close(draw.probabilities, probabilities.pop(0)[draw.indices], rtol=1e-12, atol=0)
+        assert not torch.equal(draw.probabilities, sampler.strategy.probabilities()[draw.indices])
 
 
-def test_each_draw_sees_the_update_before():
-    sampler = make()
-    sampler.attach(AdaptiveSampling(beta=3, q_update="all"))
-    seen: set[int] = set()
-    for batch in itertools.islice(sampler, 5):
-        # Unseen instances take all the mass but for what the smoothing of Q leaves.
-        p_unseen = 1 - float(sampler.strategy.probabilities()[list(seen)].sum())
-        assert p_unseen > 0.85
-        train(sampler, batch)
-        seen |= set(batch)
-    assert len(seen) > 35
-
-
-def test_commit_without_a_pending_draw_raises():
+def test_there_is_one_list_of_pending_draws():
+    sampler = adaptive()
     with pytest.raises(RuntimeError, match="No drawn batch is pending"):
-        adaptive().commit()
-
-
-def test_an_iterator_does_not_go_on_after_a_newer_one():
-    sampler = adaptive()
+        sampler.commit()
     old = iter(sampler)
     next(old)
-    new = iter(sampler)
-    batch = next(new)
+    batch = next(iter(sampler))
     with pytest.raises(RuntimeError, match="iterated anew while an epoch was under way"):
         next(old)
     train(sampler, batch)
 
 
 @pytest.mark.parametrize("ahead", [0, 4])
-@pytest.mark.parametrize("trained", [0, 1, 5, 11, 12])
-def test_resume_continues_with_the_same_draws_and_law(ahead: int, trained: int):
-    def run(sampler: AdaptiveBatchSampler, stop: int | None) -> list[list[int]]:
-        """Train two epochs, or stop in the first; the loader is `ahead` batches ahead."""
-        batches = []
-        for _ in range(2):
-            iterator, queue = iter(sampler), []
-            while True:
-                queue += itertools.islice(iterator, ahead + 1 - len(queue))
-                if not queue or len(batches) == stop:
-                    break
-                batches.append(queue.pop(0))
-                train(sampler, batches[-1])
-            if len(batches) == stop:
-                return batches
-        return batches
-
-    whole = adaptive()
-    expected = run(whole, None)
-    stopped = adaptive()
-    assert run(stopped, trained) == expected[:trained]
-    buffer = io.BytesIO()
-    torch.save(stopped.state_dict(), buffer)
-    buffer.seek(0)
-    resumed = adaptive(seed=99)
-    resumed.load_state_dict(torch.load(buffer, weights_only=True))
-    rest = run(resumed, None)
-    # `run` goes through two iterators: the rest of the first epoch and the second, or two from an epoch's end.
-    expected_rest = expected[trained:] if trained < len(whole) else expected[trained : 2 * len(whole)]
-    assert rest[: len(expected_rest)] == expected_rest
-    if len(rest) == len(expected_rest):
-        assert torch.equal(resumed.strategy.probabilities(), whole.strategy.probabilities())
+@pytest.mark.parametrize("trained", [0, 1, 5, 11, 12, 15])
+def test_resumed_it_goes_on_with_the_same_draws(ahead: int, trained: int):
+    whole, stopped, resumed = adaptive(), adaptive(), adaptive(seed=99)
+    expected = run(whole, 3 * EPOCH, ahead)
+    assert run(stopped, trained, ahead) == expected[:trained]
+    stopped.strategy.skipped = 7
+    resumed.load_state_dict(saved(stopped))
+    assert run(resumed, 3 * EPOCH - trained, ahead) == expected[trained:]
+    assert torch.equal(resumed.strategy.probabilities(), whole.strategy.probabilities())
+    assert resumed.strategy.skipped == 7
+    assert resumed.strategy.progress.state_dict() == whole.strategy.progress.state_dict()
 
 
-def test_a_state_of_something_else_raises_with_both_values_and_changes_nothing():
-    source = adaptive()
-    train(source, next(iter(source)))
-    state = source.state_dict()
-    other = make()
-    before = other.state_dict()["generator"]
-    with pytest.raises(ValueError, match=r"strategy AdaptiveSampling, but here it is Uniform"):
-        other.load_state_dict(state)
-    with pytest.raises(ValueError, match=r"`batch_size` 8, but here it is 9: use 8"):
-        adaptive(batch_size=9).load_state_dict(state)
-    for tags in (torch.zeros(SIZE, dtype=torch.int64), torch.arange(SIZE).add(1) % 5, torch.arange(50) % 5):
-        one = AdaptiveBatchSampler(Bins(tags), BATCH)
-        one.attach(AdaptiveSampling())
-        with pytest.raises(ValueError, match=rf"other bins: 97 instances in 5 bins, here {len(tags)} in"):
-            one.load_state_dict(state)
-    assert torch.equal(other.state_dict()["generator"], before)
+@pytest.mark.parametrize(
+    ("other", "changes", "message"),
+    [
+        (make, {}, r"strategy AdaptiveSampling, but here it is Uniform: give AdaptiveSamplingCallback the strategy"),
+        (lambda: adaptive(batch_size=9), {}, r"middle of an epoch with `batch_size` 8, but here it is 9: use 8"),
+        (lambda: adaptive(tags=torch.zeros(SIZE).long()), {}, r"other bins: 97 instances in 5 bins, here 97 in 1"),
+        (lambda: adaptive(tags=(TAGS + 1) % 5), {}, r"other bins: 97 .* here 97 in 5, or in another order"),
+        (lambda: adaptive(tags=TAGS[:50]), {}, r"other bins: 97 instances in 5 bins, here 50 in 5"),
+        (
+            adaptive,
+            {"format": None},
+            r"an older layout of lightning_as \(1, this version has 2\): resume with that old",
+        ),
+        (adaptive, {"format": 3}, r"a newer layout of lightning_as \(3, this version has 2\): resume with the newer"),
+    ],
+)
+def test_a_state_of_something_else_raises_and_changes_nothing(
+    other: Callable[[], AdaptiveBatchSampler], changes: dict[str, Any], message: str
+):
+    source, sampler = adaptive(), other()
+    run(source, 2)
+    state = {key: value for key, value in {**saved(source), **changes}.items() if value is not None}
+    assert saved(source)["format"] == FORMAT == 2
+    generator, probabilities = sampler.generator.get_state(), sampler.strategy.probabilities()
+    with pytest.raises(ValueError, match=message):
+        sampler.load_state_dict(state)
+    assert torch.equal(sampler.generator.get_state(), generator)
+    assert torch.equal(sampler.strategy.probabilities(), probabilities)
 
 
-@pytest.mark.usefixtures("off_host")
-def test_off_the_cpu_batches_are_tensors_that_nobody_has_looked_at():
-    """And a state that is taken in the middle of an epoch goes on as if nothing had been."""
-    here = [draw.tolist() for draw in _epoch(adaptive())]
-    assert here == [draw.tolist() for draw in _epoch(adaptive(), resumed_at=5)]
+def test_at_the_border_of_an_epoch_the_batch_size_may_change():
+    source, sampler = adaptive(), adaptive(batch_size=4)
+    run(source, 2)
+    source.end_epoch()
+    sampler.load_state_dict(saved(source))
+    assert len(next(iter(sampler))) == 4
+    assert torch.equal(sampler.strategy.probabilities(), source.strategy.probabilities())
+
+
+def test_off_the_cpu_batches_are_tensors_that_nobody_looks_at_and_those_of_the_cpu(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("lightning_as.core.execution._compiled", lambda: None)  # so that not a bit differs
+    expected = run(adaptive(), EPOCH)
+    monkeypatch.setattr(Bins, "on_host", False)
+    sampler, resumed = adaptive(), adaptive(seed=99)
+    assert run(sampler, 5) == expected[:5]
+    resumed.load_state_dict(saved(sampler))
+    assert run(resumed, EPOCH - 5) == expected[5:]
     for sampler in (make(), adaptive()):
         batches = iter(sampler)
         next(batches)
         with no_looking():
             batch: Any = next(batches)
-        assert isinstance(batch, torch.Tensor)
+        assert isinstance(batch, Tensor)
         assert batch.shape == (BATCH,)
 
 
-def test_off_the_cpu_draws_are_those_of_the_cpu(monkeypatch: pytest.MonkeyPatch):
-    """The one generator is the CPU's; both ways are the torch code, so that not a bit differs."""
+def test_a_strategy_works_where_it_can_and_takes_its_state_with_it(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("lightning_as.core.execution._compiled", lambda: None)
-    here = [draw.tolist() for draw in _epoch(adaptive())]
-    monkeypatch.setattr(Bins, "on_host", False)
-    assert here == [draw.tolist() for draw in _epoch(adaptive())]
-
-
-def test_a_strategy_that_needs_the_cpu_stays_there():
     sampler = make(device="meta")
-    sampler.attach(AdaptiveSampling(q_update="all"))
+    assert not sampler.bins_at_work.on_host
+    sampler.attach(OnlineBatchSelection())
     assert sampler.bins_at_work is sampler.bins
     assert sampler.bins_at_work.on_host
-    assert not make(device="meta").bins_at_work.on_host
-
-
-def test_a_strategy_takes_its_state_with_it_to_another_device(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("lightning_as.core.execution._compiled", lambda: None)
     moved, stayed = adaptive(), adaptive()
     for sampler in (moved, stayed):
-        _epoch(sampler)
+        run(sampler, EPOCH)
         sampler.strategy.skipped = 3
     before = moved.strategy.bins
     moved._bins_on_device = copy(moved.bins)  # as if it were on another device
-    assert moved._bins_on_device.is_copy_of(moved.bins)
     moved.attach(moved.strategy)
     assert moved.strategy.bins is not before
     assert moved.strategy.skipped == 3
     assert torch.equal(moved.strategy.probabilities(), stayed.strategy.probabilities())
     moved.to("cpu")
     assert moved.strategy.bins is moved.bins
-    assert [draw.tolist() for draw in _epoch(moved)] == [draw.tolist() for draw in _epoch(stayed)]
-    other = make()
-    other.attach(moved.strategy)  # of another partition, though it is equal: it begins anew
+    assert run(moved, EPOCH) == run(stayed, EPOCH)
+    make().attach(moved.strategy)  # of another partition, though it is equal: it begins anew
     assert not torch.equal(moved.strategy.probabilities(), stayed.strategy.probabilities())
 
 
-def _epoch(sampler: AdaptiveBatchSampler, resumed_at: int | None = None) -> list[torch.Tensor]:
-    """An epoch's batches, as tensors, each committed and learned from before the next one is drawn."""
-    drawn: list[torch.Tensor] = []
-    batches = iter(sampler)
-    while (batch := next(batches, None)) is not None:
-        drawn.append(torch.as_tensor(batch))
-        draw = sampler.commit()
-        losses = (draw.indices.double() * 0.7).sin().square()
-        sampler.strategy.update(draw, losses, losses / 2)
-        if len(drawn) == resumed_at:
-            state = sampler.state_dict()
-            sampler = adaptive(seed=99)
-            sampler.load_state_dict(state)
-            batches = iter(sampler)
-    return drawn
-
-
-def test_at_the_border_of_an_epoch_the_batch_size_may_change():
-    fresh = adaptive(batch_size=4)
-    fresh.load_state_dict(adaptive().state_dict())
-    assert len(next(iter(fresh))) == 4
-
-
-def test_attaching_the_same_strategy_again_keeps_its_state_and_another_starts_anew():
+def test_attached_again_a_strategy_keeps_its_state_and_another_starts_anew():
     sampler = adaptive()
     strategy = sampler.strategy
-    for batch in sampler:
-        train(sampler, batch)
-    law = strategy.probabilities()
+    run(sampler, EPOCH)
+    probabilities = strategy.probabilities()
     sampler.detach()
-    drawn = list(itertools.chain(*sampler))
-    assert len(set(drawn)) == len(drawn)
+    assert len(set(itertools.chain(*sampler))) == EPOCH * BATCH
+    assert differences(sampler.state_dict(strategy)["strategy_state"], strategy.state_dict()) == []
     sampler.attach(strategy)
-    assert torch.equal(strategy.probabilities(), law)
+    assert torch.equal(strategy.probabilities(), probabilities)
     sampler.attach(AdaptiveSampling())
-    assert not torch.equal(sampler.strategy.probabilities(), law)
-
-
-def test_processes_share_one_global_batch():
-    whole = list(make(batch_size=2 * BATCH))
-    shares = [list(make(num_replicas=2, rank=rank)) for rank in range(2)]
-    assert len(shares[0]) == len(shares[1]) == len(whole)
-    for batch, even, odd in zip(whole, *shares, strict=True):
-        assert even == batch[::2]
-        assert odd == batch[1::2]
+    assert not torch.equal(sampler.strategy.probabilities(), probabilities)
 
 
 class Echo(Dataset[list[int]]):
@@ -252,29 +213,28 @@ class Echo(Dataset[list[int]]):
         return index
 
 
-def test_workers_yield_the_same_batches_from_a_frozen_law():
-    batches = [list(DataLoader(Echo(), sampler=adaptive(), batch_size=None, num_workers=workers)) for workers in (0, 2)]
-    assert batches[0] == batches[1]
-
-
-def test_it_leaves_the_global_generator_alone_and_can_be_pickled():
+def test_processes_workers_and_copies_draw_the_same_and_leave_the_global_generator_alone():
+    whole = list(make(batch_size=2 * BATCH))
+    shares = [list(make(num_replicas=2, rank=rank)) for rank in range(2)]
+    assert shares == [[batch[rank::2] for batch in whole] for rank in range(2)]
     state = torch.get_rng_state()
-    sampler = adaptive()
-    batches = list(pickle.loads(pickle.dumps(sampler)))
+    expected = list(adaptive())
+    assert list(DataLoader(Echo(), sampler=adaptive(), batch_size=None, num_workers=2)) == expected
+    assert list(pickle.loads(pickle.dumps(adaptive()))) == expected
     assert torch.equal(torch.get_rng_state(), state)
-    assert list(sampler) == batches
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "error", "message"),
     [
-        ({"batch_size": 0}, "`batch_size` must be at least 1, got 0"),
-        ({"batch_size": 98}, "`batch_size` is 98 .* only 97 instances"),
-        ({"batch_size": 50, "num_replicas": 2}, "`batch_size` is 50 in each of 2"),
-        ({"batches_per_epoch": 0}, "`batches_per_epoch` must be at least 1, got 0"),
-        ({"rank": 1}, "`rank` must be from 0 to .* got 1"),
+        ({"batch_size": 0}, ValueError, "`batch_size` must be at least 1, got 0"),
+        ({"batch_size": 2.5}, TypeError, "`batch_size` must be an integer, got 2.5"),
+        ({"batch_size": 98}, ValueError, "`batch_size` is 98 .* only 97 instances"),
+        ({"batch_size": 50, "num_replicas": 2}, ValueError, "`batch_size` is 50 in each of 2"),
+        ({"batches_per_epoch": 0}, ValueError, "`batches_per_epoch` must be at least 1, got 0"),
+        ({"rank": 1}, ValueError, "`rank` must be from 0 to .* got 1"),
     ],
 )
-def test_bad_arguments(options: dict[str, int], message: str):
-    with pytest.raises(ValueError, match=message):
+def test_bad_arguments(options: dict[str, Any], error: type[Exception], message: str):
+    with pytest.raises(error, match=message):
         make(**options)
