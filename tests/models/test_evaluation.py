@@ -8,7 +8,7 @@ def test_it_is_of_each_instance_in_float64_and_evaluation_mode_and_leaves_the_mo
     generator = torch.Generator().manual_seed(0)
     module = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Dropout(0.9))
     module[2].eval()
-    nn.init.normal_(module[0].weight, std=20, generator=generator)  # pyright: ignore[reportArgumentType]
+    nn.init.normal_(module[0].weight, std=20, generator=generator)
     inputs, targets = torch.randn(50, 4, generator=generator), torch.randint(3, (50,), generator=generator)
     batches = [(inputs[:40], targets[:40]), (inputs[40:], targets[40:])]
     before = {name: value.clone() for name, value in module.state_dict().items()}
@@ -16,7 +16,7 @@ def test_it_is_of_each_instance_in_float64_and_evaluation_mode_and_leaves_the_mo
     assert [part.training for part in module] == [True, True, False]
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
     with torch.no_grad():  # of the same batches, since float32 rounds by the batch
-        logits = torch.cat([module[0](x) for x, _ in batches]).div((1 + module[1].eps) ** 0.5).double()  # pyright: ignore
+        logits = torch.cat([module[0](x) for x, _ in batches]).div((1 + module[1].eps) ** 0.5).double()
     losses = nn.functional.cross_entropy(logits.requires_grad_(), targets, reduction="none")
     (gradients,) = torch.autograd.grad(losses.sum(), logits)
     torch.testing.assert_close(each.losses, losses.detach(), rtol=1e-5, atol=1e-6)

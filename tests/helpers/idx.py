@@ -1,0 +1,14 @@
+"""Files of bytes in the format of MNIST."""
+
+import struct
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+
+def write_idx(folder: Path, name: str, values: Tensor) -> None:
+    """Write numbers from 0 to 255: two zeros, the type, the number of dimensions, the dimensions, the bytes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    header = struct.pack(f">HBB{values.dim()}I", 0, 8, values.dim(), *values.shape)
+    (folder / name).write_bytes(header + values.to(torch.uint8).numpy().tobytes())
