@@ -219,9 +219,9 @@ def test_processes_workers_and_copies_draw_the_same_and_leave_the_global_generat
     assert shares == [[batch[rank::2] for batch in whole] for rank in range(2)]
     state = torch.get_rng_state()
     expected = list(adaptive())
-    assert list(DataLoader(Echo(), sampler=adaptive(), batch_size=None, num_workers=2)) == expected
     assert list(pickle.loads(pickle.dumps(adaptive()))) == expected
     assert torch.equal(torch.get_rng_state(), state)
+    assert list(DataLoader(Echo(), sampler=adaptive(), batch_size=None, num_workers=2)) == expected
 
 
 @pytest.mark.parametrize(
