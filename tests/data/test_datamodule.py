@@ -24,15 +24,18 @@ DATASET = TensorDataset(torch.randn(N, 3, generator=torch.Generator().manual_see
 class Minimal(LightningDataModule):
     """Gives training batches, and nothing more."""
 
-    def __init__(
-        self, batch_size: int = B, change: Callable[[Any], Any] = lambda loader: loader, **options: Any
-    ) -> None:
+    def __init__(self, batch_size: int = B) -> None:
         super().__init__()
-        self.batch_size, self.change, self.options = batch_size, change, options
-        self.train = DATASET
+        self.batch_size, self.train = batch_size, DATASET
 
     def train_dataloader(self) -> Any:
-        return self.change(DataLoader(self.train, self.batch_size, shuffle=True, **self.options))
+        return DataLoader(self.train, self.batch_size, shuffle=True)
+
+
+def giving(loader: Any) -> Minimal:
+    data = Minimal()
+    data.train_dataloader = lambda: loader
+    return data
 
 
 class Moving:
@@ -66,11 +69,7 @@ class Own(Moving, Minimal):
     def __init__(self, batch_size: int = B, secret: str = "sesame") -> None:
         super().__init__(batch_size)
         self.save_hyperparameters()
-        self.calls, self.change = [], None  # which could not be pickled
-        self.counter = 0
-
-    def train_dataloader(self) -> Any:
-        return DataLoader(self.train, self.batch_size, shuffle=True)
+        self.calls, self.counter = [], 0
 
     def prepare_data(self) -> None:
         self.note(("prepare_data", self.trainer is not None))
@@ -127,9 +126,7 @@ class LinearMoving(Moving, Linear):
         self.calls = []
 
 
-def fit(
-    make_trainer: MakeTrainer, data: Any, module: LightningModule, ckpt_path: Any = None, epochs: int = 1
-) -> Trainer:
+def fit(make_trainer: MakeTrainer, data: Any, module: Linear, ckpt_path: Any = None, epochs: int = 1) -> Trainer:
     """A fit, with the callback unless the data is an ordinary DataModule."""
     ours = [AdaptiveSamplingCallback(logits_from="net")] if isinstance(data, AdaptiveDataModule) else []
     trainer = make_trainer(callbacks=ours, limit_val_batches=None, num_sanity_val_steps=0, max_epochs=epochs)
@@ -142,29 +139,23 @@ def same(one: Any, other: Any) -> bool:
     return all(torch.equal(x, y) for pair in zip(one, other, strict=True) for x, y in zip(*pair, strict=True))
 
 
+def sizes(loader: AdaptiveDataLoader) -> tuple[int, int, int, list[int]]:
+    return loader.sampler.batch_size, len(loader), loader.num_workers, loader.sampler.bins.sizes
+
+
 def test_the_train_loader_is_made_of_the_data_set_or_keeps_the_datamodule_s_settings():
     own = AdaptiveDataModule(DATASET, B, bins="single", batches_per_epoch=7, seed=3, num_workers=1).train_dataloader()
-    batches, sampler = own.dataset, own.sampler
-    assert batches.dataset is DATASET
-    assert (sampler.batch_size, len(own), own.num_workers, sampler.bins.sizes) == (B, 7, 1, [N])
+    assert own.dataset.dataset is DATASET
+    assert sizes(own) == (B, 7, 1, [N])
     assert same(own, AdaptiveDataLoader(DATASET, B, "single", 7, seed=3))
-    settings = {"num_workers": 2, "collate_fn": tuple, "prefetch_factor": 3, "persistent_workers": True, "timeout": 9.0}
-    inner = Minimal(**settings)
+    settings = {"prefetch_factor": 3, "persistent_workers": True, "timeout": 9.0}
+    inner = giving(DataLoader(DATASET, B, num_workers=2, collate_fn=tuple, **settings))
     loader = AdaptiveDataModule(inner).train_dataloader()
-    batches, sampler = loader.dataset, loader.sampler
-    assert batches.dataset is DATASET
-    assert {
-        "collate_fn": batches.collate_fn,
-        **{n: getattr(loader, n) for n in settings if n != "collate_fn"},
-    } == settings
-    assert (sampler.batch_size, len(loader), sampler.bins.sizes) == (B, N // B, [8, 8, 8])
+    assert (loader.dataset.dataset, loader.dataset.collate_fn) == (DATASET, tuple)
+    assert {name: getattr(loader, name) for name in settings} == settings
+    assert sizes(loader) == (B, N // B, 2, [8, 8, 8])
     loader = AdaptiveDataModule(inner, 6, torch.arange(N) % 2, 3, seed=1, num_workers=1).train_dataloader()
-    assert (loader.sampler.batch_size, len(loader), loader.num_workers, loader.sampler.bins.sizes) == (
-        6,
-        3,
-        1,
-        [12, 12],
-    )
+    assert sizes(loader) == (6, 3, 1, [12, 12])
 
 
 def test_the_seed_is_the_one_that_torch_was_given_and_another_in_each_epoch():
@@ -183,6 +174,7 @@ def test_the_seed_is_the_one_that_torch_was_given_and_another_in_each_epoch():
     assert same(epoch(0, first_process=8), epoch(8))
 
 
+LOADER = DataLoader(DATASET, B)
 NEITHER = "`data` must be a DataModule or a data set with `__getitem__`, got"
 READY = "already: use it as it is, without AdaptiveDataModule"
 SINGLE = "AdaptiveDataModule needs a single torch DataLoader"
@@ -191,12 +183,12 @@ SINGLE = "AdaptiveDataModule needs a single torch DataLoader"
 @pytest.mark.parametrize(
     ("data", "options", "error", "message"),
     [
-        *[(data, {}, TypeError, NEITHER) for data in (3, None, iter([1]), DataLoader(DATASET))],
+        *[(data, {}, TypeError, NEITHER) for data in (3, None, iter([1]), LOADER)],
         (DATASET, {"batch_size": None}, ValueError, "`batch_size` is missing: give the number of instances per batch"),
-        (Minimal(change=lambda loader: {"a": loader}), {}, Misconfigured, f"Minimal gave a dict: {SINGLE}"),
-        (Minimal(change=lambda loader: [loader]), {}, Misconfigured, f"Minimal gave a list: {SINGLE}"),
-        (Minimal(change=lambda loader: None), {}, Misconfigured, f"Minimal gave a NoneType: {SINGLE}"),
-        (Minimal(change=lambda _: AdaptiveDataLoader(DATASET, B)), {}, Misconfigured, f"an AdaptiveDataLoader {READY}"),
+        (giving({"a": LOADER}), {}, Misconfigured, f"Minimal gave a dict: {SINGLE}"),
+        (giving([LOADER]), {}, Misconfigured, f"Minimal gave a list: {SINGLE}"),
+        (giving(None), {}, Misconfigured, f"Minimal gave a NoneType: {SINGLE}"),
+        (giving(AdaptiveDataLoader(DATASET, B)), {}, Misconfigured, f"an AdaptiveDataLoader {READY}"),
     ],
 )
 def test_bad_arguments(data: Any, options: dict[str, Any], error: type[Exception], message: str):
@@ -215,8 +207,8 @@ def test_every_hook_and_loader_of_the_datamodule_is_used_and_knows_the_trainer(m
     trainer.validate(module, datamodule=data, verbose=False)
     trainer.test(module, datamodule=data, verbose=False)
     trainer.predict(module, datamodule=data)
-    sizes = {"validate": [6] * 4, "test": [5] * 4 + [4] + [3] * 8, "predict": [2] * 12}
-    assert module.seen == [(stage, size) for stage, each in sizes.items() for size in each]
+    expected = {"validate": [6] * 4, "test": [5] * 4 + [4] + [3] * 8, "predict": [2] * 12}
+    assert module.seen == [(stage, size) for stage, each in expected.items() for size in each]
     for hook in ("setup", "teardown"):
         assert [call[1] for call in inner.calls if call[0] == hook] == ["validate", "test", "predict"]
     with pytest.raises(ArithmeticError):
