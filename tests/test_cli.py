@@ -102,6 +102,7 @@ def test_the_presets_are_all_there():
         assert preset["trainer"] == yaml.safe_load((cli.PRESETS / "thesis.yaml").read_text())["trainer"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted({card.preset for card in cards()} | {"distance_weighted"}))
 def test_every_method_trains_mnist_by_its_preset(name: str, run: Any, mnist: Any, tmp_path: Path):
     torch.save(torch.zeros(len(mnist["train"])), tmp_path / "irreducible_losses.pt")  # RHOLoss looks for it here

@@ -274,12 +274,6 @@ def test_norms_touch_no_gradient_no_logits_and_no_random_state():
 # --- The closed form ---
 
 
-@pytest.fixture(params=["compiled", "torch"])
-def execution(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    if request.param == "torch":
-        monkeypatch.setattr("lightning_as.core.execution._compiled", lambda: None)
-
-
 @pytest.mark.usefixtures("execution")
 @pytest.mark.parametrize("count", [1, 2, 10, 100])
 def test_the_bound_agrees_with_autograd_and_takes_any_logits(count: int):
