@@ -12,9 +12,6 @@ from unittest.mock import Mock
 
 import pytest
 
-if sys.version_info >= (3, 11):
-    import tomllib
-
 import lightning_as
 from lightning_as import strategies
 
@@ -91,19 +88,17 @@ def test_public_names_are_sorted_documented_and_in_the_list():
     assert set(strategies.__all__) < set(lightning_as.__all__)
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 cannot read TOML")
 def test_the_wheel_has_the_package_alone_and_its_version():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    assert project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"] == ["lightning_as"]
-    assert lightning_as.__version__ in (project["project"]["version"], "0+unknown")
+    project = (ROOT / "pyproject.toml").read_text()
+    assert '[tool.hatch.build.targets.wheel]\npackages = ["lightning_as"]\n' in project
+    version = re.search(r'^version = "(.*)"$', project, re.MULTILINE)
+    assert version is not None
+    assert lightning_as.__version__ in (version[1], "0+unknown")
 
 
-def test_importing_it_loads_none_of_what_takes_long():
-    code = "import sys, lightning_as; sys.exit(len({'numba', 'thesis', 'optuna'} & {*sys.modules}))"
+def test_its_import_loads_no_numba_and_needs_no_installation(monkeypatch: pytest.MonkeyPatch):
+    code = "import sys, lightning_as; sys.exit(len({'numba', 'thesis'} & {*sys.modules}))"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=300)
-
-
-def test_a_checkout_that_is_not_installed_has_an_unknown_version(monkeypatch: pytest.MonkeyPatch):
     with monkeypatch.context() as patch:
         patch.setattr(importlib.metadata, "version", Mock(side_effect=importlib.metadata.PackageNotFoundError))
         assert importlib.reload(lightning_as).__version__ == "0+unknown"

@@ -199,12 +199,7 @@ def test_refuses_arguments_out_of_range(loss: Callable[..., Loss], name: str, va
         (MeanSquaredError(), (6, 1), (6, 4), r"`targets` .* `predictions`, \(6, 1\), got \(6, 4\)"),
         (MeanSquaredError(), (6, 1), (1, 6), r"`targets` .* `predictions`, \(6, 1\), got \(1, 6\)"),
         (lambda z, y: z.square(), (6, 4), (6,), r"`loss` must give one loss per sample, \(6,\), got .* \(6, 4\)"),
-        (
-            torch.nn.CrossEntropyLoss(),
-            (6, 4),
-            (6,),
-            r"`loss` must give one loss per sample, \(6,\), got the shape \(\)",
-        ),
+        (torch.nn.CrossEntropyLoss(), (6, 4), (6,), r"`loss` must give one loss per sample, \(6,\), got .* \(\)"),
     ],
 )
 def test_refuses_shapes_that_do_not_fit(loss: Loss, shape: Any, target_shape: Any, message: str):

@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from lightning_as import AdaptiveBatchSampler, Bins, ImageDataModule, Uniform
-from lightning_as.data.image_data import ImageDataset, Part, normalise
+from lightning_as.data.image_data import ImageDataset, Part
 
 
 class Numbered(ImageDataModule):
@@ -67,6 +67,12 @@ def test_training_batches_are_those_that_the_sampler_draws_and_evaluation_goes_i
         assert torch.equal(images, data.dataset(part).images)
         assert torch.equal(labels, data.dataset(part).labels)
     assert torch.equal(torch.cat(list(data.predict_dataloader())), data.dataset("test").images)
+    data.setup("validate")
+    str(data)  # which asks for all loaders, from Lightning 2.5 on
+    assert data.sampler is sampler
+    assert data.loaded == ["train", "test"]
+    data.batch_size = 5
+    assert len(data.train_dataloader()) == 12
 
 
 def test_images_and_sampler_follow_the_trainer_to_its_gpu_if_asked(monkeypatch: pytest.MonkeyPatch):
@@ -85,23 +91,6 @@ def test_images_and_sampler_follow_the_trainer_to_its_gpu_if_asked(monkeypatch: 
     alone = Numbered(device="auto")
     sampler_of(alone)
     assert alone.dataset("train").images.device.type == "cpu"
-
-
-def test_setup_is_idempotent_and_loaders_have_no_side_effects():
-    data = Numbered()
-    sampler = sampler_of(data)
-    state = sampler.state_dict()
-    data.setup("validate")
-    data.setup("fit")
-    data.train_dataloader()
-    assert data.loaded == ["train"]
-    str(data)
-    data.val_dataloader()  # which `str` asks for, from Lightning 2.5 on
-    assert data.sampler is sampler
-    assert data.loaded == ["train", "test"]
-    assert torch.equal(sampler.state_dict()["generator"], state["generator"])
-    data.batch_size = 5
-    assert len(data.train_dataloader()) == 12
 
 
 @pytest.mark.parametrize(
@@ -160,13 +149,3 @@ def test_a_later_fit_begins_with_shuffled_epochs_and_none_overfits():
     data.trainer = SimpleNamespace(overfit_batches=2)
     with pytest.raises(MisconfigurationException, match="`overfit_batches=2` replaces the sampler"):
         data.setup("fit")
-
-
-def test_normalise():
-    pixels = torch.randint(256, (4, 5, 6, 3), dtype=torch.uint8)
-    mean, std = (0.1, 0.2, 0.3), (0.5, 0.25, 2.0)
-    result = normalise(pixels.permute(0, 3, 1, 2), mean, std)
-    assert result.dtype == torch.float32
-    assert result.is_contiguous()
-    expected = (pixels.double() / 255 - torch.tensor(mean)) / torch.tensor(std)
-    torch.testing.assert_close(result.double(), expected.permute(0, 3, 1, 2), rtol=0, atol=1e-6)

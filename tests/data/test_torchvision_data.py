@@ -19,14 +19,6 @@ from tests.helpers.idx import write_idx
 datasets = pytest.importorskip("torchvision.datasets", exc_type=ImportError)
 SIZES = {"train": 30, "test": 20}
 FASHION = "train-images-idx3-ubyte, .* into .*FashionMNIST.raw"
-every_module = pytest.mark.parametrize(
-    ("module", "classes", "dims", "files"),
-    [
-        (FashionMNISTDataModule, 10, (1, 28, 28), FASHION),
-        (CIFAR10DataModule, 10, (3, 32, 32), "cifar-10-python.tar.gz, or the folder that is in it, into {}"),
-        (CIFAR100DataModule, 100, (3, 32, 32), "cifar-100-python.tar.gz, or the folder that is in it, into {}"),
-    ],
-)
 
 
 def pixels(part: str, module: type[TorchvisionDataModule]) -> Tensor:
@@ -79,7 +71,14 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[type[Tor
     return write
 
 
-@every_module
+@pytest.mark.parametrize(
+    ("module", "classes", "dims", "files"),
+    [
+        (FashionMNISTDataModule, 10, (1, 28, 28), FASHION),
+        (CIFAR10DataModule, 10, (3, 32, 32), "cifar-10-python.tar.gz, or the folder that is in it, into {}"),
+        (CIFAR100DataModule, 100, (3, 32, 32), "cifar-100-python.tar.gz, or the folder that is in it, into {}"),
+    ],
+)
 def test_it_reads_what_torchvision_wrote(module: Any, classes: int, dims: Any, files: str, write: Any, tmp_path: Path):
     data = module()  # what a model needs to know is there without data
     assert (data.num_classes, data.dims, data.data_dir) == (classes, dims, "data")
@@ -108,9 +107,7 @@ def test_it_reads_what_torchvision_wrote(module: Any, classes: int, dims: Any, f
     assert sum(data.sampler.bins.sizes) == 30
 
 
-def test_an_archive_is_unpacked_and_a_damaged_file_not_read(
-    write: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_an_archive_is_unpacked_and_a_damaged_file_not_read(write: Any, tmp_path: Path, monkeypatch: Any):
     folder = write(CIFAR10DataModule) / "cifar-10-batches-py"
     packed = tmp_path / "elsewhere" / "cifar-10-python.tar.gz"
     packed.parent.mkdir()
@@ -124,11 +121,3 @@ def test_an_archive_is_unpacked_and_a_damaged_file_not_read(
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(FileNotFoundError, match=r"CIFAR10 could not be read .*corrupted"):
         CIFAR10DataModule(tmp_path).dataset("train")
-
-
-def test_the_command_line_can_give_its_arguments(data_from_arguments: Any):
-    for module in (FashionMNISTDataModule, CIFAR10DataModule, CIFAR100DataModule):
-        name = f"--data=lightning_as.{module.__name__}"
-        data = data_from_arguments(name, "--data.data_dir=there", "--data.batch_size=7", "--data.bins=single")
-        assert type(data) is module
-        assert (data.data_dir, data.batch_size, data.bins) == ("there", 7, "single")
