@@ -220,7 +220,7 @@ def test_norms_agree_with_autograd_one_sample_at_a_time_in_any_mode(loss: Loss, 
     rows = [logits[at : at + 1].clone().requires_grad_() for at in range(B)]
     losses = [loss(row, targets[at : at + 1]).squeeze(0) for at, row in enumerate(rows)]
     expected = [torch.autograd.grad(one, row)[0].square().sum() for one, row in zip(losses, rows, strict=True)]
-    norms = squared_gradient_norms(loss, logits.requires_grad_(), targets)
+    norms = squared_gradient_norms(loss, logits.clone().requires_grad_(), targets)
     assert not norms.requires_grad
     assert norms.any()
     torch.testing.assert_close(norms, torch.stack(expected), rtol=1e-12, atol=1e-18)
