@@ -8,19 +8,17 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from lightning_as.core.draw import Draw, Weighting, effective_sample_size, importance_weights
+from lightning_as.core.arguments import check_choice, check_positive, check_share
+from lightning_as.core.draw import Weighting, effective_sample_size
 from lightning_as.data.batch_sampler import AdaptiveBatchSampler
 from lightning_as.losses import CrossEntropy
+from lightning_as.plugin.fit import Fit
 from lightning_as.plugin.observation import Observer, PerSample
-from lightning_as.plugin.scoring import Scorer
+from lightning_as.plugin.weights import Weights
 from lightning_as.plugin.wiring import (
-    WEIGHTS,
-    check_labels,
     check_processes_agree,
-    check_weights_reach,
-    find_sampler,
+    find_loader,
     gather_batch,
-    length_of_training,
     logs_now,
     refuse_overfit_batches,
     validation_metrics,
@@ -40,8 +38,8 @@ class AdaptiveSamplingCallback(Callback):
 
     The first two count as they are: of the training-mode forward pass, before the update.
 
-    Logged every ``log_every_n_steps``: ``adaptive/ess``, the number of instances that the law is effectively spread
-    over, as estimated from the batch (on the CPU also in the bar); with weights ``adaptive/weight_mean`` and
+    Logged every ``log_every_n_steps``: ``adaptive/ess``, the number of instances that the distribution is effectively
+    spread over, as estimated from the batch (on the CPU also in the bar); with weights ``adaptive/weight_mean`` and
     ``adaptive/weight_max``; and the strategy's own figures, for :class:`AdaptiveSampling` ``adaptive/entropy_p``
     (nats), ``adaptive/p_min``, ``adaptive/p_max``, ``adaptive/seen`` (share of instances) and ``adaptive/age_p``
     (batches); and ``adaptive/skipped`` (losses that were not finite).
@@ -97,12 +95,9 @@ class AdaptiveSamplingCallback(Callback):
             raise TypeError(f"`per_sample_loss` must be a function of logits and targets, got {per_sample_loss!r}.")
         if gradient_bound == "autograd" and logits_from is None:
             raise ValueError("`gradient_bound='autograd'` observes a gradient at a submodule: name it, `logits_from`.")
-        if weights not in ("source", *get_args(Weighting)):
-            raise ValueError(f"`weights` must be source or one of {', '.join(get_args(Weighting))}; got {weights!r}.")
-        if weight_limit <= 0 or not 0 <= weight_power <= 1:
-            raise ValueError(
-                f"`weight_limit` must be positive and `weight_power` in [0, 1], got {weight_limit} and {weight_power}."
-            )
+        check_choice("weights", weights, ("source", *get_args(Weighting)))
+        check_positive("weight_limit", weight_limit)
+        check_share("weight_power", weight_power, with_one=True)
         self.strategy = AdaptiveSampling() if strategy is None else strategy
         self.logits_from = logits_from
         self.recompute = recompute
@@ -112,13 +107,10 @@ class AdaptiveSamplingCallback(Callback):
         self.weights: Weighting | Literal["source"] = weights
         self.weight_limit = weight_limit
         self.weight_power = weight_power
-        self._sampler: AdaptiveBatchSampler | None = None
+        self._fit: Fit | None = None
+        self._sampler: AdaptiveBatchSampler | None = None  # of the last fit, whose state a later one takes over
         self._restored: dict[str, Any] | None = None  # a state that waits for the sampler that it belongs to
         self._waiting: dict[str, Any] | None = None  # what was restored before another stage than a fit
-        self._observer: Observer | None = None
-        self._scorer: Scorer | None = None
-        self._checked = False
-        self._drawn = torch.empty(0, dtype=torch.int64)  # bins of this process's share of the batch that is trained on
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse what cannot work before the data is loaded."""
@@ -127,81 +119,64 @@ class AdaptiveSamplingCallback(Callback):
             refuse_overfit_batches(trainer)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the hook on the module, which by now has all its layers, but has not been compiled yet."""
-        self._let_go(pl_module)
-        self._observer = Observer(
+        """Put the hooks on the module, which by now has all its layers, but has not been compiled yet."""
+        self._close()
+        scaled = self.logits_from is not None
+        weights = Weights(pl_module, self.strategy, self.weights, self.weight_limit, self.weight_power, scaled)
+        observer = Observer(
             pl_module,
             self.logits_from,
             self.recompute,
             self.target_key,
             self.per_sample_loss,
             self.gradient_bound,
-            losses="losses" in self.strategy.reads,
-            bounds=bool({"bounds", "linear_bounds"} & self.strategy.reads),
-            gradients="linear" if "linear_bounds" in self.strategy.reads else "logits",
+            self.strategy.reads,
         )
-        if self._weighing and self.logits_from is None:
-            check_weights_reach(pl_module, self.strategy, self.weights)
+        self._fit = Fit(trainer, pl_module, self.strategy, observer, weights, self.logits_from)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Attach the strategy to the loader's sampler, and bring back its state if a fit is resumed."""
-        self._checked = False
         # A fit that goes on at the border of an epoch may make its loader anew, for which it calls no hook: now, then.
         trainer.fit_loop.setup_data()
-        self._attach(trainer, pl_module)
+        self._attach()
         if trainer.fit_loop.epoch_loop.batch_progress.total.ready == 0:  # of this Trainer; others may have been before
             self.strategy.progress.reset()
-        check_processes_agree(trainer, trainer.train_dataloader, self._at_work()[0])  # pyright: ignore[reportArgumentType]
+        check_processes_agree(trainer, *find_loader(trainer))
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Follow a loader that was made anew for this epoch; score what the strategy wants scored before it."""
-        self._attach(trainer, pl_module)
-        assert self._scorer is not None
-        self._scorer.refresh()
+        self._attach()
+        self._present.refresh()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Check the first batch before it is trained on; hand out the weights."""
-        sampler, observer = self._at_work()
-        draw = sampler.current
-        self._drawn = sampler.share(draw.bins)
-        if not self._checked:
-            self._check_labels(batch)
-        self._checked = True
-        weights = self._weights_of(draw)
-        if weights is not None:
-            weights = sampler.share(weights).to(torch.float32).to(pl_module.device)
-            if hasattr(pl_module, WEIGHTS):
-                setattr(pl_module, WEIGHTS, weights)
-        observer.arm(len(self._drawn), weights, scale=not hasattr(pl_module, WEIGHTS))
+        self._present.begin_batch(batch)
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         """Note by what the observed gradients will be scaled."""
-        self._at_work()[1].note_scale(trainer)
+        self._present.observer.note_scale(trainer)
 
     @torch.no_grad()
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Match the batch with its draw, and update the strategy."""
-        sampler, observer = self._at_work()
+        fit = self._present
+        bins, logs = fit.sampler.bins_at_work, logs_now(trainer, batch_idx)
         # In automatic optimization a `training_step` that returns None skips the batch; otherwise it means nothing.
         skipped = not outputs and pl_module.automatic_optimization
-        rows = None if skipped else observer.observe(outputs, batch, len(self._drawn))
-        draw = sampler.commit()
-        logs = logs_now(trainer, batch_idx)
-        if rows is not None:
-            if logs or sampler.bins_at_work.on_host:  # elsewhere to look is to wait
-                self._check_labels(batch)
-            losses, bounds = gather_batch(trainer, rows, sampler.bins_at_work.device)
+        seen = None if skipped else fit.observe(outputs, batch, look=logs or bins.on_host)
+        draw = fit.sampler.commit()
+        if seen is not None:
+            losses, bounds = gather_batch(trainer, [seen.losses, seen.bounds], bins.device)
             self.strategy.update(draw, losses, bounds)
-        observer.disarm()
-        self._take_back_weights(pl_module)
-        assert self._scorer is not None
-        self._scorer.refresh()
+        fit.end_batch()
         if trainer.is_last_batch:  # of the epoch: a checkpoint that is saved now is one of its end
-            sampler.end_epoch()
-        if logs:
-            self._log(pl_module, draw)
+            fit.sampler.end_epoch()
+        if logs and not trainer.barebones:
+            in_bar = bins.on_host  # as Lightning looks at what is in the bar in every step
+            pl_module.log("adaptive/ess", float(effective_sample_size(draw.probabilities)), prog_bar=in_bar)
+            pl_module.log_dict({f"adaptive/{name}": value for name, value in fit.figures(draw).items()})
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Tell the strategy what was found."""
@@ -210,18 +185,18 @@ class AdaptiveSamplingCallback(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Tell the sampler, which cannot know how many batches `limit_train_batches` leaves."""
-        self._at_work()[0].end_epoch()
+        self._present.sampler.end_epoch()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Leave the module as it was."""
         if stage == "fit":
-            self._let_go(pl_module)
+            self._close()
         else:  # which may have loaded a checkpoint, but not to go on training from it
             self._restored = self._waiting
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leave the module as it was."""
-        self._let_go(pl_module)
+        self._close()
 
     def state_dict(self) -> dict[str, Any]:
         """The sampler's state, and with it the strategy's."""
@@ -233,67 +208,17 @@ class AdaptiveSamplingCallback(Callback):
         """Keep a state until training starts, and with it the loader that it belongs to is there."""
         self._restored = state_dict.get("sampler")
 
-    def _attach(self, trainer: Trainer, module: LightningModule) -> None:
-        sampler, previous, state = find_sampler(trainer), self._sampler, self._restored
-        assert self._observer is not None, "on_fit_start comes first"
-        self._scorer = Scorer(trainer, module, self._observer)
-        if sampler is not previous or sampler.strategy is not self.strategy or state is not None:
-            if state is None and previous not in (None, sampler) and torch.equal(previous.bins.tags, sampler.bins.tags):
-                state = previous.state_dict(self.strategy)
-            sampler.attach(self.strategy)
-        self.strategy.plan(*length_of_training(trainer))
-        if state is not None:
-            sampler.load_state_dict(state)
-        self._scorer.attach()
-        self._sampler, self._restored = sampler, None
-
-    def _check_labels(self, batch: Any) -> None:
-        """Raise if the bins are classes, and a batch has targets of others than were drawn."""
-        sampler, observer = self._at_work()
-        labels = None if sampler.bins.labels is None else observer.labels(batch, len(self._drawn))
-        if labels is not None:
-            check_labels(sampler.bins, self._drawn, labels)
-
     @property
-    def _weighing(self) -> bool:
-        return self.strategy.weighted if self.weights == "source" else self.weights != "none"
+    def _present(self) -> Fit:
+        assert self._fit is not None, "on_fit_start comes first"
+        return self._fit
 
-    def _weights_of(self, draw: Draw) -> Tensor | None:
-        """The weights of a batch, of all processes, (B,); None for none."""
-        if not self._weighing:
-            return None
-        if self.weights == "source":  # which may do without them for a while
-            return torch.ones_like(draw.probabilities) if draw.weights is None else draw.weights
-        assert self._sampler is not None
-        size = len(self._sampler.bins)
-        return importance_weights(draw.probabilities, size, self.weights, self.weight_limit, self.weight_power)
+    def _attach(self) -> None:
+        self._sampler = self._present.attach(self._sampler, self._restored)
+        self._restored = None
 
-    def _log(self, module: LightningModule, draw: Draw) -> None:
-        if module.trainer.barebones:
-            return
-        in_bar = self._at_work()[0].bins_at_work.on_host  # as Lightning looks at what is in the bar in every step
-        module.log("adaptive/ess", float(effective_sample_size(draw.probabilities)), prog_bar=in_bar)
-        figures = self.strategy.metrics() | {"skipped": float(self.strategy.skipped)}
-        weights = self._weights_of(draw)
-        if weights is not None:
-            figures |= {"weight_mean": float(weights.mean()), "weight_max": float(weights.max())}
-        module.log_dict({f"adaptive/{name}": value for name, value in figures.items()})
-
-    def _at_work(self) -> tuple[AdaptiveBatchSampler, Observer]:
-        assert self._sampler is not None, "on_train_start comes first"
-        assert self._observer is not None, "on_fit_start comes first"
-        return self._sampler, self._observer
-
-    def _let_go(self, module: LightningModule) -> None:
+    def _close(self) -> None:
         """Leave the module as it was before the fit."""
-        if self._observer is not None:
-            self._observer.remove()
-        if self._scorer is not None:
-            self._scorer.detach()
-        self._observer = self._scorer = None
-        self._take_back_weights(module)
-
-    def _take_back_weights(self, module: LightningModule) -> None:
-        """They are of one training batch: validation must not find them."""
-        if self._weighing and hasattr(module, WEIGHTS):
-            setattr(module, WEIGHTS, None)
+        if self._fit is not None:
+            self._fit.close()
+        self._fit = None

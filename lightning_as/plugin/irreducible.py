@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader, Subset
 from lightning_as.data.batch_sampler import AdaptiveBatchSampler
 from lightning_as.data.dataloader import Batches, size_of
 from lightning_as.losses import CrossEntropy
-from lightning_as.plugin.observation import Observer, PerSample
+from lightning_as.plugin.forward import ForwardPass
+from lightning_as.plugin.observation import PerSample, losses_of, targets_of
 
 
 def irreducible_losses(
@@ -28,8 +29,9 @@ def irreducible_losses(
 ) -> Tensor:
     """The loss of each training instance under a model that was trained on the half of the data without it.
 
-    Losses are of the last epoch's model in evaluation mode. What the data set does to its samples, such as random
-    augmentation, it does here, too: give a loader without it. The global random state stays as it was.
+    Losses are of the last epoch's model in evaluation mode. What the data set does to its samples, and the batch hooks
+    of the module to its batches, such as random augmentation, they do here, too: leave it out of both. The global
+    random state stays as it was.
 
     Args:
         make_module: Makes a new module each time. It may be smaller than the one that is to be trained.
@@ -44,7 +46,7 @@ def irreducible_losses(
         The losses, in the order of the data set, (N,) float64: what :class:`lightning_as.RHOLoss` takes.
 
     Raises:
-        MisconfigurationException: If the module gives no logits, as in the callback.
+        MisconfigurationException: If the module gives no logits, or the batches no targets, as in the callback.
 
     Example:
         >>> losses = irreducible_losses(Net, DataLoader(dataset, 128))  # doctest: +SKIP
@@ -68,6 +70,7 @@ class _Scoring(Callback):
     """Finds the losses of a loader's instances at the end of a training, where the module still is on its device."""
 
     losses: Tensor
+    _pass: ForwardPass
 
     def __init__(
         self,
@@ -77,21 +80,20 @@ class _Scoring(Callback):
         per_sample_loss: PerSample | None,
     ) -> None:
         self._loader = loader
-        self._options = (logits_from, False, target_key, per_sample_loss or CrossEntropy(), None)
+        self._logits_from = logits_from
+        self._target_key = target_key
+        self._per_sample_loss = CrossEntropy() if per_sample_loss is None else per_sample_loss
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._pass = ForwardPass(trainer, pl_module, self._logits_from)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        observer, losses = Observer(pl_module, *self._options), []
-        try:
-            for batch in self._loader:
-                batch = trainer.precision_plugin.convert_input(batch)
-                batch = trainer.strategy.batch_to_device(pl_module.on_before_batch_transfer(batch, 0))
-                with trainer.precision_plugin.val_step_context():
-                    logits = observer.recompute(batch)
-                losses.append(observer.losses_of(logits, batch).cpu().to(torch.float64))
-        finally:
-            if observer.hook is not None:
-                observer.hook.remove()
+        losses = [self._losses(self._pass.ready(batch)) for batch in self._loader]
         self.losses = torch.cat(losses)
+
+    def _losses(self, batch: Any) -> Tensor:
+        targets = targets_of(batch, self._target_key)
+        return losses_of(self._per_sample_loss, self._pass.logits(batch), targets).cpu().to(torch.float64)
 
 
 def _part(loader: DataLoader[Any], indices: Tensor, shuffle: bool = False) -> DataLoader[Any]:

@@ -1,9 +1,9 @@
-"""What the training step of a batch found out: its losses and gradient bounds, wherever the module has them."""
+"""What the training step of a batch found out: its losses, gradient bounds and labels, wherever the module has them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -11,24 +11,37 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from lightning_as.losses import squared_gradient_norms
-from lightning_as.plugin.hooks import LinearGradients, LogitsHook, submodules
+from lightning_as.plugin.forward import describe, recompute_logits
+from lightning_as.plugin.hooks import LinearGradients, LogitsHook, TrainingHook, find_submodule, submodules
+from lightning_as.strategies.base import Reading
 
 PerSample = Callable[[Tensor, Any], Any]  # to a tensor, but jsonargparse would then look for a class of tensors
 """A function of the logits (B, …) and the targets to one number per sample, a tensor (B,)."""
 
 
+class Observation(NamedTuple):
+    """What is known of a batch that was trained on; no tensor has a gradient."""
+
+    losses: Tensor
+    """The loss of each instance, (B,); zeros if nobody reads them and there are no logits."""
+    bounds: Tensor
+    """The squared norm of the gradient of each loss, (B,); zeros if nobody reads them."""
+    labels: Tensor | None
+    """The targets, (B,) integers; None if they were not asked for, or are no class indices."""
+
+
 class Observer:
-    """Finds losses and gradient bounds of the batches of one fit; the arguments are those of the callback.
+    """Finds out about the batches of one fit; all arguments but the last are those of the callback.
+
+    What is wanted, and which hooks on the module see it, is settled here. Losses and logits are taken from where a
+    batch has them: from what the step returned, the hook `logits_from`, or a forward pass of its own.
 
     Args:
-        losses: Whether anybody wants the losses of trained batches.
-        bounds: Whether anybody wants the bounds; zeros stand for them otherwise, and for all if nothing is wanted.
-        gradients: What they are the gradients of: the logits, or the parameters of all linear layers, as observed in
-            the module's own backward pass.
+        reads: What the strategy reads of trained batches, such as `Strategy.reads`.
 
     Raises:
-        MisconfigurationException: If `logits_from` is no submodule of `module`; or if the linear layers are asked for,
-            and there are none, or a `gradient_bound` is given as well.
+        MisconfigurationException: If `logits_from` is no submodule of `module`; or if the strategy reads the gradients
+            of the linear layers, and there are none, or a `gradient_bound` is given as well.
     """
 
     def __init__(
@@ -39,104 +52,101 @@ class Observer:
         target_key: str | int | None,
         per_sample_loss: PerSample,
         gradient_bound: PerSample | Literal["autograd"] | None,
-        losses: bool = True,
-        bounds: bool = True,
-        gradients: Literal["logits", "linear"] = "logits",
+        reads: frozenset[Reading] = frozenset({"losses", "bounds"}),
     ) -> None:
         self._module = module
         self._recompute = recompute
         self._target_key = target_key
         self._per_sample_loss = per_sample_loss
         self._gradient_bound = gradient_bound
-        self._read_losses, self._read_bounds = losses, bounds
+        self._read_losses = "losses" in reads
+        self._read_bounds = bool({"bounds", "linear_bounds"} & reads)
         self._loss_scale: float | None = None
-        autograd = gradient_bound == "autograd"
-        linear = bounds and gradients == "linear"
+        autograd = gradient_bound == "autograd" and self._read_bounds
+        linear = "linear_bounds" in reads
         if linear and gradient_bound is not None:
             raise MisconfigurationException(
                 "`gradient_bound` is of the logits, but the strategy goes by the gradients of all linear layers: leave "
                 "it out."
             )
-        self._linear = LinearGradients(module) if linear else None
+        if logits_from is not None:
+            find_submodule(module, logits_from)  # or else no hook at all
+        linear_gradients = LinearGradients(module) if linear else None
         self.hook = None if logits_from is None else LogitsHook(module, logits_from, keep_gradient=autograd)
-        self._observing = bounds and (autograd or linear)
+        self._hooks: list[TrainingHook] = [hook for hook in (self.hook, linear_gradients) if hook is not None]
+        # What sees the gradients of the module's own backward pass, if the bounds are those.
+        self._gradients: TrainingHook | None = self.hook if autograd else linear_gradients
 
     def arm(self, size: int, weights: Tensor | None, scale: bool) -> None:
-        """Watch from now on, for a batch of `size`.
-
-        Args:
-            size: Number of instances that were drawn for it.
-            weights: The factors on its losses, (size,), None for none.
-            scale: Whether it is up to the hook to bring them to the loss.
-        """
-        if self.hook is not None:
-            self.hook.arm(size, weights if scale else None)
-        if self._linear is not None:
-            self._linear.arm(size, weights)
+        """Watch from now on, for a batch of `size`, see :meth:`TrainingHook.arm`."""
+        for hook in self._hooks:
+            hook.arm(size, weights, scale)
 
     def disarm(self) -> None:
         """Watch no longer."""
-        for watching in (self.hook, self._linear):
-            if watching is not None:
-                watching.disarm()
+        for hook in self._hooks:
+            hook.disarm()
 
     def remove(self) -> None:
         """Take all hooks off the module."""
-        for watching in (self.hook, self._linear):
-            if watching is not None:
-                watching.remove()
+        for hook in self._hooks:
+            hook.remove()
 
     def note_scale(self, trainer: Trainer) -> None:
-        """Note by what the gradients that the hook sees are scaled, before a backward pass."""
-        if self._observing:
+        """Note by what the gradients that the hooks see are scaled, before a backward pass."""
+        if self._gradients is not None:
             scaler = getattr(trainer.precision_plugin, "scaler", None)
             divisor = trainer.accumulate_grad_batches if self._module.automatic_optimization else 1
             self._loss_scale = (1.0 if scaler is None else scaler.get_scale()) / divisor
 
-    def observe(self, outputs: Any, batch: Any, size: int) -> list[Tensor] | None:
-        """Losses and squared gradient bounds of a batch of `size`, (B,) each, without a gradient.
+    def observe(self, outputs: Any, batch: Any, size: int, labelled: bool = False) -> Observation | None:
+        """What is known of a batch that was trained on.
 
-        None if they should come from a backward pass, but there was none, as where weight averaging makes a last round
-        for the sake of batch norm.
+        None if the bounds should come from a backward pass, but there was none, as where weight averaging makes a last
+        round for the sake of batch norm.
 
         Args:
             outputs: What `training_step` returned, as Lightning passes it on.
             batch: The batch.
             size: Number of instances that were drawn for it.
+            labelled: Whether its labels are wanted. Default: False.
 
         Raises:
-            MisconfigurationException: If they are not to be found, or not one per instance.
+            MisconfigurationException: If something is not to be found, or not one per instance.
         """
         if self.hook is None and not self._read_losses and not self._read_bounds:
-            return [torch.zeros(size, device=self._module.device) for _ in range(2)]
+            losses, bounds = (torch.zeros(size, device=self._module.device) for _ in range(2))
+            return Observation(losses, bounds, self.labels(batch, size) if labelled else None)
         logits, losses = self._logits_and_losses(outputs, batch)
         if logits.dim() == 0 or len(logits) != size:
             raise MisconfigurationException(
                 f"The logits must have one row for each of the {size} instances drawn, got {tuple(logits.shape)}."
             )
-        if losses is None:
-            losses = self.losses_of(logits, batch)
-        if losses.shape != (size,):
-            raise MisconfigurationException(
-                f"The losses must be one for each of the {size} instances drawn, got the shape {tuple(losses.shape)}: "
-                "use `reduction='none'`, and the mean over anything that is not the batch."
-            )
-        if not self._read_bounds:
-            return [losses, torch.zeros_like(losses)]
-        bounds = self._observed_bounds(len(logits)) if self._observing else self.bounds_of(logits, batch)
-        return None if bounds is None else [losses, bounds]
+        by_logits = self._read_bounds and self._gradients is None
+        targets = self.targets_of(batch) if losses is None or by_logits or labelled else None
+        losses = self.losses_of(logits, targets) if losses is None else _check_losses(losses, size)
+        if by_logits:
+            bounds = self.bounds_of(logits, targets)
+        elif self._gradients is None:
+            bounds = torch.zeros_like(losses)
+        elif (bounds := self._observed_bounds(self._gradients, size)) is None:
+            return None
+        return Observation(losses, bounds, self._labels(batch, targets, size) if labelled else None)
 
-    def losses_of(self, logits: Tensor, batch: Any) -> Tensor:
-        """The loss of each sample of a batch with these logits, (B,), without a gradient."""
-        return self._per_sample_loss(logits, targets_of(batch, self._target_key)).detach()
+    def targets_of(self, batch: Any) -> Any:
+        """The targets of a batch, see :func:`targets_of`."""
+        return targets_of(batch, self._target_key)
 
-    def bounds_of(self, logits: Tensor, batch: Any) -> Tensor:
+    def losses_of(self, logits: Tensor, targets: Any) -> Tensor:
+        """The loss of each sample, see :func:`losses_of`."""
+        return losses_of(self._per_sample_loss, logits, targets)
+
+    def bounds_of(self, logits: Tensor, targets: Any) -> Tensor:
         """The squared gradient bound of each sample of a batch with these logits, (B,), without a gradient.
 
         Raises:
             MisconfigurationException: If a function of the user's gives another shape.
         """
-        targets = targets_of(batch, self._target_key)
         if not callable(self._gradient_bound):
             return squared_gradient_norms(self._per_sample_loss, logits, targets)
         bounds = self._gradient_bound(logits, targets).detach()
@@ -147,17 +157,15 @@ class Observer:
             )
         return bounds
 
-    def recompute(self, batch: Any) -> Tensor:
-        """The logits of a batch by a forward pass of its own, see :func:`recompute_logits`."""
-        return recompute_logits(self._module, batch, None if self.hook is None else self.hook.name)
-
     def labels(self, batch: Any, size: int) -> Tensor | None:
-        """The targets of a batch of `size` if they are class indices, (B,) int64, or None.
+        """The targets of a batch of `size` if they are class indices, (B,) integers, or None.
 
         Raises:
             MisconfigurationException: If the batch has targets of another number.
         """
-        targets = targets_of(batch, self._target_key)
+        return self._labels(batch, self.targets_of(batch), size)
+
+    def _labels(self, batch: Any, targets: Any, size: int) -> Tensor | None:
         if not isinstance(targets, Tensor) or targets.dim() == 0:
             return None
         if len(targets) != size:
@@ -181,7 +189,7 @@ class Observer:
         if self.hook is not None and self.hook.logits is not None:
             return self.hook.logits, losses
         if self._recompute:
-            return self.recompute(batch), losses
+            return recompute_logits(self._module, batch), losses
         raise MisconfigurationException(
             f"`training_step` of {type(self._module).__name__} gave {sorted(found)}, and no logits. Either name the "
             "submodule that gives them, AdaptiveSamplingCallback(logits_from=…), one of "
@@ -190,64 +198,34 @@ class Observer:
             "AdaptiveSamplingCallback(recompute=True)."
         )
 
-    def _observed_bounds(self, size: int) -> Tensor | None:
+    def _observed_bounds(self, gradients: TrainingHook, size: int) -> Tensor | None:
         """Bounds from the gradients that came back; None if there was no backward pass."""
         scale, self._loss_scale = self._loss_scale, None
-        if self._linear is not None:
-            squares, where, mend = self._linear.squared_norms(), "any linear layer, which the strategy", "use another"
-        else:
-            assert self.hook is not None
-            gradient, mend = self.hook.gradient, "name a submodule whose output the loss depends on"
-            where = f"the output of {self.hook.name!r}, which `gradient_bound='autograd'`"
-            squares = None if gradient is None else gradient.flatten(1).to(torch.float64).square().sum(1)
-        if squares is None and scale is not None:
-            raise MisconfigurationException(f"No gradient came back to {where} needs: {mend}.")
+        squares = gradients.squared_norms()
+        if squares is None:
+            if scale is None:
+                return None
+            raise MisconfigurationException(f"No gradient came back to {gradients.nowhere}.")
         # The loss is the mean over the batch: that, too, has scaled what came back.
-        return None if squares is None else squares * (size / (scale or 1.0)) ** 2
+        return squares * (size / (scale or 1.0)) ** 2
 
 
-def recompute_logits(module: LightningModule, batch: Any, name: str | None = None) -> Tensor:
-    """The logits of a batch (inputs, targets) by a forward pass of its own, in evaluation mode.
-
-    Training goes on as if it had not been: no gradient, no batch-norm statistics, and the global random state and the
-    training flags are what they were.
-
-    Args:
-        module: The LightningModule; called on the inputs if it defines `forward`.
-        batch: A pair (inputs, targets).
-        name: The submodule that is called on the inputs otherwise.
+def losses_of(per_sample_loss: PerSample, logits: Tensor, targets: Any) -> Tensor:
+    """The loss of each sample of a batch with these logits, (B,), without a gradient.
 
     Raises:
-        MisconfigurationException: If the batch is not a pair, there is nothing to call, or it does not give a tensor.
+        MisconfigurationException: If the function gives another shape.
     """
-    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+    return _check_losses(per_sample_loss(logits, targets).detach(), len(logits))
+
+
+def _check_losses(losses: Tensor, size: int) -> Tensor:
+    if losses.shape != (size,):
         raise MisconfigurationException(
-            f"A forward pass of its own calls the module on the inputs of a pair (inputs, targets), but the batch is "
-            f"{describe(batch)}: use `logits_from` instead of `recompute`, and a strategy that scores no instances."
+            f"The losses must be one for each of the {size} instances drawn, got the shape {tuple(losses.shape)}: "
+            "use `reduction='none'`, and the mean over anything that is not the batch."
         )
-    called, what = module, f"`forward` of {type(module).__name__}"
-    if type(module).forward is LightningModule.forward:
-        if name is None:
-            raise MisconfigurationException(
-                f"A forward pass of its own calls `forward` of the module, which {type(module).__name__} does not "
-                "define: name the submodule that takes the inputs and gives the logits, `logits_from`."
-            )
-        called, what = module.get_submodule(name), f"`{name}`"
-    training = [part for part in module.modules() if part.training]
-    devices = [module.device] if module.device.type == "cuda" else []
-    module.eval()
-    try:
-        with torch.random.fork_rng(devices), torch.no_grad():
-            logits = called(batch[0])
-    finally:
-        for part in training:
-            part.training = True
-    if not isinstance(logits, Tensor):
-        raise MisconfigurationException(
-            f"A forward pass of its own needs {what} to give the logits, but it gave a {type(logits).__name__}: "
-            "use `logits_from` instead of `recompute`, and a strategy that scores no instances."
-        )
-    return logits
+    return losses
 
 
 TARGET_NAMES = ("targets", "target", "labels", "label", "y")
@@ -260,7 +238,6 @@ def targets_of(batch: Any, key: str | int | None) -> Any:
     Raises:
         MisconfigurationException: If that is not there, or not clear.
     """
-    mend = "name it with `AdaptiveSamplingCallback(target_key=…)`."
     if key is not None:
         try:
             return batch[key]
@@ -274,13 +251,7 @@ def targets_of(batch: Any, key: str | int | None) -> Any:
             return batch[found[0]]
     elif isinstance(batch, (tuple, list)) and len(batch) == 2:
         return batch[1]
-    raise MisconfigurationException(f"Which part of the batch, {describe(batch)}, has the targets? Please {mend}")
-
-
-def describe(batch: Any) -> str:
-    """A batch in a few words, for messages."""
-    if isinstance(batch, Mapping):
-        return f"a mapping with {', '.join(map(repr, batch))}"
-    if isinstance(batch, (tuple, list)):
-        return f"a {type(batch).__name__} of {len(batch)}"
-    return f"a {type(batch).__name__}"
+    raise MisconfigurationException(
+        f"Which part of the batch, {describe(batch)}, has the targets? Please name it with "
+        "`AdaptiveSamplingCallback(target_key=…)`."
+    )

@@ -1,8 +1,4 @@
-"""Scores by forward passes of their own, for strategies that want instances scored or choose among candidates.
-
-The passes are in evaluation mode and without gradients; training goes on as if they had not been: neither batch-norm
-statistics nor any global random state move.
-"""
+"""Scores by forward passes of their own, for strategies that want instances scored or choose among candidates."""
 
 from __future__ import annotations
 
@@ -13,34 +9,33 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lightning_as.data.dataloader import AdaptiveDataLoader, as_it_is
-from lightning_as.plugin.observation import Observer, describe
-from lightning_as.plugin.wiring import find_sampler, gather_rows
+from lightning_as.data.dataloader import as_it_is
+from lightning_as.plugin.forward import ForwardPass, describe
+from lightning_as.plugin.observation import Observer
+from lightning_as.plugin.wiring import find_loader, gather_rows
 from lightning_as.strategies import BatchSelector, Scores
 
 
 class Scorer:
-    """Scores instances of the data set, and candidates, for the strategy of a fit.
+    """Scores instances of the data set, and candidates, for the strategy that a loader's sampler draws by.
 
     Args:
         trainer: The Trainer.
         module: The module whose logits are the scores' source.
         observer: What knows the losses and bounds of logits.
+        logits_from: As in the callback.
     """
 
-    def __init__(self, trainer: Trainer, module: LightningModule, observer: Observer) -> None:
+    def __init__(self, trainer: Trainer, module: LightningModule, observer: Observer, logits_from: str | None) -> None:
         self._trainer = trainer
         self._module = module
         self._observer = observer
-        self._sampler = find_sampler(trainer)
-        loader = trainer.train_dataloader
-        assert isinstance(loader, AdaptiveDataLoader), "find_sampler sees to it"
-        self._loader = loader
+        self._pass = ForwardPass(trainer, module, logits_from)
+        self._loader, self._sampler = find_loader(trainer)
 
     def refresh(self) -> None:
         """Score the instances that the strategy wants scored now, if any."""
@@ -70,7 +65,7 @@ class Scorer:
         if not isinstance(strategy, BatchSelector) or candidates == size:
             return batch
         with isolate_rng():  # the user's hooks may augment
-            scores = self._gather(self._score_batch(self._copy(batch)))
+            scores = self._gather(self._score_batch(self._pass.copy(batch)))
         chosen = []
         for rank in range(sampler.num_replicas):
             part = torch.arange(rank, len(draw.indices), sampler.num_replicas)
@@ -109,31 +104,15 @@ class Scorer:
         rows = gather_rows(self._trainer, list(scores))
         return Scores(*(None if row is None else row.to(torch.float64) for row in rows[:3]), *rows[3:])
 
-    def _copy(self, batch: Any) -> Any:
-        """The batch for the user's hooks and `forward` to change; what is chosen of it goes through them again."""
-        root = self._trainer.strategy.root_device
-        if root.type == "cpu" or _lies_on(batch, root):  # where the transfer copies nothing
-            return copy.deepcopy(batch)
-        hooks = ("on_before_batch_transfer", "on_after_batch_transfer")
-        changed = any(is_overridden(hook, owner) for hook in hooks for owner in self._owners())
-        return copy.deepcopy(batch) if changed else batch
-
-    def _owners(self) -> list[Any]:
-        """Who may have hooks, the first before the second."""
-        return [getattr(self._trainer, "datamodule", None), self._module]
-
     def _score_batch(self, batch: Any) -> Scores:
         """Scores of this process's own batch, as it comes from a loader."""
         reads, observer = self._sampler.strategy.reads, self._observer
-        # What the training loop does with a batch.
-        batch = self._trainer.precision_plugin.convert_input(batch)
-        hook = "on_before_batch_transfer"
-        owner = next((owner for owner in self._owners() if is_overridden(hook, owner)), self._module)
-        batch = self._trainer.strategy.batch_to_device(owner.on_before_batch_transfer(batch, 0))
+        batch = self._pass.ready(batch)
         logits, features = self._forward(batch) if reads - {"inputs"} else (None, None)
+        targets = observer.targets_of(batch) if reads & {"losses", "bounds"} else None
         return Scores(
-            observer.losses_of(logits, batch) if logits is not None and "losses" in reads else None,
-            observer.bounds_of(logits, batch) if logits is not None and "bounds" in reads else None,
+            observer.losses_of(logits, targets) if logits is not None and "losses" in reads else None,
+            observer.bounds_of(logits, targets) if logits is not None and "bounds" in reads else None,
             logits if "logits" in reads else None,
             features,
             self._inputs_of(batch) if "inputs" in reads else None,
@@ -154,8 +133,7 @@ class Scorer:
         linear = [part for part in self._module.modules() if wanted and isinstance(part, nn.Linear)]
         handles = [part.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])) for part in linear]
         try:
-            with self._trainer.precision_plugin.val_step_context():
-                logits = self._observer.recompute(batch)
+            logits = self._pass.logits(batch)
         finally:
             for handle in handles:
                 handle.remove()
@@ -187,14 +165,6 @@ def take_rows(batch: Any, positions: Tensor, size: int) -> Any:
             return type(batch)(batch[at] for at in positions.tolist())
         return type(batch)(take_rows(part, positions, size) for part in batch)
     return batch
-
-
-def _lies_on(batch: Any, device: torch.device) -> bool:
-    """Whether a tensor of a batch, however nested, is on a device."""
-    if isinstance(batch, Tensor):
-        return batch.device == device
-    parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, (list, tuple)) else ()
-    return any(_lies_on(part, device) for part in parts)
 
 
 def _has_rows(part: Any, size: int) -> bool:

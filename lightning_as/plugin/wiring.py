@@ -6,7 +6,7 @@ import math
 import zlib
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
@@ -15,13 +15,8 @@ from torch.utils.data import DataLoader, IterableDataset
 from lightning_as.core.bins import Bins
 from lightning_as.data.batch_sampler import AdaptiveBatchSampler
 from lightning_as.data.dataloader import AdaptiveDataLoader
-from lightning_as.plugin.hooks import submodules
-from lightning_as.strategies import Strategy
 
-WEIGHTS = "importance_weights"
-"""The attribute of modules that use weights themselves."""
-
-_MEND = (
+_REMEDY = (
     "return `AdaptiveDataLoader(dataset, batch_size=…)` from `train_dataloader`, or wrap your DataModule as "
     "`AdaptiveDataModule(datamodule)`."
 )
@@ -37,8 +32,8 @@ def refuse_overfit_batches(trainer: Trainer) -> None:
         )
 
 
-def find_sampler(trainer: Trainer) -> AdaptiveBatchSampler:
-    """The sampler that the training batches will come from.
+def find_loader(trainer: Trainer) -> tuple[AdaptiveDataLoader, AdaptiveBatchSampler]:
+    """The loader and the sampler that the training batches will come from.
 
     Raises:
         MisconfigurationException: If there is none of ours, or it would not be heard.
@@ -57,7 +52,7 @@ def find_sampler(trainer: Trainer) -> AdaptiveBatchSampler:
     if not isinstance(loader, AdaptiveDataLoader) or not isinstance(sampler, AdaptiveBatchSampler):
         raise MisconfigurationException(
             f"The train loader is a {type(loader).__name__} that draws from a {type(sampler).__name__}, which "
-            f"AdaptiveSamplingCallback cannot guide: {_MEND}"
+            f"AdaptiveSamplingCallback cannot guide: {_REMEDY}"
         )
     if sampler.num_replicas != trainer.world_size:
         raise MisconfigurationException(
@@ -65,17 +60,7 @@ def find_sampler(trainer: Trainer) -> AdaptiveBatchSampler:
             f"{trainer.world_size}: leave `num_replicas` out of AdaptiveBatchSampler, and use a strategy on "
             "torch.distributed, such as 'ddp'."
         )
-    return sampler
-
-
-def check_weights_reach(module: LightningModule, strategy: Strategy, weights: str) -> None:
-    """Raise if weights have neither a submodule whose output they could reach nor an attribute of the module."""
-    if not hasattr(module, WEIGHTS):
-        raise MisconfigurationException(
-            f"`weights={weights!r}` of {type(strategy).__name__} cannot reach the loss: name the submodule that gives "
-            f"the logits, `logits_from=…`, one of {submodules(module)}; or give {type(module).__name__} an attribute "
-            f"`{WEIGHTS} = None` and multiply its losses by that; or leave them out, `weights='none'`."
-        )
+    return loader, sampler
 
 
 def validation_metrics(trainer: Trainer) -> dict[str, float] | None:

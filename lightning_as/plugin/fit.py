@@ -1,0 +1,141 @@
+"""One fit: the sampler its batches come from, and all that looks at them on their way."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+
+from lightning_as.core.draw import Draw
+from lightning_as.data.batch_sampler import AdaptiveBatchSampler
+from lightning_as.plugin.observation import Observation, Observer
+from lightning_as.plugin.scoring import Scorer
+from lightning_as.plugin.weights import Weights
+from lightning_as.plugin.wiring import check_labels, find_loader, length_of_training
+from lightning_as.strategies import Strategy
+
+
+class Fit:
+    """What the callback has at work during a fit, made at its start and left at its end.
+
+    Args:
+        trainer: The Trainer.
+        module: The module that is trained.
+        strategy: The method.
+        observer: What finds out about the batches that are trained on; its hooks are on the module already.
+        weights: The weights on their losses.
+        logits_from: As in the callback.
+    """
+
+    sampler: AdaptiveBatchSampler
+    """Where the batches come from. From :meth:`attach` on, and so is the scorer."""
+    _scorer: Scorer | None = None
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        module: LightningModule,
+        strategy: Strategy,
+        observer: Observer,
+        weights: Weights,
+        logits_from: str | None,
+    ) -> None:
+        self.observer = observer
+        self.weights = weights
+        self._trainer = trainer
+        self._module = module
+        self._strategy = strategy
+        self._logits_from = logits_from
+        self._checked = False
+        self._drawn = torch.empty(0, dtype=torch.int64)  # bins of this process's share of the batch that is trained on
+
+    def attach(self, previous: AdaptiveBatchSampler | None, state: dict[str, Any] | None) -> AdaptiveBatchSampler:
+        """Have the batches drawn by the strategy, whichever loader they come from now.
+
+        Args:
+            previous: The sampler that the strategy drew by before. If this is another one of equal bins, it goes on
+                where that one was.
+            state: A sampler's state to go on from instead. Default: none.
+
+        Returns:
+            The sampler.
+
+        Raises:
+            MisconfigurationException: If there is no sampler of ours.
+            ValueError: If the state is of something else.
+        """
+        strategy = self._strategy
+        _, sampler = find_loader(self._trainer)
+        if sampler is not previous or sampler.strategy is not strategy or state is not None:
+            if state is None and previous not in (None, sampler) and torch.equal(previous.bins.tags, sampler.bins.tags):
+                state = previous.state_dict(strategy)
+            sampler.attach(strategy)
+        strategy.plan(*length_of_training(self._trainer))
+        if state is not None:
+            sampler.load_state_dict(state)
+        self._scorer = Scorer(self._trainer, self._module, self.observer, self._logits_from)
+        self._scorer.attach()
+        self.sampler = sampler
+        return sampler
+
+    def refresh(self) -> None:
+        """Score the instances that the strategy wants scored now, if any."""
+        if self._scorer is not None:
+            self._scorer.refresh()
+
+    def begin_batch(self, batch: Any) -> None:
+        """Check the first batch before it is trained on; hand out the weights; watch from now on."""
+        draw = self.sampler.current
+        self._drawn = self.sampler.share(draw.bins)
+        size = len(self._drawn)
+        if not self._checked:
+            self._check_labels(self.observer.labels(batch, size) if self._labelled else None)
+        self._checked = True
+        weights = self.weights.of(draw)
+        weights = self.weights.hand_out(None if weights is None else self.sampler.share(weights))
+        self.observer.arm(size, weights, scale=not self.weights.by_module)
+
+    def observe(self, outputs: Any, batch: Any, look: bool) -> Observation | None:
+        """What is known of the batch that was trained on.
+
+        Args:
+            outputs: What `training_step` returned.
+            batch: The batch.
+            look: Whether to look at the labels, which off the CPU is to wait for them.
+        """
+        observation = self.observer.observe(outputs, batch, len(self._drawn), look and self._labelled)
+        if observation is not None:
+            self._check_labels(observation.labels)
+        return observation
+
+    def end_batch(self) -> None:
+        """Watch no longer; take back the weights; score what the strategy wants scored before the next draw."""
+        self.observer.disarm()
+        self.weights.take_back()
+        self.refresh()
+
+    def figures(self, draw: Draw) -> dict[str, float]:
+        """What is logged of a batch that was drawn, apart from the effective sample size."""
+        figures = self._strategy.metrics() | {"skipped": float(self._strategy.skipped)}
+        weights = self.weights.of(draw)
+        if weights is not None:
+            figures |= {"weight_mean": float(weights.mean()), "weight_max": float(weights.max())}
+        return figures
+
+    def close(self) -> None:
+        """Leave the module and the loader as they were."""
+        self.observer.remove()
+        if self._scorer is not None:
+            self._scorer.detach()
+        self.weights.take_back()
+
+    @property
+    def _labelled(self) -> bool:
+        return self.sampler.bins.labels is not None
+
+    def _check_labels(self, labels: Tensor | None) -> None:
+        """Raise if the bins are classes, and a batch has targets of others than were drawn."""
+        if labels is not None:
+            check_labels(self.sampler.bins, self._drawn, labels)

@@ -1,0 +1,94 @@
+"""Importance weights on their way from a draw to the loss of the batch that was drawn.
+
+An instance drawn with probability r_i instead of 1/N counts w_i = 1 / (N r_i) times; then the expected gradient is that
+of the mean loss over the data set. Thesis, eq. (65).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import Tensor
+
+from lightning_as.core.draw import Draw, Weighting, importance_weights
+from lightning_as.plugin.hooks import submodules
+from lightning_as.strategies import Strategy
+
+ATTRIBUTE = "importance_weights"
+"""The attribute of modules that multiply their losses by the weights themselves."""
+
+
+class Weights:
+    """The weights of the batches of one fit; arguments are those of the callback.
+
+    Args:
+        module: The module that is trained.
+        strategy: What draws the batches.
+        weighting: Which weights.
+        limit: The largest weight of ``"clipped"``.
+        power: The exponent of ``"power"``.
+        scaled: Whether a hook can scale the gradient of the logits, for modules without the attribute.
+
+    Raises:
+        MisconfigurationException: If weights are wanted, and can reach the loss in neither way.
+    """
+
+    def __init__(
+        self,
+        module: LightningModule,
+        strategy: Strategy,
+        weighting: Weighting | Literal["source"],
+        limit: float,
+        power: float,
+        scaled: bool,
+    ) -> None:
+        self._module = module
+        self._strategy = strategy
+        self._weighting: Weighting | Literal["source"] = weighting
+        self._limit = limit
+        self._power = power
+        self._wanted = strategy.weighted if weighting == "source" else weighting != "none"
+        if self._wanted and not scaled and not self.by_module:
+            raise MisconfigurationException(
+                f"`weights={weighting!r}` of {type(strategy).__name__} cannot reach the loss: name the submodule that "
+                f"gives the logits, `logits_from=…`, one of {submodules(module)}; or give {type(module).__name__} an "
+                f"attribute `{ATTRIBUTE} = None` and multiply its losses by that; or leave them out, `weights='none'`."
+            )
+
+    @property
+    def by_module(self) -> bool:
+        """Whether it is up to the module to multiply its losses."""
+        return hasattr(self._module, ATTRIBUTE)
+
+    def of(self, draw: Draw) -> Tensor | None:
+        """The weights of a batch, of all processes, (B,) float64; None for none."""
+        if not self._wanted:
+            return None
+        if self._weighting == "source":  # which may do without them for a while
+            return torch.ones_like(draw.probabilities) if draw.weights is None else draw.weights
+        size = len(self._strategy.bins)
+        return importance_weights(draw.probabilities, size, self._weighting, self._limit, self._power)
+
+    def hand_out(self, weights: Tensor | None) -> Tensor | None:
+        """Give a module that has the attribute the weights of its batch.
+
+        Args:
+            weights: Those of this process's share, (B,); None for none.
+
+        Returns:
+            The same as the loss takes them, float32 on the module's device.
+        """
+        if weights is None:
+            return None
+        weights = weights.to(torch.float32).to(self._module.device)
+        if self.by_module:
+            setattr(self._module, ATTRIBUTE, weights)
+        return weights
+
+    def take_back(self) -> None:
+        """They are of one training batch: validation must not find them."""
+        if self._wanted and self.by_module:
+            setattr(self._module, ATTRIBUTE, None)
