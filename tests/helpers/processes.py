@@ -17,9 +17,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from tests.helpers.tiny import (
-    Recording,
-)
+from lightning_as import Strategy
+from tests.helpers.recording import Recording
 
 
 def within(seconds: float, function: Callable[[], object]) -> str:
@@ -56,10 +55,10 @@ def within(seconds: float, function: Callable[[], object]) -> str:
 
 
 class Report(Callback):
-    """Writes down, in each process, what it drew, trained on and learnt."""
+    """Writes down, in each process, what was trained on and learnt: to `path` with the suffix ``.0.pt`` and so on."""
 
-    def __init__(self, folder: Path, strategy: Recording) -> None:
-        self.folder = folder
+    def __init__(self, path: Path, strategy: Strategy) -> None:
+        self.path = path
         self.strategy = strategy
         self.batches: list[tuple[Tensor, Tensor]] = []
         self.states: list[dict[str, Any]] = []
@@ -73,12 +72,13 @@ class Report(Callback):
         self.states.append(self.strategy.state_dict())
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        draws = [draw for draw, _, _ in self.strategy.told] if isinstance(self.strategy, Recording) else []
         report = {
             "batches": self.batches,
             "states": self.states,
             "gradients": self.gradients,
-            "drawn": [draw.indices for draw, _, _ in self.strategy.told],
-            "probabilities": [draw.probabilities for draw, _, _ in self.strategy.told],
+            "drawn": [draw.indices for draw in draws],
+            "probabilities": [draw.probabilities for draw in draws],
             "weights": pl_module.state_dict(),
         }
-        torch.save(report, self.folder / f"rank{trainer.global_rank}.pt")
+        torch.save(report, self.path.with_suffix(f".{trainer.global_rank}.pt"))

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
-from lightning_as import AdaptiveSampling, Bins, Draw
+from lightning_as import AdaptiveSampling, Draw
 
 
 class Recording(AdaptiveSampling):
-    """Keeps what it was told."""
+    """Keeps what it was told, over all its fits. P moves every third batch, so that an epoch has several of them."""
 
-    def start(self, bins: Bins) -> None:
-        super().start(bins)
+    def __init__(self, beta: int = 3, delta_p: float = 0.5, **options: Any) -> None:
+        super().__init__(beta=beta, delta_p=delta_p, **options)
         self.told: list[tuple[Draw, Tensor, Tensor]] = []
 
     def update(self, draw: Draw, losses: Tensor, bounds: Tensor) -> None:

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import logging
+import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_as import AdaptiveDataModule, AdaptiveSampling, Draw
+from lightning_as import AdaptiveDataModule, AdaptiveSamplingCallback
 from lightning_as.data.image_data import ImageDataModule, ImageDataset
+from tests.helpers.recording import Recording
 
 BATCH, EPOCH = 16, 6  # instances in a batch, batches in an epoch
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    """Standard normal numbers, the same each time."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def tiny_dataset(size: int = BATCH * EPOCH) -> TensorDataset:
@@ -81,21 +90,6 @@ class Tiny(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=self.lr, momentum=0.9)
 
 
-class Recording(AdaptiveSampling):
-    """Keeps what it was told, over all its fits. P moves every third batch, so that an epoch has several laws."""
-
-    def __init__(self, beta: int = 3, delta_p: float = 0.5, **options: Any) -> None:
-        super().__init__(beta=beta, delta_p=delta_p, **options)
-        self.told: list[tuple[Draw, Tensor, Tensor]] = []
-
-    def update(self, draw: Draw, losses: Tensor, bounds: Tensor) -> None:
-        self.told.append((draw, losses.clone(), bounds.clone()))
-        super().update(draw, losses, bounds)
-
-    def indices(self) -> list[list[int]]:
-        return [draw.indices.tolist() for draw, _, _ in self.told]
-
-
 class Watch(Callback):
     """Keeps the batches that were trained on, and the logits of each, by means of its own."""
 
@@ -105,16 +99,16 @@ class Watch(Callback):
         self._logits: Tensor | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage == "fit":
+        if stage == "fit" and hasattr(pl_module, "net"):
             pl_module.get_submodule("net").register_forward_hook(self._see)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.batches.append(batch)
-        assert self._logits is not None
-        self.logits.append(self._logits)
+        if self._logits is not None:
+            self.logits.append(self._logits)
 
-    def _see(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
-        if module.training:
+    def _see(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        if module.training and isinstance(output, Tensor):
             self._logits = output.detach()
 
 
@@ -131,6 +125,57 @@ def tiny_trainer(folder: Path, **options: Any) -> Trainer:
         "default_root_dir": folder,
     }
     return Trainer(**{**defaults, **options})
+
+
+class Fitted(NamedTuple):
+    """What a fit leaves behind."""
+
+    strategy: Any
+    watch: Watch
+    trainer: Trainer
+    module: Any
+    messages: list[str]
+    """Its warnings."""
+
+
+def tiny_fit(
+    folder: Path,
+    sampling: Any = None,
+    make: Callable[[], LightningModule] = Tiny,
+    data: Any = None,
+    ours: dict[str, Any] | None = None,
+    callbacks: tuple[Callback, ...] = (),
+    seed: int = 0,
+    ckpt_path: Any = None,
+    compile: bool = False,
+    **options: Any,
+) -> Fitted:
+    """Fit a module with the callback, a Watch, and options of the Trainer, from a random state of its own.
+
+    Args:
+        folder: For all files.
+        sampling: The method. Default: a new `Recording`.
+        make: Makes the module.
+        data: A DataModule or loader; "own" for what the module has. Default: the tiny data, wrapped.
+        ours: Options of the callback, beside ``logits_from="net"``.
+        callbacks: More callbacks.
+        seed: Of all that is random.
+        ckpt_path: The checkpoint to go on from.
+        compile: Whether the module is compiled.
+        options: Of the Trainer; without validation if nothing is said.
+    """
+    seed_everything(seed, verbose=False)
+    module, strategy, watch = make(), Recording() if sampling is None else sampling, Watch()
+    callback = AdaptiveSamplingCallback(strategy, **{"logits_from": "net", **(ours or {})})
+    saves = any(isinstance(one, Checkpoint) for one in callbacks)
+    defaults = {"enable_checkpointing": saves, "limit_val_batches": 0}
+    trainer = tiny_trainer(folder, callbacks=[callback, watch, *callbacks], **{**defaults, **options})
+    data = AdaptiveDataModule(TinyData()) if data is None else None if isinstance(data, str) else data
+    trained: Any = torch.compile(module, backend="aot_eager") if compile else module
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer.fit(trained, data, ckpt_path=ckpt_path)
+    return Fitted(strategy, watch, trainer, module, [str(one.message) for one in caught])
 
 
 def tell(expected: int, strategy: Recording, watch: Watch) -> None:

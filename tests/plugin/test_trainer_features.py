@@ -4,96 +4,72 @@ from __future__ import annotations
 
 import csv
 import math
-import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch.callbacks
 import pytest
 import torch
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
-from lightning.pytorch.callbacks import (
-    BatchSizeFinder,
-    LearningRateFinder,
-    StochasticWeightAveraging,
-)
+from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch.callbacks import StochasticWeightAveraging
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.tuner.tuning import Tuner
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 from torch.nn.functional import cross_entropy
-from torch.utils.data import DataLoader
 
 from lightning_as import AdaptiveDataLoader, AdaptiveDataModule, AdaptiveSamplingCallback
 from tests.helpers.tiny import (
     BATCH,
     EPOCH,
-    Recording,
+    Fitted,
     Tiny,
     TinyData,
-    Watch,
     differences,
     make_data,
     tell,
-    tiny_dataset,
+    tiny_fit,
     tiny_trainer,
 )
-from tests.helpers.versions import FINDER_SHORTENS_THE_FIT
+
+pytestmark = pytest.mark.filterwarnings("ignore:::lightning")
+KINDS = pytest.mark.parametrize("kind", ["wrapped", "ready"])
 
 
 @pytest.fixture
-def fit(tmp_path: Path) -> Callable[..., tuple[Recording, Watch, Trainer]]:
-    """Fit a module with the callback and the options of the Trainer."""
-
-    def fit(
-        make: Callable[[], LightningModule] = Tiny,
-        data: LightningDataModule | None = None,
-        strategy: Recording | None = None,
-        callbacks: tuple[Callback, ...] = (),
-        compile: bool = False,
-        gradient_bound: Any = None,
-        **options: Any,
-    ) -> tuple[Recording, Watch, Trainer]:
-        seed_everything(0, verbose=False)
-        module = make()
-        strategy, watch = Recording() if strategy is None else strategy, Watch()
-        ours = AdaptiveSamplingCallback(strategy, logits_from="net", gradient_bound=gradient_bound)
-        trainer = tiny_trainer(tmp_path, callbacks=[ours, watch, *callbacks], **{"limit_val_batches": 0, **options})
-        data = AdaptiveDataModule(TinyData()) if data is None else data
-        trained: Any = torch.compile(module, backend="aot_eager") if compile else module
-        trainer.fit(trained, datamodule=data)
-        return strategy, watch, trainer
-
-    return fit
+def fit(tmp_path: Path) -> Callable[..., Fitted]:
+    return partial(tiny_fit, tmp_path)
 
 
-Fit = Callable[..., tuple[Recording, Watch, Trainer]]
-pytestmark = pytest.mark.filterwarnings("ignore:::lightning")
+Fit = Callable[..., Fitted]
+BARE = {"enable_checkpointing": None, "logger": None, "enable_progress_bar": None, "enable_model_summary": None}
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("loading", "options", "trained", "steps"),
     [
-        {},
-        {"accumulate_grad_batches": 4},
-        {"gradient_clip_val": 0.01},
-        {"gradient_clip_val": 0.01, "gradient_clip_algorithm": "value"},
-        {"precision": "bf16-mixed"},
-        {"precision": "64-true"},
-        {"compile": True},
-        {"compile": True, "accumulate_grad_batches": 2, "precision": "bf16-mixed"},
-        {"limit_val_batches": 1.0},
-        {"limit_val_batches": 2, "val_check_interval": 2, "num_sanity_val_steps": 2},
-        {"detect_anomaly": True},
-        {"profiler": "simple"},
+        ({}, {"accumulate_grad_batches": 4, "gradient_clip_val": 0.01}, 12, 4),
+        ({}, {"precision": "bf16-mixed", "compile": True, "accumulate_grad_batches": 2}, 12, 6),
+        ({}, {"precision": "64-true", "detect_anomaly": True, "profiler": "simple"}, 12, 12),
+        ({}, {"limit_val_batches": 2, "val_check_interval": 2, "num_sanity_val_steps": 2}, 12, 12),
+        ({}, {"barebones": True, **BARE}, 12, 12),
+        ({"num_workers": 2}, {"fast_dev_run": 3}, 3, 3),
+        ({"num_workers": 2, "persistent_workers": True}, {"limit_train_batches": 4}, 8, 8),
+        pytest.param({"num_workers": 1, "multiprocessing_context": "spawn"}, {}, 12, 12, marks=pytest.mark.slow),
     ],
     ids=str,
 )
-def test_every_trained_batch_is_one_update_with_its_own_losses(fit: Fit, options: dict[str, Any]):
-    strategy, watch, trainer = fit(max_epochs=2, **options)
-    tell(2 * EPOCH, strategy, watch)
-    assert trainer.global_step == math.ceil(EPOCH / options.get("accumulate_grad_batches", 1)) * 2
+def test_every_trained_batch_is_one_update_with_its_own_losses(
+    fit: Fit, loading: dict[str, Any], options: dict[str, Any], trained: int, steps: int
+):
+    data = AdaptiveDataModule(TinyData(**loading))
+    strategy, watch, trainer, module, messages = fit(data=data, max_epochs=2, **options)
+    tell(trained, strategy, watch)
+    assert trainer.global_step == steps
+    assert list(module.net._forward_hooks.values()) == [watch._see]  # nothing of ours is left
+    assert not [message for message in messages if "barebones" in options and "log" in message]
 
 
 class Manual(Tiny):
@@ -112,301 +88,17 @@ class Manual(Tiny):
             optimizer.step()
 
 
-class ManualWithLoss(Manual):
-    def training_step(self, batch: Any, batch_idx: int) -> Any:
-        super().training_step(batch, batch_idx)
-        return {"loss": torch.tensor(0.0)}
-
-
-@pytest.mark.parametrize("module", [Manual, ManualWithLoss])
-def test_manual_optimization_updates_on_every_batch_whatever_the_step_returns(fit: Fit, module: type[Tiny]):
-    strategy, watch, trainer = fit(module, max_epochs=2)
-    assert trainer.global_step == 2 * 2 * EPOCH
-    tell(2 * EPOCH, strategy, watch)
-
-
 class ByLBFGS(Tiny):
+    """Its optimizer repeats the step."""
+
     def configure_optimizers(self) -> Any:
-        self.calls = 0
         return torch.optim.LBFGS(self.parameters(), lr=0.1, max_iter=4)
-
-    def training_step(self, batch: Any, batch_idx: int) -> Any:
-        self.calls += 1
-        return super().training_step(batch, batch_idx)
-
-
-def test_an_optimizer_that_repeats_its_closure_gives_one_update_per_batch(fit: Fit):
-    module = ByLBFGS()
-    strategy, watch, _ = fit(lambda: module)
-    assert module.calls >= 3 * EPOCH
-    tell(EPOCH, strategy, watch)
 
 
 class WithBatchNorm(Tiny):
     def __init__(self) -> None:
         super().__init__()
         self.net.insert(1, nn.BatchNorm1d(16))
-
-
-def test_averages_of_the_weights_leave_the_batches_and_the_losses_alone(fit: Fit):
-    alone, _, _ = fit(max_epochs=3)
-    averaging = getattr(lightning.pytorch.callbacks, "EMAWeightAveraging", None)
-    if averaging is None:
-        pytest.skip("this Lightning has no EMAWeightAveraging")
-    strategy, watch, _ = fit(max_epochs=3, callbacks=(averaging(),), limit_val_batches=1.0)
-    tell(3 * EPOCH, strategy, watch)
-    assert strategy.indices() == alone.indices()
-    strategy, watch, _ = fit(max_epochs=3, callbacks=(StochasticWeightAveraging(swa_lrs=0.05, swa_epoch_start=1),))
-    tell(3 * EPOCH, strategy, watch)
-    assert strategy.indices()[:EPOCH] == alone.indices()[:EPOCH]
-
-
-def test_the_extra_epoch_of_swa_for_batch_norm_stays_in_step(fit: Fit):
-    averaging = StochasticWeightAveraging(swa_lrs=0.05, swa_epoch_start=1)
-    strategy, watch, _ = fit(WithBatchNorm, max_epochs=3, callbacks=(averaging,))
-    tell(4 * EPOCH, strategy, watch)
-
-
-def test_gradients_of_the_backward_pass_are_not_missed_where_swa_makes_none(fit: Fit):
-    averaging = StochasticWeightAveraging(swa_lrs=0.05, swa_epoch_start=1)
-    strategy, _, _ = fit(WithBatchNorm, max_epochs=3, callbacks=(averaging,), gradient_bound="autograd")
-    assert len(strategy.told) >= 3 * EPOCH
-
-
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_limit_train_batches_stays_in_step(fit: Fit, num_workers: int):
-    data = AdaptiveDataModule(TinyData(num_workers=num_workers))
-    strategy, watch, _ = fit(data=data, limit_train_batches=4, max_epochs=3)
-    tell(3 * 4, strategy, watch)
-
-
-@pytest.mark.parametrize("num_workers", [0, 2])
-@pytest.mark.parametrize("options", [{}, {"limit_train_batches": 4}], ids=str)
-def test_a_loader_made_anew_each_epoch_is_followed(fit: Fit, num_workers: int, options: dict[str, Any]):
-    made: list[AdaptiveDataLoader] = []
-
-    class Counting(AdaptiveDataModule):
-        def train_dataloader(self) -> AdaptiveDataLoader:
-            made.append(super().train_dataloader())
-            return made[-1]
-
-    def run(**more: Any) -> tuple[Recording, Watch]:
-        strategy, watch, _ = fit(data=Counting(TinyData(num_workers=num_workers)), max_epochs=3, **options, **more)
-        return strategy, watch
-
-    kept, _ = run()
-    assert len(made) == 1
-    strategy, watch = run(reload_dataloaders_every_n_epochs=1)
-    assert len(made) == 1 + 3
-    tell(3 * options.get("limit_train_batches", EPOCH), strategy, watch)
-    assert strategy.indices() == kept.indices()
-    assert torch.equal(strategy.probabilities(), kept.probabilities())
-
-
-def again(trainer: Trainer, folder: Path, *more: Callback, **options: Any) -> Trainer:
-    """Another Trainer with the same callbacks, and more."""
-    callbacks: list[Callback] = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
-    return tiny_trainer(folder, callbacks=[*callbacks, *more], **{"limit_val_batches": 0, **options})
-
-
-def state_of(trainer: Trainer) -> dict[str, Any]:
-    """The state that the callback would save."""
-    (callback,) = (one for one in trainer.callbacks if isinstance(one, AdaptiveSamplingCallback))  # pyright: ignore
-    return callback.state_dict()
-
-
-def test_the_state_in_the_comparisons_here_has_what_they_are_about(fit: Fit):
-    _, _, short = fit(limit_train_batches=2)
-    _, _, longer = fit(limit_train_batches=3)
-    found = differences(state_of(short), state_of(longer))
-    assert {".sampler.generator", ".sampler.strategy_state.over_bins.age"} <= set(found)
-    assert any("inside" in path for path in found)
-    assert differences(state_of(short), state_of(short)) == []
-
-
-KINDS = pytest.mark.parametrize("kind", ["wrapped", "ready"])
-
-
-@KINDS
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_the_learning_rate_finder_leaves_no_trace(fit: Fit, tmp_path: Path, kind: str, num_workers: int):
-    def fit_twice(find: bool) -> tuple[Recording, Watch]:
-        data = make_data(kind, num_workers)
-        strategy, watch, first = fit(data=data)
-        module = Tiny()
-        if find:
-            before, updates = state_of(first), len(strategy.told)
-            trainer = again(first, tmp_path)
-            Tuner(trainer).lr_find(module, datamodule=data, num_training=8, update_attr=False)
-            assert differences(state_of(trainer), before) == []
-            assert len(strategy.told) == updates
-            assert not any(one != watch._see for one in module.net._forward_hooks.values())
-        seed_everything(0, verbose=False)
-        again(first, tmp_path).fit(Tiny(), datamodule=data)
-        return strategy, watch
-
-    without, _ = fit_twice(False)
-    strategy, watch = fit_twice(True)
-    tell(2 * EPOCH, strategy, watch)
-    assert strategy.indices() == without.indices()
-
-
-@KINDS
-@pytest.mark.parametrize("mode", ["power", "binsearch"])
-def test_the_batch_size_finder_leaves_no_trace_but_the_batch_size(fit: Fit, tmp_path: Path, kind: str, mode: str):
-    data = make_data(kind)
-    strategy, watch, first = fit(data=data)
-    before, updates = state_of(first), len(strategy.told)
-    trainer = again(first, tmp_path)
-    Tuner(trainer).scale_batch_size(Tiny(), datamodule=data, mode=mode, max_trials=3, init_val=3, steps_per_trial=2)
-    assert differences(state_of(trainer), before) == []
-    assert len(strategy.told) == updates
-    assert data.batch_size != BATCH
-    again(first, tmp_path).fit(Tiny(), datamodule=data)
-    steps = BATCH * EPOCH // data.batch_size
-    assert len(strategy.told) == updates + steps == len(watch.batches)
-    assert {len(indices) for indices in strategy.indices()[updates:]} == {data.batch_size}
-
-
-@KINDS
-@pytest.mark.parametrize(
-    "finder", [LearningRateFinder(num_training_steps=4), BatchSizeFinder(init_val=8, max_trials=2)]
-)
-def test_a_finder_that_is_a_callback_goes_before_the_fit(fit: Fit, kind: str, finder: Callback):
-    strategy, watch, trainer = fit(data=make_data(kind), callbacks=(finder,))
-    assert len(strategy.told) == len(watch.batches) == trainer.global_step
-    assert trainer.global_step == trainer.num_training_batches or FINDER_SHORTENS_THE_FIT
-    features, _ = tiny_dataset().tensors
-    for draw, (x, _) in zip(strategy.indices(), watch.batches, strict=True):
-        assert torch.equal(x, features[draw])
-
-
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_fast_dev_run(fit: Fit, num_workers: int):
-    data = AdaptiveDataModule(TinyData(num_workers=num_workers))
-    tell(1, *fit(data=data, fast_dev_run=True)[:2])
-    tell(3, *fit(data=data, fast_dev_run=3)[:2])
-
-
-def test_barebones_trains_as_ever_and_logs_nothing(fit: Fit):
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        bare = {"enable_checkpointing": None, "logger": None, "enable_progress_bar": None, "enable_model_summary": None}
-        strategy, watch, _ = fit(barebones=True, max_epochs=2, **bare)
-    tell(2 * EPOCH, strategy, watch)
-    assert not [str(one.message) for one in caught if "log" in str(one.message)]
-    assert strategy.indices() == fit(max_epochs=2)[0].indices()
-
-
-def save(trainer: Trainer, folder: Path) -> str:
-    trainer.save_checkpoint(folder / "saved.ckpt")
-    return str(folder / "saved.ckpt")
-
-
-@KINDS
-def test_validation_between_two_fits_of_one_trainer_changes_nothing(fit: Fit, kind: str):
-    class Going:
-        """Two fits of one Trainer, one epoch each."""
-
-        def __init__(self, validate: bool) -> None:
-            data = make_data(kind)
-            self.strategy, self.watch, trainer = fit(data=data)
-            module = trainer.lightning_module
-            if validate:
-                before = state_of(trainer)
-                trainer.limit_val_batches = 1.0
-                trainer.validate(module, datamodule=data, verbose=False)
-                assert differences(state_of(trainer), before) == []
-            trainer.fit_loop.max_epochs = 2
-            trainer.fit(module, datamodule=data)
-
-    alone, validated = Going(False), Going(True)
-    tell(2 * EPOCH, validated.strategy, validated.watch)
-    assert validated.strategy.indices() == alone.strategy.indices()
-
-
-def test_a_checkpoint_is_tested_by_a_fresh_trainer_with_and_without_the_callback(fit: Fit, tmp_path: Path):
-    strategy, _, trainer = fit()
-    law = strategy.probabilities()
-    path = save(trainer, tmp_path)
-    expected = trainer.test(trainer.lightning_module, DataLoader(tiny_dataset(), BATCH), verbose=False)
-
-    class Testing(TinyData):
-        def test_dataloader(self) -> DataLoader[Any]:
-            return self.val_dataloader()
-
-    for callbacks in ([], [AdaptiveSamplingCallback(logits_from="net")]):
-        fresh = tiny_trainer(tmp_path, callbacks=callbacks)
-        assert fresh.test(Tiny(), datamodule=AdaptiveDataModule(Testing()), ckpt_path=path, verbose=False) == expected
-    assert torch.equal(strategy.probabilities(), law)
-
-
-@KINDS
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_two_fits_of_one_datamodule_with_one_callback_are_as_one_long_fit(
-    fit: Fit, tmp_path: Path, kind: str, num_workers: int
-):
-    class Plain(Tiny):
-        """Without momentum, which a new optimizer would not have."""
-
-        def configure_optimizers(self) -> Any:
-            return torch.optim.SGD(self.parameters(), lr=0.1)
-
-    whole, _, _ = fit(Plain, make_data(kind, num_workers), max_epochs=2)
-    data = make_data(kind, num_workers)
-    strategy, watch, first = fit(Plain, data)
-    again(first, tmp_path).fit(first.lightning_module, datamodule=data)
-    tell(2 * EPOCH, strategy, watch)
-    assert strategy.indices() == whole.indices()
-    assert torch.equal(strategy.probabilities(), whole.probabilities())
-
-
-class Keeping(AdaptiveDataModule):
-    """Gives the same loader in every fit."""
-
-    kept: AdaptiveDataLoader | None = None
-
-    def train_dataloader(self) -> AdaptiveDataLoader:
-        self.kept = self.kept or super().train_dataloader()
-        return self.kept
-
-
-@pytest.mark.parametrize("num_workers", [0, 2])
-@pytest.mark.parametrize("kind", ["wrapped", "ready", "kept"])
-def test_a_fit_after_one_that_ended_amid_an_epoch_begins_with_a_whole_epoch(
-    fit: Fit, tmp_path: Path, kind: str, num_workers: int
-):
-    data = Keeping(TinyData(num_workers=num_workers)) if kind == "kept" else make_data(kind, num_workers)
-    strategy, watch, first = fit(data=data, max_steps=4, max_epochs=-1)
-    assert len(strategy.told) == 4
-    validated: list[int] = []
-
-    class Validated(Callback):
-        def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-            validated.append(trainer.global_step)
-
-    last = again(first, tmp_path, Validated(), num_sanity_val_steps=0, max_epochs=2, limit_val_batches=1)
-    last.fit(Tiny(), datamodule=data)
-    tell(4 + 2 * EPOCH, strategy, watch)
-    assert validated == [EPOCH, 2 * EPOCH]
-
-
-class Skipping(Tiny):
-    """Skips every third batch, as Lightning allows."""
-
-    def training_step(self, batch: Any, batch_idx: int) -> Any:
-        loss = super().training_step(batch, batch_idx)
-        return None if batch_idx % 3 == 1 else loss
-
-
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_a_batch_that_the_step_skips_is_no_update_and_the_others_stay_in_step(fit: Fit, num_workers: int):
-    data = AdaptiveDataModule(TinyData(num_workers=num_workers))
-    strategy, watch, _ = fit(Skipping, data, max_epochs=2)
-    assert len(watch.batches) == 2 * EPOCH
-    trained = [at for at in range(2 * EPOCH) if at % EPOCH % 3 != 1]
-    watch.batches, watch.logits = [watch.batches[at] for at in trained], [watch.logits[at] for at in trained]
-    tell(2 * (EPOCH - 2), strategy, watch)
 
 
 class Leaving(Tiny):
@@ -416,44 +108,182 @@ class Leaving(Tiny):
         return -1 if batch_idx == 3 else None
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
-@pytest.mark.parametrize("options", [{}, {"reload_dataloaders_every_n_epochs": 1}], ids=str)
-def test_an_epoch_that_the_module_leaves_early_does_not_shift_the_next(
-    fit: Fit, num_workers: int, options: dict[str, Any]
+SWA = partial(StochasticWeightAveraging, swa_lrs=0.05, swa_epoch_start=1)
+EMA = getattr(lightning.pytorch.callbacks, "EMAWeightAveraging", None)
+
+
+@pytest.mark.parametrize(
+    ("make", "averaging", "options", "trained"),
+    [
+        (Manual, None, {}, 3 * EPOCH),
+        (ByLBFGS, None, {}, 3 * EPOCH),
+        (Leaving, None, {"limit_val_batches": 1.0}, 3 * 3),
+        (Leaving, None, {"reload_dataloaders_every_n_epochs": 1}, 3 * 3),
+        (Tiny, SWA, {}, 3 * EPOCH),
+        (WithBatchNorm, SWA, {}, 4 * EPOCH),  # an extra epoch for the sake of batch norm
+        pytest.param(Tiny, EMA, {}, 3 * EPOCH, marks=pytest.mark.skipif(EMA is None, reason="this Lightning has none")),
+    ],
+)
+def test_unusual_modules_and_averages_stay_in_step(
+    fit: Fit, make: type[Tiny], averaging: Any, options: dict[str, Any], trained: int
 ):
-    data = AdaptiveDataModule(TinyData(num_workers=num_workers))
-    strategy, watch, _ = fit(Leaving, data, max_epochs=3, limit_val_batches=1.0, **options)
-    tell(3 * 3, strategy, watch)
+    data = AdaptiveDataModule(TinyData(num_workers=2 if make is Leaving else 0))
+    callbacks = () if averaging is None else (averaging(),)
+    strategy, watch, *_ = fit(make=make, data=data, callbacks=callbacks, max_epochs=3, **options)
+    tell(trained, strategy, watch)
+
+
+def test_gradients_of_the_backward_pass_are_not_missed_where_swa_makes_none(fit: Fit):
+    ours = {"gradient_bound": "autograd"}
+    assert len(fit(make=WithBatchNorm, max_epochs=3, callbacks=(SWA(),), ours=ours).strategy.told) >= 3 * EPOCH
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_batch_that_the_step_skips_is_no_update_and_the_others_stay_in_step(fit: Fit, num_workers: int):
+    class Skipping(Tiny):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            loss = super().training_step(batch, batch_idx)
+            return None if batch_idx % 3 == 1 else loss
+
+    strategy, watch, *_ = fit(make=Skipping, data=AdaptiveDataModule(TinyData(num_workers=num_workers)), max_epochs=2)
+    assert len(watch.batches) == 2 * EPOCH
+    trained = [at for at in range(2 * EPOCH) if at % EPOCH % 3 != 1]
+    watch.batches, watch.logits = [watch.batches[at] for at in trained], [watch.logits[at] for at in trained]
+    tell(2 * (EPOCH - 2), strategy, watch)
+
+
+class Made(AdaptiveDataModule):
+    """Counts its loaders, or keeps the first for all fits."""
+
+    def __init__(self, keep: bool = False, num_workers: int = 0) -> None:
+        super().__init__(TinyData(num_workers=num_workers))
+        self.keep = keep
+        self.made: list[AdaptiveDataLoader] = []
+
+    def train_dataloader(self) -> AdaptiveDataLoader:
+        if not (self.keep and self.made):
+            self.made.append(super().train_dataloader())
+        return self.made[-1]
+
+
+@pytest.mark.parametrize(("num_workers", "limit"), [(0, EPOCH), (2, 4)])
+def test_a_loader_made_anew_each_epoch_is_followed(fit: Fit, num_workers: int, limit: int):
+    options = {"max_epochs": 3, "limit_train_batches": limit}
+    kept = fit(data=Made(num_workers=num_workers), **options).strategy
+    data = Made(num_workers=num_workers)
+    strategy, watch, *_ = fit(data=data, reload_dataloaders_every_n_epochs=1, **options)
+    assert len(data.made) == 3
+    tell(3 * limit, strategy, watch)
+    assert strategy.indices() == kept.indices()
+    assert torch.equal(strategy.probabilities(), kept.probabilities())
+
+
+def again(fitted: Fitted, folder: Path, *more: Callback, **options: Any) -> Trainer:
+    """Another Trainer with the same callbacks, and more."""
+    callbacks: Any = fitted.trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
+    return tiny_trainer(folder, callbacks=[*callbacks, *more], **{"limit_val_batches": 0, **options})
+
+
+def state_of(fitted: Fitted) -> dict[str, Any]:
+    """The state that the callback would save, which changes with every batch."""
+    return fitted.trainer.callbacks[0].state_dict()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@KINDS
+def test_the_learning_rate_finder_leaves_no_trace(fit: Fit, tmp_path: Path, kind: str):
+    runs = []
+    for find in (False, True):
+        data = make_data(kind, num_workers=2)
+        first = fit(data=data)
+        before, module = state_of(first), Tiny()
+        if find:
+            options: Any = {"num_training": 8, "update_attr": False}
+            Tuner(again(first, tmp_path)).lr_find(module, datamodule=data, **options)
+            assert differences(state_of(first), before) == []
+            assert len(first.strategy.told) == EPOCH
+        seed_everything(0, verbose=False)
+        again(first, tmp_path).fit(Tiny(), datamodule=data)
+        assert len(differences(state_of(first), before)) > 1
+        runs.append(first.strategy.indices())
+    assert runs[0] == runs[1]
+    assert len(runs[0]) == 2 * EPOCH
+
+
+@KINDS
+@pytest.mark.parametrize("mode", ["power", "binsearch"])
+def test_the_batch_size_finder_leaves_no_trace_but_the_batch_size(fit: Fit, tmp_path: Path, kind: str, mode: str):
+    data = make_data(kind)
+    first = fit(data=data)
+    before, options = state_of(first), {"mode": mode, "max_trials": 3, "init_val": 3, "steps_per_trial": 2}
+    Tuner(again(first, tmp_path)).scale_batch_size(Tiny(), datamodule=data, **options)
+    assert differences(state_of(first), before) == []
+    assert len(first.strategy.told) == EPOCH
+    assert data.batch_size != BATCH
+    again(first, tmp_path).fit(Tiny(), datamodule=data)
+    assert len(first.strategy.told) == EPOCH + BATCH * EPOCH // data.batch_size == len(first.watch.batches)
+    assert {len(indices) for indices in first.strategy.indices()[EPOCH:]} == {data.batch_size}
+
+
+@pytest.mark.parametrize(("kind", "num_workers"), [("wrapped", 2), ("ready", 0)])
+def test_two_fits_with_a_validation_between_them_are_as_one_long_fit(
+    fit: Fit, tmp_path: Path, kind: str, num_workers: int
+):
+    class Plain(Tiny):
+        """Without momentum, which a new optimizer would not have."""
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    whole = fit(make=Plain, data=make_data(kind, num_workers), max_epochs=2).strategy
+    data = make_data(kind, num_workers)
+    first = fit(make=Plain, data=data)
+    before = state_of(first)
+    first.trainer.limit_val_batches = 1.0
+    first.trainer.validate(first.module, datamodule=data, verbose=False)
+    assert differences(state_of(first), before) == []
+    again(first, tmp_path).fit(first.module, datamodule=data)
+    tell(2 * EPOCH, first.strategy, first.watch)
+    assert first.strategy.indices() == whole.indices()
+    assert torch.equal(first.strategy.probabilities(), whole.probabilities())
+
+
+@pytest.mark.parametrize(("kind", "num_workers"), [("wrapped", 2), ("ready", 2), ("kept", 0), ("kept", 2)])
+def test_a_fit_after_one_that_ended_amid_an_epoch_begins_with_a_whole_epoch(
+    fit: Fit, tmp_path: Path, kind: str, num_workers: int
+):
+    class Validated(Callback):
+        steps: list[int] = []  # noqa: RUF012
+
+        def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
+            self.steps.append(trainer.global_step)
+
+    data = Made(True, num_workers) if kind == "kept" else make_data(kind, num_workers)
+    first = fit(data=data, max_steps=4, max_epochs=-1)
+    assert len(first.strategy.told) == 4
+    options = {"num_sanity_val_steps": 0, "max_epochs": 2, "limit_val_batches": 1}
+    again(first, tmp_path, Validated(), **options).fit(Tiny(), datamodule=data)
+    tell(4 + 2 * EPOCH, first.strategy, first.watch)
+    assert Validated.steps == [EPOCH, 2 * EPOCH]
 
 
 class Robust(Tiny):
     """Leaves the losses that are not finite out of the mean, and so out of the gradient."""
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
-        x, y = batch
-        losses = cross_entropy(self.net(x), y, reduction="none")
+        losses = cross_entropy(self.net(batch[0]), batch[1], reduction="none")
         return losses.where(losses.isfinite(), torch.zeros(())).mean()
 
 
-class Poisoned(TinyData):
-    """Some of its instances have no finite loss."""
-
-    def __init__(self, value: float) -> None:
-        super().__init__()
-        self.dataset.tensors[0][::7] = value
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("module", [Robust, Tiny])
+@pytest.mark.parametrize(("module", "value"), [(Robust, math.nan), (Robust, -math.inf), (Tiny, math.inf)])
 def test_losses_that_are_not_finite_are_skipped_and_logged(fit: Fit, tmp_path: Path, value: float, module: type[Tiny]):
-    logger = CSVLogger(tmp_path)
-    data = AdaptiveDataModule(Poisoned(value))
-    strategy, watch, _ = fit(module, data, max_epochs=3, logger=logger, log_every_n_steps=1)
-    law = strategy.probabilities()
-    assert bool(law.isfinite().all())
-    assert bool((law >= 0).all())
-    torch.testing.assert_close(float(law.sum()), 1.0)
-    assert len(strategy.told) == len(watch.batches) == 3 * EPOCH
+    logger, data = CSVLogger(tmp_path), TinyData()
+    data.dataset.tensors[0][::7] = value
+    options = {"max_epochs": 3, "logger": logger, "log_every_n_steps": 1}
+    strategy = fit(make=module, data=AdaptiveDataModule(data), **options).strategy
+    present = strategy.probabilities()
+    assert bool((present >= 0).all())
+    torch.testing.assert_close(float(present.sum()), 1.0)
+    assert len(strategy.told) == 3 * EPOCH
     skipped = sum(int((~losses.isfinite()).sum()) for _, losses, _ in strategy.told)
     assert strategy.skipped >= skipped > 0
     with (Path(logger.log_dir) / "metrics.csv").open() as file:
@@ -462,32 +292,17 @@ def test_losses_that_are_not_finite_are_skipped_and_logged(fit: Fit, tmp_path: P
     assert float(logged[-1]) == strategy.skipped
 
 
-@pytest.mark.parametrize("context", ["fork", "spawn"])
-def test_workers_may_be_started_either_way(fit: Fit, context: str):
-    options = {"num_workers": 1, "multiprocessing_context": context, "persistent_workers": True}
-    strategy, watch, _ = fit(data=AdaptiveDataModule(TinyData(**options)), max_epochs=2)
-    tell(2 * EPOCH, strategy, watch)
-
-
-def test_two_callbacks_are_refused(fit: Fit):
-    with pytest.raises(RuntimeError, match="more than one stateful callback of type `AdaptiveSamplingCallback`"):
-        fit(callbacks=(AdaptiveSamplingCallback(logits_from="net"),))
-
-
-@pytest.mark.parametrize("overfit", [2, 0.5])
-def test_overfit_batches_is_refused(fit: Fit, overfit: float):
-    with pytest.raises(MisconfigurationException, match=f"`overfit_batches={overfit}` replaces the sampler"):
-        fit(overfit_batches=overfit)
-
-
-def test_nothing_is_left_on_the_module(fit: Fit):
+def test_what_does_not_go_together_is_refused_and_nothing_is_left_on_the_module(fit: Fit):
     class Failing(Tiny):
         def training_step(self, batch: Any, batch_idx: int) -> Any:
             raise ValueError("a user's bug")
 
-    watch, trainer = fit()[1:]
-    assert list(trainer.lightning_module.get_submodule("net")._forward_hooks.values()) == [watch._see]
+    with pytest.raises(RuntimeError, match="more than one stateful callback of type `AdaptiveSamplingCallback`"):
+        fit(callbacks=(AdaptiveSamplingCallback(logits_from="net"),))
+    for overfit in (2, 0.5):
+        with pytest.raises(MisconfigurationException, match=f"`overfit_batches={overfit}` replaces the sampler"):
+            fit(overfit_batches=overfit)
     failing = Failing()
     with pytest.raises(ValueError, match="a user's bug"):
-        fit(lambda: failing)
+        fit(make=lambda: failing)
     assert len(failing.net._forward_hooks) == 1
