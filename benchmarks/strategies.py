@@ -46,20 +46,25 @@ FIELDS = ("data", "strategy", "seed", "step", "seconds", "training_cost", "test_
 TIMES = ("strategy", "ratio", "uniform_ms")
 IMBALANCE = [0.01] * 5 + [1.0] * 5
 CHECKS = 2  # evaluations per epoch
-OTHERS = {"UniformWithReplacement": "uniform_with_replacement", "annex": "annex", "robust": "robust"}
+STUDIES = Path(__file__).parent.parent / "thesis" / "configs"
 
 
-def names() -> dict[str, str]:
-    """Presets by the name of what they train with."""
-    return {card.name: card.preset for card in cards()} | OTHERS
+def presets() -> dict[str, Path]:
+    """Presets by the name of what they train with; "UniformWithReplacement" takes an option beside."""
+    methods = {card.name: PRESETS / f"{card.preset}.yaml" for card in cards()}
+    variants = {name: STUDIES / f"{name}.yaml" for name in ("annex", "robust")}
+    return methods | {"UniformWithReplacement": methods["Uniform"]} | variants
 
 
 def made(name: str, seed: int, imbalanced: bool, **options: int) -> tuple[Trainer, LightningModule, MNISTDataModule]:
     """A training with the strategy of a preset; all else is the same for all."""
-    config, preset = (yaml.safe_load((PRESETS / f"{p}.yaml").read_text()) for p in ("adadelta_256", names()[name]))
+    config, preset = (yaml.safe_load(path.read_text()) for path in (PRESETS / "default.yaml", presets()[name]))
     callbacks = preset["trainer"]["callbacks"]
+    strategy = callbacks[0]["init_args"]["strategy"]
     if name == "RHOLoss":
-        callbacks[0]["init_args"]["strategy"]["init_args"]["irreducible_losses"] = irreducible(imbalanced)
+        strategy["init_args"]["irreducible_losses"] = irreducible(imbalanced)
+    if name == "UniformWithReplacement":
+        strategy["init_args"] = {"replacement": True}
     config["data"]["init_args"]["imbalance"] = IMBALANCE if imbalanced else None
     quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
     config["trainer"] |= {"callbacks": callbacks, "limit_val_batches": 0, **quiet, **options}
@@ -263,7 +268,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--data", nargs="+", choices=["full", "imbalanced"], default=["full", "imbalanced"])
     parser.add_argument(
-        "--only", nargs="+", choices=sorted(names()), default=sorted(names(), key=lambda n: n != "Uniform")
+        "--only", nargs="+", choices=sorted(presets()), default=sorted(presets(), key=lambda n: n != "Uniform")
     )
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()
