@@ -27,7 +27,7 @@ from torchvision.datasets import MNIST
 from torchvision.transforms import Compose, Normalize, ToTensor
 
 from lightning_as import MNISTDataModule
-from lightning_as import mnist as our_mnist
+from lightning_as.data import mnist as our_mnist
 
 BATCH = 256
 TORCHVISION_BATCHES = 20
