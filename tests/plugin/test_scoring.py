@@ -275,11 +275,11 @@ def test_two_processes_choose_each_from_their_share_and_all_know(tmp_path: Path,
 
         def on_train_end(self, trainer: Any, pl_module: Any) -> None:
             asked = [(draw.indices, *scores, selection.positions) for draw, scores, selection in strategy.asked]
-            drawn = [draw.indices for draw, _ in strategy.learnt]
+            drawn = [(draw.indices, draw.weights, draw.probabilities) for draw, _ in strategy.learnt]
             saved = {"states": self.states, "asked": asked, "drawn": drawn, "batches": before.batches}
             torch.save(saved, tmp_path / f"{trainer.global_rank}.pt")
 
-    strategy, before = Both(), Before()
+    strategy, before = Both(weighted=True), Before()
     data = AdaptiveDataModule(TinyData(batch_size=BATCH // 2, num_workers=num_workers))
     options = {"devices": 2, "strategy": "ddp_fork", "precision": precision, "callbacks": (before, Report())}
     assert within(300, lambda: tiny_fit(tmp_path, strategy, Tiny, data, max_epochs=2, **options)) == ""
@@ -288,8 +288,11 @@ def test_two_processes_choose_each_from_their_share_and_all_know(tmp_path: Path,
         assert differences(one[name], other[name]) == [], name
     dataset = tiny_dataset().tensors
     assert len(one["drawn"]) == 2 * EPOCH
-    for at, drawn in enumerate(one["drawn"]):
+    of_selection = torch.arange(1.0, BATCH // 2 + 1, dtype=torch.float64)
+    for at, (drawn, weights, probabilities) in enumerate(one["drawn"]):
         for rank, report in enumerate((one, other)):
+            assert torch.equal(weights[rank::2], of_selection)
+            assert torch.equal(probabilities[rank::2], of_selection)
             share = drawn[rank::2]  # the global batch is dealt out in turn
             assert differences(report["batches"][at], [part[share] for part in dataset]) == []
             indices, *scores, positions = one["asked"][2 * at + rank]
