@@ -1,1 +1,1 @@
-"""The thesis's experiments, and those that its questions ask for: run, measured and reported by commands."""
+"""The thesis's studies, and those that its questions ask for: run, measured and reported by ``python -m thesis``."""

@@ -1,4 +1,4 @@
-"""Comparisons of a few runs: medians, ratios of costs, test accuracies, each with how sure one can be of it.
+"""Comparisons of a few runs: medians, ratios of costs, test accuracies, each with how sure one can be of it; as text.
 
 Intervals are of 95 %. Those of medians are percentile bootstrap intervals over the runs. Of two to five runs such an
 interval is simply the smallest and the largest of them, which holds the true median with a chance of only 50, 75, 88
@@ -195,6 +195,43 @@ def pooled_p_value(first: Sequence[float], second: Sequence[float]) -> float | N
     return _p_value(stats.ttest_ind(first, second, equal_var=True))
 
 
+def as_text(value: float | None, digits: int = 2) -> str:
+    """A number as text is to show it: 0.83, 120, 3.8e-5.
+
+    Args:
+        value: None is a dash.
+        digits: Significant ones.
+    """
+    if value is None:
+        return "–"
+    if not np.isfinite(value):
+        return "not finite"
+    if value == 0 or 0.01 <= abs(value) < 1000:
+        return np.format_float_positional(value, digits, unique=False, fractional=False, trim="-")
+    mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+    return f"{mantissa.rstrip('0').rstrip('.') if '.' in mantissa else mantissa}e{int(exponent)}"
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown.
+
+    Args:
+        header: Names of the columns.
+        rows: As many texts each.
+    """
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def interval(found: Estimate | Ratio, digits: int = 2) -> str:
+    """A value and its interval, or why there is none."""
+    if found.value is None:
+        return f"undefined: {found.note}" if isinstance(found, Ratio) and found.runs else "not run"
+    if found.low is None:
+        return f"{as_text(found.value, digits)} (one run)"
+    return f"{as_text(found.value, digits)} [{as_text(found.low, digits)}, {as_text(found.high, digits)}]"
+
+
 def _interval(samples: tuple[np.ndarray, ...], statistic: Any) -> tuple[float | None, float | None]:
     """Percentile bootstrap over the runs, the same at each call."""
     if min(len(sample) for sample in samples) < 2:
@@ -216,7 +253,7 @@ def _orders(value: float) -> float:
 
 
 def _noncentrality(t: float, degrees: int, share: float) -> float:
-    """The noncentrality at which a share of the noncentral t law lies below t."""
+    """The noncentrality at which a share of the noncentral t distribution lies below t."""
     reach = 4.0 + abs(t)
     while stats.nct.cdf(t, degrees, t - reach) < share or stats.nct.cdf(t, degrees, t + reach) > share:
         reach *= 2

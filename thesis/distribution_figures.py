@@ -12,10 +12,9 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from thesis.results import Run, select
-from thesis.search import GridRow
-from thesis.text import as_text
-from thesis.thesis import CHOSEN_DELTAS, DISTRIBUTION_EPOCHS, OPTIMIZERS
+from thesis.comparison import as_text
+from thesis.printed import CHOSEN_DELTAS, DISTRIBUTION_EPOCHS, OPTIMIZERS
+from thesis.tables import GridRow, Tables
 
 _COLOURS = "viridis_r"
 _VANISHED = 1e-4
@@ -63,18 +62,18 @@ def delta_grid_figure(rows: Sequence[GridRow], scale: LogNorm) -> Figure:
     return figure
 
 
-def distribution_figure(runs: Sequence[Run], optimizer: str, batch_size: int) -> Figure | None:
+def distribution_figure(tables: Tables, optimizer: str, batch_size: int) -> Figure | None:
     """One of Figures 24 to 26: P over the digits at the beginning of some epochs, in the runs of AS.
 
     Args:
-        runs: All runs.
+        tables: Of all runs.
         optimizer: ``adadelta`` or ``adam``.
         batch_size: Instances per batch.
 
     Returns:
         The figure, with a panel for each of epochs 0, 5, 10, 15, 20 and 25 that some run has; None without runs.
     """
-    own = select(runs, "thesis", optimizer, batch_size, "AS")
+    own = tables.arms(optimizer, batch_size)["AS"]
     epochs = [epoch for epoch in DISTRIBUTION_EPOCHS if any(epoch in run.epochs for run in own)]
     if not epochs:
         return None

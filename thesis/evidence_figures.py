@@ -10,13 +10,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter
 
-from thesis.curves import COST_LABELS, EPOCH_LABEL, MINUTES_LABEL, curves, epochs, legend, new_figure
-from thesis.evidence import ArmRow, TimeRow, late_cost, of
-from thesis.grid import DATA, MENDS, PARTS, WEIGHTS
-from thesis.mends import longest
+from thesis.evidence import ArmRow, TimeRow, late_cost, longest, of
+from thesis.figures import COST_LABELS, EPOCH_LABEL, MINUTES_LABEL, curves, epochs, legend, new_figure
+from thesis.grid import DATA, PARTS, REMEDIES, WEIGHTS
+from thesis.printed import OPTIMIZERS
 from thesis.results import Run
 from thesis.tables import RatioRow
-from thesis.thesis import OPTIMIZERS
 
 LABELS = {
     "uniform": "uniform",
@@ -88,7 +87,7 @@ def weights_figure(runs: Sequence[Run], batch_size: int = 256) -> Figure:
 
 
 def collapse_figure(runs: Sequence[Run], optimizer: str = "adam", batch_size: int = 64) -> Figure:
-    """Question 3: the smallest entry of P and the training cost by epoch, with each mend, of its longest runs.
+    """Question 3: the smallest entry of P and the training cost by epoch, with each remedy, of its longest runs.
 
     Args:
         runs: Pooled ones.
@@ -98,8 +97,8 @@ def collapse_figure(runs: Sequence[Run], optimizer: str = "adam", batch_size: in
     title = f"{OPTIMIZERS[optimizer]}, batch {batch_size}: the smallest entry of P, and the training cost"
     figure = new_figure(title, (10, 4.6))
     left, right = figure.subplots(1, 2)
-    own = {arm: [_with_more(run) for run in longest(of(runs, arm, optimizer, batch_size))] for arm in MENDS}
-    arms = {arm: colour for arm, colour in zip(MENDS, _COLOURS, strict=True) if own[arm]}
+    own = {arm: [_with_more(run) for run in longest(of(runs, arm, optimizer, batch_size))] for arm in REMEDIES}
+    arms = {arm: colour for arm, colour in zip(REMEDIES, _COLOURS, strict=True) if own[arm]}
     for axes, column in ((left, "smallest_p"), (right, "late_cost")):
         curves(axes, [(own[arm], column, colour) for arm, colour in arms.items()], epochs, logarithmic=True)
         axes.set_xlabel(EPOCH_LABEL)

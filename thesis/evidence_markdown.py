@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from textwrap import fill
 
-from thesis.evidence import FIRST_SELECTION_SEED, LAST_EPOCHS, ArmRow, TimeRow
+from thesis.comparison import as_text, interval, markdown_table
+from thesis.evidence import (
+    FIRST_SELECTION_SEED,
+    LAST_EPOCHS,
+    WORST,
+    ArmRow,
+    CollapseRow,
+    DefaultRow,
+    Evidence,
+    TimeRow,
+)
 from thesis.evidence_figures import LABELS
-from thesis.mends import WORST, CollapseRow, DefaultRow
+from thesis.printed import OPTIMIZERS
 from thesis.results import COLLAPSED
 from thesis.tables import RatioRow
-from thesis.text import as_text, interval, markdown_table
-from thesis.thesis import OPTIMIZERS
 
 QUESTIONS = (
     "What AS gains over uniform sampling and OBS",
@@ -21,7 +29,7 @@ QUESTIONS = (
     "Time to a training cost and to an accuracy",
     "The best batch size, sampler and optimizer for time to accuracy",
 )
-_INTRODUCTION = f"""Made by `lightning-as report evidence` from what `lightning-as experiment` measured; what it means
+_INTRODUCTION = f"""Made by `python -m thesis report evidence` from what `python -m thesis run` measured; what it means
 stands in `docs/evidence.md`. Values are medians over the runs (seeds), with bootstrap intervals of 95 % in brackets,
 which of two to five runs are only the smallest and the largest of them. But for the first question a cost is the
 geometric mean of the mean training cost over the last {LAST_EPOCHS} epochs, and an accuracy the mean over them."""
@@ -31,22 +39,11 @@ been run in all six settings and that cost at most {WORST:g} times as much as th
 one with the smallest geometric mean of the ratios."""
 
 
-def evidence_markdown(
-    claims: Sequence[RatioRow],
-    arms: Mapping[int, Sequence[ArmRow]],
-    times: Mapping[int, Sequence[TimeRow]],
-    collapses: Sequence[CollapseRow],
-    defaults: Sequence[DefaultRow],
-    figures: Sequence[str],
-) -> str:
+def evidence_markdown(evidence: Evidence, figures: Sequence[str]) -> str:
     """The page.
 
     Args:
-        claims: Of question 1.
-        arms: Of questions 2 to 4.
-        times: Of questions 5 and 6.
-        collapses: Of question 3, as are the defaults.
-        defaults: The candidates.
+        evidence: The rows of all questions.
         figures: Names of the files that were made.
     """
     parts = ["# Tables of the evidence", fill(_INTRODUCTION.replace("\n", " "), 120)]
@@ -55,14 +52,14 @@ def evidence_markdown(
         name = f"question_{number}.png"
         parts.append(f"![{title}]({name})" if name in figures else "*Not run.*")
         if number == 1:
-            parts.append(_claims(claims))
-        elif number in arms:
-            parts.append(_arms(arms[number]))
+            parts.append(_claims(evidence.claims))
+        elif number in evidence.arms:
+            parts.append(_arms(evidence.arms[number]))
         else:
-            parts.append(_times(times[number]))
+            parts.append(_times(evidence.times[number]))
         if number == 3:
-            parts += [_LONGER, _collapses(collapses)] if collapses else []
-            parts += [fill(_RULE.replace("\n", " "), 120), _defaults(defaults)]
+            parts += [_LONGER, _collapses(evidence.collapses)] if evidence.collapses else []
+            parts += [fill(_RULE.replace("\n", " "), 120), _defaults(evidence.defaults)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""What the experiments vary: sampling arms, optimizers, batch sizes, data, the smoothing constants, and seeds.
+"""What the studies vary: sampling arms, optimizers, batch sizes, data, the smoothing constants, and seeds.
 
 A cell is one training. The arms are made of the package's strategies, as their presets have them.
 
@@ -14,7 +14,7 @@ A cell is one training. The arms are made of the package's strategies, as their 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from typing import Any, Literal
@@ -29,37 +29,10 @@ from lightning_as.strategies import (
     Strategy,
     Uniform,
 )
-from thesis.thesis import BATCH_SIZES
+from thesis.printed import BATCH_SIZES
+from thesis.results import Cell, Optimizer
 
 _NEVER = 10**12  # batches, longer than any training
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One training of an experiment."""
-
-    experiment: str
-    """The name of the experiment, such as ``"thesis"``."""
-    arm: str
-    """How instances are drawn: a key of :data:`ARMS`."""
-    optimizer: Literal["adadelta", "adam"]
-    """With the thesis's settings, see :class:`lightning_as.ConvNetClassifier`."""
-    batch_size: int
-    """Images per batch."""
-    data: str
-    """What is trained on: a key of :data:`DATA`."""
-    seed: int
-    """Seed of everything: parameters, draws and dropout. The data is the same for all."""
-    delta_p: float | None = None
-    """δp, if it is not the arm's own."""
-    delta_q: float | None = None
-    """δq, if it is not the arm's own."""
-
-    @property
-    def name(self) -> str:
-        """What it is, in one word that can be the name of a folder."""
-        deltas = "" if self.delta_p is None else f"-p{self.delta_p:g}-q{self.delta_q:g}"
-        return f"{self.experiment}-{self.arm}-{self.optimizer}_{self.batch_size}-{self.data}{deltas}-seed{self.seed}"
 
 
 @dataclass(frozen=True)
@@ -108,10 +81,10 @@ DATA: dict[str, dict[str, Any]] = {
 }
 """Options of :class:`lightning_as.MNISTDataModule` by the name of the data."""
 
-_OPTIMIZERS: tuple[Literal["adadelta", "adam"], ...] = ("adadelta", "adam")
+_OPTIMIZERS: tuple[Optimizer, ...] = ("adadelta", "adam")
 WEIGHTS = ("uniform", "AS", "AS_weighted")
 """The arms of ``weights``."""
-MENDS = ("AS", "AS_floor", "AS_second_moment", "AS_statistic", "AS_original", "AS_robust")
+REMEDIES = ("AS", "AS_floor", "AS_second_moment", "AS_statistic", "AS_original", "AS_robust")
 """The arms of ``mends``."""
 PARTS = ("uniform", "AS", "AS_one_bin", "AS_q_only", "gopal", "gopal_unweighted", "OBS")
 """The arms of ``ablation``."""
@@ -122,7 +95,7 @@ TIMED = ("uniform", "AS", "OBS", "InfoBatch", "SelectiveBackprop")
 def _cross(
     experiment: str,
     arms: Sequence[str],
-    optimizers: Sequence[Literal["adadelta", "adam"]] = _OPTIMIZERS,
+    optimizers: Sequence[Optimizer] = _OPTIMIZERS,
     batch_sizes: Sequence[int] = (256,),
     data: Sequence[str] = ("full",),
     deltas: Sequence[tuple[float | None, float | None]] = ((None, None),),
@@ -142,15 +115,15 @@ GRIDS: dict[str, list[Cell]] = {
     "grid-search": _cross("grid-search", ("AS",), batch_sizes=BATCH_SIZES, deltas=_COARSE)
     + _cross("grid-search", ("AS",), ("adadelta",), (64,), deltas=_FINE),
     "weights": _cross("weights", WEIGHTS),
-    "mends": _cross("mends", MENDS, batch_sizes=BATCH_SIZES),
+    "mends": _cross("mends", REMEDIES, batch_sizes=BATCH_SIZES),
     "ablation": _cross("ablation", PARTS, ("adadelta",), data=tuple(DATA)),
     "time": _cross("time", TIMED),
 }
-"""The cells of each experiment with seed 0, in the order in which they are run."""
+"""The cells of each study with seed 0, in the order in which they are run."""
 
 
 def cells(experiment: str, seeds: int = 3, first_seed: int = 0) -> list[Cell]:
-    """The cells of an experiment: all with the first seed, then all with the second, and so on.
+    """The cells of a study: all with the first seed, then all with the second, and so on.
 
     Args:
         experiment: A key of :data:`GRIDS`.
@@ -158,16 +131,16 @@ def cells(experiment: str, seeds: int = 3, first_seed: int = 0) -> list[Cell]:
         first_seed: The first of them, at least 0. Default: 0.
 
     Raises:
-        ValueError: If there is no such experiment, or a number is out of its range.
+        ValueError: If there is no such study, or a number is out of its range.
     """
     if experiment not in GRIDS:
-        raise ValueError(f"There is no experiment {experiment!r}: use one of {', '.join(GRIDS)}.")
+        raise ValueError(f"There is no study {experiment!r}: use one of {', '.join(GRIDS)}.")
     if seeds < 1:
         raise ValueError(f"`seeds` must be at least 1, got {seeds}.")
     if first_seed < 0:
         raise ValueError(f"`first_seed` must not be negative, got {first_seed}.")
     numbers = range(first_seed, first_seed + seeds)
-    return [replace(cell, seed=seed) for seed in numbers for cell in GRIDS[experiment]]
+    return [cell._replace(seed=seed) for seed in numbers for cell in GRIDS[experiment]]
 
 
 def select(candidates: Sequence[Cell], only: Sequence[str]) -> list[Cell]:

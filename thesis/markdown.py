@@ -5,20 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from textwrap import fill
 
-from thesis.comparison import MARGIN, RULE
-from thesis.results import COLLAPSED, Run, select
-from thesis.search import SEARCH_RULE, SearchRow, grid_rows, search_rows
-from thesis.tables import (
-    AccuracyRow,
-    CellRow,
-    RatioRow,
-    accuracy_rows,
-    cell_rows,
-    missing_cells,
-    ratio_rows,
-)
-from thesis.text import as_text, interval, markdown_table
-from thesis.thesis import ARMS, BATCH_SIZES, EPOCH, OPTIMIZERS
+from thesis.comparison import MARGIN, RULE, as_text, interval, markdown_table
+from thesis.printed import ARMS, BATCH_SIZES, EPOCH, OPTIMIZERS
+from thesis.results import COLLAPSED, Run
+from thesis.tables import SEARCH_RULE, AccuracyRow, CellRow, RatioRow, SearchRow, Tables
 
 _SECTIONS = {
     "Training cost: Figures 20 and 21": range(20, 22),
@@ -33,8 +23,8 @@ _CLAIMS = {
 }
 _INTRODUCTION = f"""# The thesis's results, run again
 
-Made by `lightning-as report thesis` from what `lightning-as experiment thesis` and
-`lightning-as experiment grid-search` measured. AS is adaptive sampling, OBS online batch selection, and uniform what
+Made by `python -m thesis report thesis` from what `python -m thesis run thesis` and
+`python -m thesis run grid-search` measured. AS is adaptive sampling, OBS online batch selection, and uniform what
 the thesis calls Default Random. The training cost is the cross-entropy over the whole training set, in evaluation mode:
 its mean, as in the thesis, or its median. All of ours are medians over the runs (seeds), with bootstrap intervals of
 95 % in brackets. Of two to five runs such an interval is only the smallest and the largest of them, and misses the true
@@ -53,34 +43,34 @@ curves. It is not a test of the methods: values of one averaged curve are not in
 how much runs differ, and a large p does not show that two means are alike."""
 
 
-def markdown(runs: Sequence[Run], captions: Mapping[str, str]) -> str:
+def markdown(tables: Tables, captions: Mapping[str, str]) -> str:
     """The page.
 
     Args:
-        runs: All runs.
+        tables: Of all runs.
         captions: Of the figures that were made, by file name, in order.
     """
-    ratios = [row for optimizer in OPTIMIZERS for row in ratio_rows(runs, optimizer)]
     parts = [
         _INTRODUCTION,
         "## What holds",
-        _summary(ratios),
+        _summary(tables.ratios),
         fill(RULE, 120),
         "## What was run",
-        _cells(runs),
+        _cells(tables),
         "## The search for δp and δq: Figures 13 to 19",
-        _searches(search_rows(grid_rows(runs))),
+        _searches(tables.searches),
         fill(f"{SEARCH_RULE} P has collapsed where its smallest entry was below {COLLAPSED:g} in any epoch.", 120),
         _figures(range(13, 20), captions),
         *(f"## {title}\n\n{_figures(numbers, captions)}" for title, numbers in _SECTIONS.items()),
         "## Table 2: test accuracy",
-        _accuracies(accuracy_rows(runs)),
+        _accuracies(tables.accuracies),
         _TABLE_2,
     ]
     for number, optimizer in enumerate(OPTIMIZERS, 3):
-        own = [row for row in ratios if row.optimizer == optimizer]
-        cells = cell_rows(runs, optimizer)
-        parts += [f"## Table {number}: AS with {OPTIMIZERS[optimizer]}", _ratios(own), _costs(cells), _minutes(cells)]
+        ratios = [row for row in tables.ratios if row.optimizer == optimizer]
+        cells = [row for row in tables.cells if row.optimizer == optimizer]
+        title = f"## Table {number}: AS with {OPTIMIZERS[optimizer]}"
+        parts += [title, _ratios(ratios), _costs(cells), _minutes(cells)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -128,13 +118,14 @@ def _searches(rows: Sequence[SearchRow]) -> str:
     return markdown_table(header, lines)
 
 
-def _cells(runs: Sequence[Run]) -> str:
-    rows = []
+def _cells(tables: Tables) -> str:
+    """How many runs there are of each cell of the protocol, and which cells have none."""
+    rows, missing = [], []
     for optimizer, name in OPTIMIZERS.items():
         for batch_size in BATCH_SIZES:
-            own = [select(runs, "thesis", optimizer, batch_size, arm) for arm in ARMS]
-            rows.append([name, str(batch_size), *(_seeds(arm) for arm in own)])
-    missing = missing_cells(runs)
+            own = tables.arms(optimizer, batch_size)
+            rows.append([name, str(batch_size), *(_seeds(runs) for runs in own.values())])
+            missing += [f"{name}, batch {batch_size}, {arm}" for arm, runs in own.items() if not runs]
     said = f"**Not run: {'; '.join(missing)}.**" if missing else "No cell of the protocol is missing."
     return "\n\n".join([markdown_table(["optimizer", "batch", *ARMS], rows), said])
 

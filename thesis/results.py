@@ -1,16 +1,17 @@
-"""What the experiments measured, read from ``epochs.csv``: one row per run and epoch."""
+"""What was measured: a cell is a training, ``epochs.csv`` has a row for each of its epochs, a run has its arrays."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Sequence
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-NAMES = ("experiment", "arm", "optimizer", "batch_size", "data", "seed", "delta_p", "delta_q")
 MEASURED = (
     "training_cost_mean",
     "training_cost_median",
@@ -22,28 +23,48 @@ MEASURED = (
     "variance_weighted",
     "variance_drawn",
 )
-COLUMNS = (*NAMES[:6], "epoch", *MEASURED, "delta_p", "delta_q", "p")
+ROW = ("epoch", *MEASURED, "p")
+"""What a row says of an epoch; ``p`` are numbers with semicolons between them."""
+Row = dict[str, str]
+"""An epoch's numbers as text, by the names of :data:`ROW`."""
+COLUMNS = ("experiment", "arm", "optimizer", "batch_size", "data", "seed", *ROW[:-1], "delta_p", "delta_q", "p")
 """The columns of the file, in order."""
 
 COLLAPSED = 1e-3
 """A smallest entry of P below this one, a hundredth of a bin's equal share on MNIST, is a collapse."""
 
+Optimizer = Literal["adadelta", "adam"]
+
 
 class Cell(NamedTuple):
-    """What is the same in all epochs of a run."""
+    """One training: what is the same in all its epochs."""
 
     experiment: str
+    """The name of the study, such as ``"thesis"``."""
     arm: str
-    optimizer: str
+    """How instances are drawn: a key of :data:`thesis.grid.ARMS`."""
+    optimizer: Optimizer
+    """With the thesis's settings, see :class:`lightning_as.ConvNetClassifier`."""
     batch_size: int
+    """Images per batch."""
     data: str
+    """What is trained on: a key of :data:`thesis.grid.DATA`."""
     seed: int
-    delta_p: float | None
-    delta_q: float | None
+    """Seed of everything: parameters, draws and dropout. The data is the same for all."""
+    delta_p: float | None = None
+    """δp, if it is not the arm's own."""
+    delta_q: float | None = None
+    """δq, if it is not the arm's own."""
+
+    @property
+    def name(self) -> str:
+        """What it is, in one word that can be the name of a file."""
+        deltas = "" if self.delta_p is None else f"-p{self.delta_p:g}-q{self.delta_q:g}"
+        return f"{self.experiment}-{self.arm}-{self.optimizer}_{self.batch_size}-{self.data}{deltas}-seed{self.seed}"
 
 
 class Run(NamedTuple):
-    """One training."""
+    """One training that was measured."""
 
     cell: Cell
     epochs: NDArray[np.int64]
@@ -84,22 +105,63 @@ def read(paths: Iterable[Path | str]) -> list[Run]:
         ValueError: If a file has other columns or no rows, a value is no number, a file has an epoch of a run twice, or
             two files differ about one, in more than its seconds.
     """
-    longest: dict[Cell, dict[int, list[str]]] = {}
+    longest: dict[Cell, dict[int, Row]] = {}
     for path in paths:
         file = Path(path) / "epochs.csv" if Path(path).is_dir() else Path(path)
-        if not file.is_file():
-            raise FileNotFoundError(f"there is no file {file}: give an epochs.csv, or the folder of one.")
-        for cell, epochs in _epochs(file).items():
+        found = read_rows(file)
+        if not found:
+            raise ValueError(f"{file} has no rows: nothing has been run yet.")
+        for cell, rows in found.items():
+            epochs = {int(row["epoch"]): row for row in rows}
             before = longest.setdefault(cell, epochs)
             for epoch in before.keys() & epochs.keys():
-                if _without_seconds(before[epoch]) != _without_seconds(epochs[epoch]):
+                if before[epoch] != {**epochs[epoch], "seconds": before[epoch]["seconds"]}:
                     raise ValueError(
                         f"{file}: epoch {epoch} of {cell} was read before, with other figures. Leave one out."
                     )
             if max(epochs) > max(before):
                 longest[cell] = epochs
-    ordered = sorted(longest.items(), key=lambda item: _order(item[0]))
-    return [_run(cell, epochs) for cell, epochs in ordered if max(epochs) > 0]
+    ordered = sorted(longest, key=lambda cell: (*cell[:6], cell.delta_p or 0.0, cell.delta_q or 0.0))
+    return [_run(cell, list(longest[cell].values())) for cell in ordered if max(longest[cell]) > 0]
+
+
+def read_rows(file: Path) -> dict[Cell, list[Row]]:
+    """What a file has of each cell, by rising epochs, as text.
+
+    Raises:
+        FileNotFoundError: If it is not there.
+        ValueError: If it has other columns, a value is no number, or an epoch stands there twice.
+    """
+    if not file.is_file():
+        raise FileNotFoundError(f"there is no file {file}: give an epochs.csv, or the folder of one.")
+    found: dict[Cell, dict[int, Row]] = {}
+    for place, row in _lines(file):
+        epoch, cell = int(_number(row, "epoch", place, int)), _cell(row, place)
+        for name in MEASURED:
+            _number(row, name, place, float)
+        epochs = found.setdefault(cell, {})
+        if epoch in epochs:
+            raise ValueError(f"{place}: epoch {epoch} of {cell} was read before in this file. Leave one out.")
+        epochs[epoch] = {name: row[name] for name in ROW}
+    return {cell: [epochs[epoch] for epoch in sorted(epochs)] for cell, epochs in found.items()}
+
+
+def write_rows(file: Path, finished: Mapping[Cell, Sequence[Row]]) -> None:
+    """Write a file anew, in one step: whoever reads it finds the whole old or the whole new one.
+
+    Args:
+        file: The file.
+        finished: The rows of each cell, in the order in which they are written.
+    """
+    with tempfile.NamedTemporaryFile("w", dir=file.parent, prefix=file.name, newline="", delete=False) as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for cell, rows in finished.items():
+            of_cell = {name: "" if value is None else f"{value:.6g}" for name, value in _deltas(cell).items()}
+            of_cell |= {name: str(getattr(cell, name)) for name in COLUMNS[:6]}
+            writer.writerows([{**of_cell, **row}[name] for name in COLUMNS] for row in rows)
+    os.chmod(stream.name, 0o644)  # a temporary file is its owner's alone
+    os.replace(stream.name, file)
 
 
 def select(
@@ -110,7 +172,7 @@ def select(
     arm: str | None = None,
     deltas: tuple[float, float] | None = None,
 ) -> list[Run]:
-    """The runs of one cell, on the full data.
+    """The runs of one setting, on the full data.
 
     Args:
         runs: To choose from.
@@ -146,27 +208,8 @@ def last_common_epoch(runs: Sequence[Run], at_most: int | None = None) -> int | 
     return found[-1] if found else None
 
 
-def _epochs(file: Path) -> dict[Cell, dict[int, list[str]]]:
-    """What a file has of each run and epoch: the measured columns and p, as text."""
-    found: dict[Cell, dict[int, list[str]]] = {}
-    for place, row in _rows(file):
-        epoch, cell = int(_number(row, "epoch", place, int)), _cell(row, place)
-        for name in MEASURED:
-            _number(row, name, place, float)
-        epochs = found.setdefault(cell, {})
-        if epoch in epochs:
-            raise ValueError(f"{place}: epoch {epoch} of {cell} was read before in this file. Leave one out.")
-        epochs[epoch] = [row[name] for name in (*MEASURED, "p")]
-    return found
-
-
-def _without_seconds(measured: list[str]) -> list[str]:
-    """Only these differ where the same training was done twice."""
-    at = MEASURED.index("seconds")
-    return measured[:at] + measured[at + 1 :]
-
-
-def _rows(file: Path) -> list[tuple[str, dict[str, str]]]:
+def _lines(file: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """The lines of a file by their columns, each with its place for messages."""
     with file.open(newline="", encoding="utf-8") as stream:
         reader = csv.DictReader(stream)
         try:
@@ -177,14 +220,12 @@ def _rows(file: Path) -> list[tuple[str, dict[str, str]]]:
     if missing or unknown:
         raise ValueError(
             f"{file} has not the columns of an epochs.csv: missing {missing}, unknown {unknown}. "
-            "`lightning-as experiment` writes such a file."
+            "`python -m thesis run` writes such a file."
         )
-    if not rows:
-        raise ValueError(f"{file} has no rows: nothing has been run yet.")
     for number, row in enumerate(rows, 2):
         if None in row or None in row.values():  # DictReader's marks of too many and too few values
             raise ValueError(f"{file}, line {number} has not {len(COLUMNS)} values. Was it cut off? Leave it out.")
-    return [(f"{file}, line {number}", row) for number, row in enumerate(rows, 2)]
+        yield f"{file}, line {number}", row
 
 
 def _number(row: dict[str, str], name: str, place: str, kind: type) -> float:
@@ -197,18 +238,18 @@ def _number(row: dict[str, str], name: str, place: str, kind: type) -> float:
 def _cell(row: dict[str, str], place: str) -> Cell:
     deltas = [_number(row, name, place, float) if row[name] else None for name in ("delta_p", "delta_q")]
     batch_size, seed = int(_number(row, "batch_size", place, int)), int(_number(row, "seed", place, int))
-    return Cell(row["experiment"], row["arm"], row["optimizer"].lower(), batch_size, row["data"], seed, *deltas)
+    optimizer = cast(Optimizer, row["optimizer"].lower())
+    return Cell(row["experiment"], row["arm"], optimizer, batch_size, row["data"], seed, *deltas)
 
 
-def _order(cell: Cell) -> tuple[object, ...]:
-    return (*cell[:6], cell.delta_p or 0.0, cell.delta_q or 0.0)
+def _deltas(cell: Cell) -> dict[str, float | None]:
+    return {"delta_p": cell.delta_p, "delta_q": cell.delta_q}
 
 
-def _run(cell: Cell, by_epoch: dict[int, list[str]]) -> Run:
-    epochs = sorted(by_epoch)
-    measured = {name: np.array([float(by_epoch[e][at]) for e in epochs]) for at, name in enumerate(MEASURED)}
+def _run(cell: Cell, rows: Sequence[Row]) -> Run:
+    measured = {name: np.array([float(row[name]) for row in rows]) for name in MEASURED}
     try:
-        p = np.array([[float(value) for value in by_epoch[e][-1].split(";")] for e in epochs])
+        p = np.array([[float(value) for value in row["p"].split(";")] for row in rows])
     except ValueError:  # not numbers, or not as many in each epoch
         raise ValueError(f"the column p of {cell} does not hold as many numbers in each epoch.") from None
-    return Run(cell, np.array(epochs), measured, p)
+    return Run(cell, np.array([int(row["epoch"]) for row in rows]), measured, p)

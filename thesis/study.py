@@ -1,282 +1,267 @@
-"""An experiment as an Optuna study, in which each cell is a trial: it can be interrupted, resumed and shared.
+"""A study as a folder in which each cell is a job: it can be interrupted, resumed, and shared by several processes.
 
-A cell is asked for by `enqueue_trial`, not by Optuna's `GridSampler`: that one knows its grid from the beginning, so
-that it cannot take over the cells of a smaller one when seeds are added or another part is selected, it may give one
-point to two processes, and it never repeats a trial that has failed.
+* ``epochs.csv`` is the record of the trainings that are done; what is not in it is left to do.
+* ``checkpoints/CELL.lock`` is locked by the process that trains the cell. The operating system frees it when the
+  process ends, however it ends, and whoever is next goes on from ``checkpoints/CELL.ckpt``, written after each epoch.
+* ``checkpoints/CELL.failed`` has the error of a training that failed. A process that starts later tries it again.
+* ``protocol.json`` says what the folder is of.
 
-How several processes share a study without doing a cell twice:
-
-* A trial is live while it waits, runs, or is complete. A cell with a live trial is not begun. Two processes that begin
-  one at the same moment make two trials; the one with the lower number stays, the other gives way before it trains.
-* A process holds the lock on its cell's file in the folder while it works on it. The system frees it when the process
-  ends, however it ends: a running trial of this machine and folder whose lock is free is dead, and its cell goes on.
-* Elsewhere the heartbeat of Optuna's storage tells: a trial that has not been heard of for a while is failed. If its
-  process was only asleep, it notices at the end of its epoch, and gives way.
+A process that has got a lock looks into the record again: another one may have done the cell since it looked last. A
+cell is locked for no other purpose, so that one whose lock is held can be left to the holder.
 """
 
 from __future__ import annotations
 
 import json
-import socket
+import tempfile
 import time
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
-from typing import Any
+from statistics import median
 
-import optuna
 import torch
 from filelock import FileLock, Timeout
-from optuna.exceptions import ExperimentalWarning, TrialPruned, UpdateFinishedTrialError
-from optuna.trial import FrozenTrial, Trial, TrialState
 
-from thesis import epochs_csv
-from thesis.grid import GRIDS, Cell
-from thesis.measurements import Row
-from thesis.pace import duration, left
-from thesis.storage import GRACE, cell_of, open_study, parameters, suggest, writable
+from thesis.grid import GRIDS
+from thesis.results import Cell, Row, read_rows, write_rows
 from thesis.training import train
 
 PROTOCOL = 1
 """Number of what is trained and measured; it goes up when rows of then and now are not to be compared."""
-_LIVE = (TrialState.WAITING, TrialState.RUNNING, TrialState.COMPLETE)
-_PATIENCE = 5.0  # seconds for a lock that another process may hold for a moment, to see whether it is free
 
 
 class Study:
-    """Cells that are trained one after the other, and what is known of them from all processes that share the study.
+    """Cells that are trained one after the other, and what all processes that share the folder know of them.
 
     Args:
-        cells: What to train, in this order; all of one experiment.
+        cells: What to train, in this order; all of one study.
         epochs: Length of each training.
-        folder: Where `epochs.csv`, checkpoints, locks and the default storage are; made if it is not there.
-        storage: URL of a database as Optuna takes it. Default: SQLite in the folder.
+        folder: Where everything is written; made if it is not there. One that has the ``epochs.csv`` of an earlier
+            study of the same protocol is gone on with.
         device: The Trainer's accelerator, ``"cpu"``, ``"cuda"`` or ``"auto"``, which is a GPU if there is one.
             Default: ``"auto"``.
 
     Raises:
         ValueError: If `epochs` is below 1; if `device` is ``"cuda"`` and there is no GPU; if the folder cannot be
-            written; if the storage cannot be opened; if its study, or that of the folder, is of another experiment, of
-            other epochs, of another device or of another version of the protocol.
+            written; if it is of another study, of other epochs, of another device or of another version of the
+            protocol, or of an earlier version of this package and without an ``epochs.csv``.
     """
 
-    def __init__(
-        self, cells: Sequence[Cell], epochs: int, folder: Path, storage: str | None = None, device: str = "auto"
-    ) -> None:
+    def __init__(self, cells: Sequence[Cell], epochs: int, folder: Path, device: str = "auto") -> None:
         if epochs < 1:
             raise ValueError(f"`epochs` must be at least 1, got {epochs}.")
         if device == "cuda" and not torch.cuda.is_available():
             raise ValueError("`device` is 'cuda', but torch finds no GPU: give 'auto' or 'cpu'.")
-        self._cells = {cell.name: cell for cell in cells}
+        self._cells = list(cells)
         self._epochs = epochs
-        self._folder = writable(folder)
+        self._folder = _writable(folder)
         self._device = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
         self._experiment = cells[0].experiment
-        with FileLock(self._folder / "study.lock"):  # two processes must not make the tables, or a file, at once
-            self._study = open_study(storage or f"sqlite:///{self._folder / 'study.db'}")
-            self._check_protocol()
-        self._passed_over: set[str] = set()  # cells that have failed here, or that another process holds
-        self._lock: FileLock | None = None
+        self._earlier: Mapping[Cell, int] = {}  # failures that this process has found and tries again
+        self._elsewhere = 0  # cells that other processes train
+        self._spent = [0.0, 0.0]  # seconds of the wall and of the trainings' own clocks in this process
+        with FileLock(folder / "study.lock"):  # two processes may begin at once
+            self._check(certain=device != "auto" or self._device == "cpu")
 
     def run(self) -> dict[str, str]:
         """Train all cells that are not done and that no other process is at.
 
         Returns:
-            The selected cells that have failed and were not repeated since, with what went wrong.
+            By their names the selected cells that have failed and were not repeated since, with what went wrong.
         """
-        self._free_dead()
-        self._write()
-        print(self._progress(), flush=True)
+        self._tidy(self._record())
+        self._earlier = self._failures()
         while True:
-            self._check_protocol()  # as another process may have left it, if both made it at the same moment
-            self._free_dead()
-            cell = self._next()
-            if cell is None and not self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+            claimed = self._claim()
+            print(self._progress(), flush=True)
+            if claimed is None:
                 break
-            if cell is not None:
-                self._study.enqueue_trial(parameters(cell), user_attrs={"cell": cell.name})
-            self._run_one()
-        self._write()
-        elsewhere = len(self._taken() - set(self._finished()))
-        if elsewhere:
-            print(f"{elsewhere} are with other processes. If one dies, the same command goes on with what it leaves.")
-        return self._failed()
+            cell, lock = claimed
+            try:
+                self._train(cell)
+            finally:
+                lock.release()
+        if self._elsewhere:
+            others = f"{self._elsewhere} are with other processes"
+            print(f"{others}. If one dies, the same command goes on with what it leaves.")
+        return {cell.name: self._file(cell, "failed").read_text() for cell in self._failures()}
 
-    def _run_one(self) -> None:
-        """The oldest of the trials that wait. Nearly always it is this process's own."""
-        try:
-            self._study.optimize(self._objective, n_trials=1, catch=(Exception,), callbacks=[self._tidy])
-        except (
-            UpdateFinishedTrialError,
-            ValueError,
-        ) as error:  # Optuna's, where the trial was ended by another process
-            print(f"  given way to another process: {error}", flush=True)
-        finally:
-            if self._lock is not None:
-                self._lock.release()
-                self._lock = None
-        self._write()
-        print(self._progress(), flush=True)
+    def _claim(self) -> tuple[Cell, FileLock] | None:
+        """The first cell that is due and that no other process trains, with its lock, which is held."""
+        self._elsewhere = 0
+        for cell in self._due(self._record()):
+            lock = FileLock(self._file(cell, "lock"))
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                self._elsewhere += 1
+                continue
+            if cell in self._due(self._record()):  # see the module
+                return cell, lock
+            lock.release()
+        return None
 
-    def _objective(self, trial: Trial) -> float:
-        name = trial.user_attrs.get("cell")
-        if name is None:
-            raise TrialPruned("another process was quicker to take what waited")
-        suggest(trial, self._experiment)
-        cell = cell_of(trial, self._experiment)
-        self._claim(trial, name)
-        checkpoint = self._file(name, "ckpt")
+    def _train(self, cell: Cell) -> None:
+        self._file(cell, "failed").unlink(missing_ok=True)
         try:
-            rows = train(cell, self._epochs, checkpoint, self._device, self._reporter(trial, cell))
-        except UpdateFinishedTrialError:
-            raise
+            rows = train(cell, self._epochs, self._file(cell, "ckpt"), self._device, self._reporter(cell))
         except Exception as error:
-            self._passed_over.add(name)
-            trial.set_user_attr("error", f"{type(error).__name__}: {error}")
-            raise
-        trial.set_user_attr("rows", rows)  # if only the end was left to do, they have not been reported
-        cost = float(rows[-1]["training_cost_mean"])
-        return cost if cost < float("inf") else float("inf")  # Optuna takes a NaN for a failure
+            self._file(cell, "failed").write_text(f"{type(error).__name__}: {error}")
+            return
+        with FileLock(self._folder / "epochs.csv.lock"):
+            order = {cell: at for at, cell in enumerate(GRIDS[self._experiment])}
+            done = {**self._record(), cell: rows}
+            ordered = sorted(done, key=lambda cell: (cell.seed, order[cell._replace(seed=0)]))
+            write_rows(self._folder / "epochs.csv", {cell: done[cell] for cell in ordered})
+        self._tidy([cell])
 
-    def _reporter(self, trial: Trial, cell: Cell) -> Callable[[list[Row]], None]:
-        """Writes the rows of a training into its trial after each epoch, and prints the last."""
-        start, done = time.monotonic(), 0
+    def _reporter(self, cell: Cell) -> Callable[[list[Row]], None]:
+        """Prints the last row of a training after each epoch, and sums up how long it takes."""
+        begun = before = time.monotonic()
+        done = 0
 
         def report(rows: list[Row]) -> None:
-            nonlocal done
-            done += 1
-            pace = (time.monotonic() - start) / done
-            trial.set_user_attr("rows", rows)  # an error if another process has ended the trial: give way
-            trial.set_user_attr("seconds_per_epoch", pace)
-            epoch, cost = len(rows) - 1, float(rows[-1]["training_cost_mean"])
-            trial.report(cost, epoch)
-            accuracy, rest = float(rows[-1]["test_accuracy"]), duration(pace * (self._epochs - epoch))
+            nonlocal before, done
+            now, last = time.monotonic(), rows[-1]
+            self._spent[0] += now - before
+            self._spent[1] += float(last["seconds"]) - float(rows[-2]["seconds"])
+            before, done = now, done + 1
+            rest = (now - begun) / done * (self._epochs - len(rows) + 1)
             print(
-                f"  {cell.name}: epoch {epoch} of {self._epochs}, training cost {cost:.2e}, test accuracy "
-                f"{accuracy:.2%}, {rest} to go",
+                f"  {cell.name}: epoch {len(rows) - 1} of {self._epochs}, "
+                f"training cost {float(last['training_cost_mean']):.2e}, "
+                f"test accuracy {float(last['test_accuracy']):.2%}, {duration(rest)} to go",
                 flush=True,
             )
 
         return report
 
-    def _claim(self, trial: Trial, name: str) -> None:
-        """Make sure that no one else works on the cell; see the module.
+    def _due(self, done: Mapping[Cell, object]) -> list[Cell]:
+        """The selected cells that are to be trained, by this process or by another one."""
+        failed, earlier = self._failures(), self._earlier
+        return [cell for cell in self._cells if cell not in done and failed.get(cell) in (None, earlier.get(cell))]
 
-        Raises:
-            TrialPruned: If someone does.
-        """
-        self._lock = FileLock(self._file(name, "lock"))
-        try:
-            self._lock.acquire(timeout=_PATIENCE)
-        except Timeout:
-            self._lock = None
-            self._passed_over.add(name)
-            raise TrialPruned("another process of this machine is at it") from None
-        trial.set_user_attr("place", self._place)  # from now on the lock tells whether this process lives
-        if any(other.number < trial.number for other in self._trials(_LIVE) if other.user_attrs["cell"] == name):
-            raise TrialPruned("another process was quicker to begin it")
+    def _failures(self) -> dict[Cell, int]:
+        """Of the selected cells that have failed, when that was."""
+        found = {}
+        for cell in self._cells:
+            with suppress(FileNotFoundError):
+                found[cell] = self._file(cell, "failed").stat().st_mtime_ns
+        return found
 
-    def _free_dead(self) -> None:
-        """Fail the trials whose process has ended without a word."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            optuna.storages.fail_stale_trials(self._study)
-        for trial in self._trials((TrialState.RUNNING,)):
-            place, begun = trial.user_attrs.get("place"), trial.datetime_start
-            if place is None and begun is not None and (datetime.now() - begun).total_seconds() > GRACE:
-                # It died between its first moment and its first heartbeat, which is what Optuna goes by.
-                with suppress(UpdateFinishedTrialError):
-                    self._study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
-            if place != self._place:
-                continue
-            with suppress(Timeout, UpdateFinishedTrialError), FileLock(self._file(trial.user_attrs["cell"], "lock"), 0):
-                self._study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
-
-    def _tidy(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        """Delete the files of a cell that is done, while its lock is held."""
-        if trial.state == TrialState.COMPLETE:
-            for kind in ("ckpt", "lock"):
-                self._file(trial.user_attrs["cell"], kind).unlink(missing_ok=True)
-
-    def _next(self) -> Cell | None:
-        taken = self._taken() | self._passed_over
-        return next((cell for name, cell in self._cells.items() if name not in taken), None)
-
-    def _taken(self) -> set[str]:
-        """The selected cells that someone works on or has done."""
-        return {trial.user_attrs["cell"] for trial in self._trials(_LIVE)} & set(self._cells)
-
-    def _trials(self, states: tuple[TrialState, ...] | None = None) -> list[FrozenTrial]:
-        """The trials that are of a cell, by number."""
-        trials = self._study.get_trials(deepcopy=False, states=states)
-        return [trial for trial in trials if "cell" in trial.user_attrs]
-
-    def _finished(self) -> dict[str, FrozenTrial]:
-        """Of each cell that is done, selected or not, its trial."""
-        return {trial.user_attrs["cell"]: trial for trial in self._trials((TrialState.COMPLETE,))}
-
-    def _failed(self) -> dict[str, str]:
-        """Of each selected cell whose last trial has failed, what went wrong."""
-        last = {trial.user_attrs["cell"]: trial for trial in self._trials() if trial.state != TrialState.PRUNED}
-        return {name: last[name].user_attrs["error"] for name in self._cells if "error" in _attributes(last.get(name))}
+    def _record(self) -> dict[Cell, list[Row]]:
+        """The trainings that are done, selected or not."""
+        file = self._folder / "epochs.csv"
+        return read_rows(file) if file.exists() else {}
 
     def _progress(self) -> str:
         """What is done, what is left, and how long that takes."""
-        done, failed = self._finished(), self._failed()
-        rest = [cell for name, cell in self._cells.items() if name not in done and name not in failed]
-        line = f"{self._experiment}: {len(self._cells) - len(rest) - len(failed)} of {len(self._cells)} trainings done"
-        line += f", {len(failed)} failed" if failed else ""
-        paces = [(t, t.user_attrs["seconds_per_epoch"]) for t in self._trials() if "seconds_per_epoch" in t.user_attrs]
-        seconds = left(rest, [(cell_of(trial, self._experiment), pace) for trial, pace in paces])
-        processes = 1 + len([1 for t in self._trials((TrialState.RUNNING,)) if t.user_attrs["cell"] in self._cells])
-        if rest and seconds is not None:
-            return f"{line}, {len(rest)} left, about {duration(seconds * self._epochs / processes)}"
-        return f"{line}, {len(rest)} left"
+        record = self._record()
+        due = self._due(record)
+        done = len([cell for cell in self._cells if cell in record])
+        failed = len(self._cells) - done - len(due)
+        line = f"{self._experiment}: {done} of {len(self._cells)} trainings done"
+        line += f", {failed} failed, {len(due)} left" if failed else f", {len(due)} left"
+        paces = {cell: float(rows[-1]["seconds"]) / self._epochs for cell, rows in record.items()}
+        seconds = seconds_left(due, paces)
+        if not due or seconds is None:
+            return line
+        wall, clock = self._spent  # the wall's time goes on while measuring, and beside other processes
+        beside = wall / clock if clock else 1.0
+        return f"{line}, about {duration(seconds * self._epochs * beside / (1 + self._elsewhere))}"
 
-    def _write(self) -> None:
-        """Write `epochs.csv` anew."""
-        # Locked, so that what another process has read earlier does not replace what this one has read later.
-        with FileLock(self._folder / "epochs.csv.lock"):
-            order = {cell: at for at, cell in enumerate(GRIDS[self._experiment])}
-            found = [(cell_of(t, self._experiment), t.user_attrs["rows"]) for t in self._finished().values()]
-            found.sort(key=lambda pair: (pair[0].seed, order[replace(pair[0], seed=0)]))
-            epochs_csv.write(self._folder / "epochs.csv", found)
+    def _check(self, certain: bool) -> None:
+        """Refuse a folder of something else; say in a new one what it is of.
 
-    def _check_protocol(self) -> None:
-        """Refuse a study of something else, and a folder of another study, whose results would be lost.
+        Args:
+            certain: Whether the device was given or there is only one.
 
         Raises:
-            ValueError: If it is one.
+            ValueError: If it is of something else.
         """
-        arms = " ".join(dict.fromkeys(cell.arm for cell in GRIDS[self._experiment]))
-        wanted = {"experiment": self._experiment, "epochs": self._epochs, "version": PROTOCOL, "arms": arms}
-        wanted["device"] = self._device  # as it is the processor's time that is measured on a CPU, and the clock's else
-        file = self._folder / "protocol.json"
-        of_folder = json.loads(file.read_text()) if file.exists() else wanted
-        for found in (of_folder, self._study.user_attrs.get("protocol", wanted)):
+        csv, json_file = self._folder / "epochs.csv", self._folder / "protocol.json"
+        if (self._folder / "study.db").exists() and not csv.exists():
+            raise ValueError(
+                f"`folder` {self._folder} has the study.db of an earlier version and no epochs.csv, which is the "
+                "record now: have that version write it, or give another `folder`."
+            )
+        wanted = {"experiment": self._experiment, "epochs": self._epochs, "version": PROTOCOL}
+        wanted["arms"] = " ".join(dict.fromkeys(cell.arm for cell in GRIDS[self._experiment]))
+        wanted["device"] = self._device  # `seconds` are the processor's on a CPU, and the clock's elsewhere
+        record = self._record()
+        protocols = [json.loads(json_file.read_text())] if json_file.exists() else []
+        if record and not protocols and not certain:
+            raise ValueError(f"{csv} has no protocol.json beside it, which says on what it was trained: give `device`.")
+        protocols += [
+            {**wanted, "experiment": cell.experiment, "epochs": int(rows[-1]["epoch"])} for cell, rows in record.items()
+        ]
+        for found in protocols:
             for name, value in wanted.items():
                 if found.get(name) != value:
                     raise ValueError(
                         f"The study there has `{name}` {found.get(name)}, but here it is {value}: give the same, or "
-                        "another `folder`, and another `storage` if you give one."
+                        "another `folder`."
                     )
-        if "protocol" not in self._study.user_attrs:
-            self._study.set_user_attr("protocol", wanted)
-        if not file.exists():
-            file.with_suffix(".unfinished").write_text(json.dumps(wanted))
-            file.with_suffix(".unfinished").replace(file)
+        for cell in record:
+            if cell._replace(seed=0) not in GRIDS[self._experiment]:
+                raise ValueError(f"{csv} has {cell.name}, which is no cell of the study: give another `folder`.")
+        if not json_file.exists():
+            json_file.with_suffix(".unfinished").write_text(json.dumps(wanted))
+            json_file.with_suffix(".unfinished").replace(json_file)
+        if not csv.exists():
+            write_rows(csv, {})
 
-    def _file(self, cell: str, kind: str) -> Path:
-        return self._folder / "checkpoints" / f"{cell}.{kind}"
+    def _tidy(self, done: Iterable[Cell]) -> None:
+        """Delete the files of cells that are done."""
+        for cell in done:
+            for kind in ("ckpt", "failed", "lock"):
+                self._file(cell, kind).unlink(missing_ok=True)
 
-    @property
-    def _place(self) -> str:
-        """Where locks of the same name are the same lock."""
-        return f"{socket.gethostname()}:{self._folder.resolve()}"
+    def _file(self, cell: Cell, kind: str) -> Path:
+        return self._folder / "checkpoints" / f"{cell.name}.{kind}"
 
 
-def _attributes(trial: FrozenTrial | None) -> dict[str, Any]:
-    return {} if trial is None else trial.user_attrs
+def seconds_left(cells: Sequence[Cell], known: Mapping[Cell, float]) -> float | None:
+    """Seconds that one epoch of each of the cells takes together.
+
+    Each is taken to last as long as the median of the known ones with its batch size and arm; if there are none, of
+    those with its batch size; if there are none either, of all.
+
+    Args:
+        cells: What is left.
+        known: Seconds that an epoch takes by cell.
+
+    Returns:
+        None if nothing is known.
+    """
+    if not known:
+        return None
+    total = 0.0
+    for cell in cells:
+        of_size = {other: seconds for other, seconds in known.items() if other.batch_size == cell.batch_size}
+        of_arm = {other: seconds for other, seconds in of_size.items() if other.arm == cell.arm}
+        total += median((of_arm or of_size or known).values())
+    return total
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person would say them."""
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def _writable(folder: Path) -> Path:
+    """The folder, made if it is not there, and the one for checkpoints.
+
+    Raises:
+        ValueError: If it cannot be written.
+    """
+    try:
+        (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        raise ValueError(f"`folder` {folder} cannot be written ({error}): give another one.") from error

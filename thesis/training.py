@@ -1,8 +1,24 @@
-"""One cell as an ordinary `Trainer.fit`, which goes on from its last checkpoint where there is one."""
+"""One cell as an ordinary `Trainer.fit`, measured after each epoch, which goes on from its last checkpoint.
+
+It is measured before the first step and after each epoch, outside the clock and without a trace in the training. With
+z_i the logits of training instance i in evaluation mode and float64, l_i their cross-entropy in nats,
+d_i = softmax(z_i) − y_i the gradient with respect to them, g_i = ‖d_i‖, and r the distribution that the sampler draws
+from:
+
+* the training cost, mean and median of l over the whole training set; the same mean and the accuracy on the test set;
+* the effective sample size of the distribution, 1 / Σ r_i²;
+* the trace of the covariance of a one-draw estimate of the mean gradient with respect to the logits: of a uniform draw,
+  (1/N) Σ g_i² − ‖d̄‖²; of one from r with unbiased weights, (1/N²) Σ g_i²/r_i − ‖d̄‖²; and of one from r without
+  weights, which estimates Σ r_i d_i instead of d̄, Σ r_i g_i² − ‖Σ r_i d_i‖². The probe set is the training set;
+* P: the distribution summed over each label.
+
+One pass over the training set and one over the test set find all of them.
+"""
 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,15 +26,22 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import Tensor, nn
 
+from lightning_as.data.image_data import ImageDataModule
 from lightning_as.data.mnist import MNISTDataModule
 from lightning_as.models.classifier import ConvNetClassifier
+from lightning_as.models.evaluation import evaluate, evaluate_each
 from lightning_as.plugin.callback import AdaptiveSamplingCallback
-from thesis.grid import ARMS, DATA, Cell
-from thesis.measurements import Clock, Measurements, Row
+from lightning_as.strategies import Strategy
+from thesis.grid import ARMS, DATA
+from thesis.results import ROW, Cell, Row
+
+Report = Callable[[list[Row]], None]
 
 
-def train(cell: Cell, epochs: int, checkpoint: Path, device: str, report: Callable[[list[Row]], None]) -> list[Row]:
+def train(cell: Cell, epochs: int, checkpoint: Path, device: str, report: Report) -> list[Row]:
     """Train and measure a cell.
 
     Args:
@@ -39,7 +62,7 @@ def train(cell: Cell, epochs: int, checkpoint: Path, device: str, report: Callab
     arm = ARMS[cell.arm]
     data = MNISTDataModule(cell.batch_size, bins=arm.bins, device="auto", **DATA[cell.data])
     strategy, clock = arm.make(cell), Clock()
-    measurements = Measurements(data, strategy, clock)
+    measurements = Measurements(data, strategy, clock, report)
     trainer = Trainer(
         accelerator=device,
         devices=1,
@@ -49,7 +72,6 @@ def train(cell: Cell, epochs: int, checkpoint: Path, device: str, report: Callab
             clock,
             AdaptiveSamplingCallback(strategy, weights=arm.weights),
             measurements,
-            _Report(measurements, report),
             EpochCheckpoint(checkpoint),
         ],
         logger=False,
@@ -62,6 +84,123 @@ def train(cell: Cell, epochs: int, checkpoint: Path, device: str, report: Callab
     if trainer.interrupted:  # older Lightnings end the fit, and no more
         raise KeyboardInterrupt
     return measurements.rows
+
+
+def measure(module: nn.Module, data: ImageDataModule, strategy: Strategy) -> dict[str, float | list[float]]:
+    """Everything that a row has but the epoch and the seconds.
+
+    Neither the module nor any random state is changed.
+
+    Args:
+        module: Gives logits (B, C) for images.
+        data: The training set, whose labels are 0 … C − 1, and the test set.
+        strategy: What samples the training set.
+    """
+    with isolate_rng():  # a loader takes a number from the global generator
+        found = evaluate_each(module, data.train_evaluation_dataloader())
+        test = evaluate(module, data.test_dataloader())
+    r = strategy.probabilities().cpu()
+    labels = data.dataset("train").labels
+    assert labels is not None
+    p = torch.zeros(found.gradients.shape[1], dtype=torch.float64).index_add_(0, labels.cpu(), r)
+    return {
+        "training_cost_mean": float(found.losses.mean()),
+        "training_cost_median": float(found.losses.quantile(0.5)),
+        "test_cost": test.cost,
+        "test_accuracy": test.accuracy,
+        "ess": float(1 / r.square().sum()),
+        **variances(found.gradients, r),
+        "p": p.tolist(),
+    }
+
+
+def variances(gradients: Tensor, probabilities: Tensor) -> dict[str, float]:
+    """The traces of the covariances of three one-draw estimates of a mean gradient.
+
+    Args:
+        gradients: d, (N, C) float64.
+        probabilities: r, (N,) float64, which sum to 1.
+
+    Returns:
+        ``variance_uniform``, ``variance_weighted`` (infinite if what has a gradient is never drawn) and
+        ``variance_drawn``; see the module.
+    """
+    squares, size = gradients.square().sum(dim=1), len(gradients)
+    mean = gradients.mean(dim=0).square().sum()
+    ratios = torch.where(squares == 0, 0.0, squares / probabilities)  # no gradient adds nothing, drawn or not
+    return {
+        "variance_uniform": float(squares.mean() - mean),
+        "variance_weighted": float(ratios.sum() / size**2 - mean),
+        "variance_drawn": float(probabilities @ squares - (probabilities @ gradients).square().sum()),
+    }
+
+
+class Clock(Callback):
+    """Seconds that the epochs have taken, without what other callbacks do after them; goes on in a resumed fit.
+
+    Put it before all other callbacks. On a CPU these are processor seconds of this process, so that others on
+    the machine do not count; on an accelerator, which works by itself, they are those of the wall.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        """So far."""
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Go."""
+        self._begun = _now(pl_module.device)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop."""
+        self.seconds += _now(pl_module.device) - self._begun
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.seconds = state_dict["seconds"]
+
+
+class Measurements(Callback):
+    """Measures before the first step and after each epoch; its rows are part of the checkpoints.
+
+    Put it after the :class:`lightning_as.AdaptiveSamplingCallback`.
+
+    Args:
+        data: What is trained and tested on.
+        strategy: What samples it.
+        clock: Says how long the training has taken.
+        report: Called after each epoch with all rows so far.
+    """
+
+    def __init__(self, data: ImageDataModule, strategy: Strategy, clock: Clock, report: Report) -> None:
+        self.data = data
+        self.strategy = strategy
+        self.clock = clock
+        self.report = report
+        self.rows: list[Row] = []
+        """One for each epoch from 0 on."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure before the first step."""
+        if not self.rows:
+            self._measure(pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure after an epoch, and report."""
+        self._measure(pl_module)
+        self.report(self.rows)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": [dict(row) for row in self.rows]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows = [dict(row) for row in state_dict["rows"]]
+
+    def _measure(self, module: LightningModule) -> None:
+        found = measure(module, self.data, self.strategy)
+        found |= {"epoch": float(len(self.rows)), "seconds": self.clock.seconds}
+        self.rows.append({name: _written(found[name]) for name in ROW})
 
 
 class EpochCheckpoint(Checkpoint):
@@ -103,12 +242,13 @@ class EpochCheckpoint(Checkpoint):
         self._restored = {name: None if state is None else state.cpu() for name, state in state_dict.items()}
 
 
-class _Report(Callback):
-    """Tells of the rows that another callback has."""
+def _written(value: float | list[float]) -> str:
+    return ";".join(f"{number:.6g}" for number in (value if isinstance(value, list) else [value]))
 
-    def __init__(self, measurements: Measurements, report: Callable[[list[Row]], None]) -> None:
-        self.measurements = measurements
-        self.report = report
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.report(self.measurements.rows)
+def _now(device: torch.device) -> float:
+    if device.type == "cpu":
+        return time.process_time()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
