@@ -1,8 +1,8 @@
-"""`lightning-as` on an MNIST of 200 images, for tests of several processes."""
+"""`python -m thesis` on an MNIST of 200 images, for tests of several processes."""
 
 import lightning_as.data.mnist
-from lightning_as import cli
 from lightning_as.data.image_data import ImageDataset
+from thesis.__main__ import main
 
 _load = lightning_as.data.mnist.load_mnist
 
@@ -15,4 +15,4 @@ def _small(part: str, data_dir: str | None = None) -> ImageDataset:
 
 if __name__ == "__main__":
     lightning_as.data.mnist.load_mnist = _small  # pyright: ignore[reportAttributeAccessIssue]
-    cli.main()
+    main()

@@ -1,9 +1,10 @@
 """Results made by hand, for the tests of what is made of results."""
 
 import csv
+import tempfile
 from pathlib import Path
 
-from thesis.results import COLUMNS
+from thesis.results import COLUMNS, Run, read
 
 # Mean training cost after epoch 15 by arm and seed; the costs of the epochs before are ten times as large.
 COSTS = {
@@ -13,6 +14,8 @@ COSTS = {
 }
 ACCURACIES = {"AS": [0.9940, 0.9942, 0.9944], "OBS": [0.9939, 0.9943, 0.9941], "uniform": [0.9930, 0.9932, 0.9931]}
 SECONDS = {"AS": 6.0, "OBS": 5.0, "uniform": 4.0}
+
+Rows = list[dict[str, object]]
 
 
 def row(**changes: object) -> dict[str, object]:
@@ -27,8 +30,8 @@ def cell(
     arms: tuple[str, ...] = ("AS", "OBS", "uniform"),
     seeds: int = 3,
     epochs: int = 15,
-) -> list[dict[str, object]]:
-    """The runs of one cell, with known values after epoch 15."""
+) -> Rows:
+    """The runs of one setting, with known values after epoch 15."""
     return [
         row(
             arm=arm,
@@ -47,7 +50,12 @@ def cell(
     ]
 
 
-def write(path: Path, rows: list[dict[str, object]]) -> Path:
+def training(costs: list[float], **changes: object) -> Rows:
+    """The rows of one run with these costs after epochs 1, 2, …, a minute each."""
+    return [row(epoch=at, training_cost_mean=cost, seconds=60 * at, **changes) for at, cost in enumerate([1.0, *costs])]
+
+
+def write(path: Path, rows: Rows) -> Path:
     """Write an epochs.csv."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as stream:
@@ -55,3 +63,9 @@ def write(path: Path, rows: list[dict[str, object]]) -> Path:
         writer.writeheader()
         writer.writerows(rows)
     return path
+
+
+def runs_of(rows: Rows) -> list[Run]:
+    """The runs of some rows."""
+    with tempfile.TemporaryDirectory() as folder:
+        return read([write(Path(folder) / "epochs.csv", rows)])

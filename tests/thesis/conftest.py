@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pytest
 
 from lightning_as.data.image_data import ImageDataset
@@ -19,17 +18,16 @@ Row = dict[str, str]
 
 
 @pytest.fixture(autouse=True)
-def tiny(mnist: dict[str, ImageDataset], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def tiny(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The first 200 training and 100 test images are MNIST, and nothing is said but by the code under test."""
-    parts = {}
-    for name, size in (("train", 200), ("test", 100)):
-        labels = mnist[name].labels
-        assert labels is not None
-        parts[name] = ImageDataset(mnist[name].images[:size], labels[:size])
-    monkeypatch.setattr("lightning_as.data.mnist.load_mnist", lambda part, data_dir=None: parts[part])
-    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
+
+    def load(part: str, data_dir: str | None = None) -> ImageDataset:
+        whole, size = request.getfixturevalue("mnist")[part], 200 if part == "train" else 100
+        return ImageDataset(whole.images[:size], whole.labels[:size])
+
+    monkeypatch.setattr("lightning_as.data.mnist.load_mnist", load)
     with warnings.catch_warnings():
-        for module in ("lightning", "torch", "optuna"):
+        for module in ("lightning", "torch"):
             warnings.filterwarnings("ignore", module=module)
         yield
 

@@ -6,10 +6,14 @@ from scipy import stats
 
 from thesis.comparison import (
     AccuracyComparison,
+    Estimate,
     Ratio,
     accuracy_verdict,
+    as_text,
     compare_accuracies,
     hedges_g,
+    interval,
+    markdown_table,
     median,
     pooled_p_value,
     ratio,
@@ -27,29 +31,27 @@ def test_a_median_and_the_bootstrap_interval_by_all_resamples():
     assert found == median(values)  # no hidden state
 
 
-@pytest.mark.parametrize("runs", [2, 3, 4, 5])
-def test_of_a_few_runs_the_interval_is_the_smallest_and_the_largest(runs: int):
-    values = [float(2**at) for at in range(runs)]
-    assert median(values)[1:] == (1.0, values[-1], runs)
-
-
-def test_of_one_run_or_none_there_is_no_interval():
+def test_of_a_few_runs_the_interval_is_the_smallest_and_the_largest_and_of_one_there_is_none():
+    for runs in (2, 3, 4, 5):
+        values = [float(2**at) for at in range(runs)]
+        assert median(values)[1:] == (1.0, values[-1], runs)
     assert median([3.0]) == (3.0, None, None, 1)
     assert median([]) == (None, None, None, 0)
+    # One that diverged does not make the median of three diverge, but that of most does.
+    assert median([1e-3, math.nan, 2e-3]) == (2e-3, 1e-3, math.inf, 3)
+    assert median([math.nan, 2e-3, math.nan]).value == math.inf
 
 
-def test_ratios_are_paired_where_seeds_agree():
+def test_ratios_are_paired_where_seeds_agree_and_else_medians_are_divided():
     # The ratio of the medians would be 3/40; the seed 9 has no pair.
     found = ratio({0: 1.0, 1: 3.0, 2: 8.0, 9: 1e9}, {2: 40.0, 0: 10.0, 1: 60.0})
     assert found[:3] == pytest.approx((0.1, 0.05, 0.2))
     assert found[3:] == (3, True, "")
-
-
-def test_without_a_common_seed_medians_are_divided():
     found = ratio({0: 1.0, 1: 3.0}, {5: 10.0, 6: 30.0, 7: 20.0})
-    assert (found.value, found.runs, found.paired) == (pytest.approx(0.1), 2, False)
-    assert (found.low, found.high) == (pytest.approx(1 / 30), pytest.approx(0.3))
+    assert found[:3] == pytest.approx((0.1, 1 / 30, 0.3))
+    assert (found.runs, found.paired) == (2, False)
     assert ratio({0: 1.0}, {5: 10.0}) == Ratio(0.1, None, None, 1, False, "")
+    assert ratio({0: 0.0, 1: 0.0}, {0: 1.0, 1: 2.0})[:3] == (0, 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -67,15 +69,6 @@ def test_undefined_ratios_say_why(above: dict[int, float], below: dict[int, floa
     assert found.value is None
     assert note in found.note
     assert verdict(found, 0.5) == "open"
-
-
-def test_of_three_runs_one_that_diverged_does_not_make_the_median_diverge():
-    assert median([1e-3, math.nan, 2e-3]) == (2e-3, 1e-3, math.inf, 3)
-    assert median([math.nan, 2e-3, math.nan]).value == math.inf
-
-
-def test_a_cost_of_0_over_another_is_0():
-    assert ratio({0: 0.0, 1: 0.0}, {0: 1.0, 1: 2.0})[:3] == (0, 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -108,12 +101,12 @@ def test_accuracies_are_compared_by_welch_s_formulas():
     a, b = np.var(A, ddof=1) / 4, np.var(B, ddof=1) / 3
     error, difference = math.sqrt(a + b), np.mean(A) - np.mean(B)
     degrees = (a + b) ** 2 / (a**2 / 3 + b**2 / 2)
-    law = stats.t(degrees)
+    t = stats.t(degrees)
     assert found.difference == pytest.approx(difference)
-    assert found.welch_p == pytest.approx(2 * law.sf(difference / error))
-    assert found.low == pytest.approx(difference - law.ppf(0.975) * error)
-    assert found.high == pytest.approx(difference + law.ppf(0.975) * error)
-    one_sided = law.sf((difference + 0.1) / error), law.cdf((difference - 0.1) / error)
+    assert found.welch_p == pytest.approx(2 * t.sf(difference / error))
+    assert found.low == pytest.approx(difference - t.ppf(0.975) * error)
+    assert found.high == pytest.approx(difference + t.ppf(0.975) * error)
+    one_sided = t.sf((difference + 0.1) / error), t.cdf((difference - 0.1) / error)
     assert found.equivalence_p == pytest.approx(max(one_sided))
     assert (found.runs, found.other_runs) == (4, 3)
 
@@ -129,12 +122,7 @@ def test_hedges_g_and_its_interval_by_their_definitions():
     assert stats.nct.cdf(t, 5, low / scale) == pytest.approx(0.975)
     assert stats.nct.cdf(t, 5, high / scale) == pytest.approx(0.025)
     assert low < g < high
-
-
-def test_a_huge_effect_of_two_runs_each_has_an_interval():
-    _, low, high = hedges_g([99.40, 99.41], [9.80, 9.81])
-    assert math.isfinite(low)
-    assert math.isfinite(high)
+    assert all(map(math.isfinite, hedges_g([99.40, 99.41], [9.80, 9.81])))  # a huge effect
 
 
 @pytest.mark.parametrize(("a", "b"), [([], []), ([99.0], [98.0, 98.5]), ([99.0, 99.0], [98.0, 98.0])])
@@ -166,3 +154,21 @@ def test_runs_of_one_arm_that_are_right_on_equally_many_images_are_no_cause_for_
     found = compare_accuracies([99.37, 99.37], [99.2, 99.4])
     assert found.welch_p is not None
     assert 0.5 < found.welch_p < 1
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(None, "–"), (0.0, "0"), (3.84e-5, "3.8e-5"), (0.0123, "0.012"), (17e2, "1.7e3"), (123.4, "120"), (1.0, "1"),
+     (-0.251, "-0.25"), (math.inf, "not finite"), (math.nan, "not finite"), (2e-10, "2e-10")],
+)  # fmt: skip
+def test_numbers_as_text(value: float | None, text: str):
+    assert as_text(value) == text
+
+
+def test_intervals_or_why_there_is_none_and_tables_as_text():
+    assert interval(Estimate(0.5, 0.25, 1.0, 3)) == "0.5 [0.25, 1]"
+    assert interval(Estimate(0.5, None, None, 1)) == "0.5 (one run)"
+    assert interval(Estimate(None, None, None, 0)) == "not run"
+    assert interval(Ratio(None, None, None, 2, True, "a cost is not finite")) == "undefined: a cost is not finite"
+    assert interval(Ratio(None, None, None, 0, True, "no runs")) == "not run"
+    assert markdown_table(["a", "b"], [["1", "2"], ["3", "4"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |\n| 3 | 4 |"

@@ -2,11 +2,11 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.patches import Rectangle
+from thesis.search import GridRow, grid_rows
 
 from tests.helpers.synthetic import row, write
 from thesis.distribution_figures import cost_scale, delta_grid_figure, distribution_figure
 from thesis.results import Run, read
-from thesis.search import GridRow, grid_rows
 
 
 def runs_of(tmp_path: Path, rows: list[dict[str, object]]) -> list[Run]:

@@ -1,7 +1,8 @@
+from thesis.mends import CollapseRow, DefaultRow
+
 from thesis.comparison import Estimate, Ratio
 from thesis.evidence import ArmRow, TimeRow
 from thesis.evidence_markdown import QUESTIONS, evidence_markdown
-from thesis.mends import CollapseRow, DefaultRow
 from thesis.tables import RatioRow
 
 ONE = Ratio(0.5, 0.25, 1.0, 3, True, "")

@@ -1,56 +1,75 @@
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.helpers.synthetic import cell, row, write
-from thesis.results import common_epochs, last_common_epoch, read, select
+from tests.helpers.synthetic import Rows, cell, row, runs_of, write
+from thesis.results import COLUMNS, ROW, Cell, common_epochs, last_common_epoch, read, read_rows, select, write_rows
+
+PUBLISHED = sorted((Path(__file__).parents[2] / "benchmarks" / "results").glob("*/epochs.csv"))
 
 
-def test_rows_become_runs_in_order_of_epochs(tmp_path: Path):
-    rows = [row(epoch=2, seconds=8, p="0.25;0.75"), row(epoch=0, seconds=0, p="0.5;0.5"), row(seed=1)]
-    first, second = read([write(tmp_path / "epochs.csv", rows)])
-    assert first.cell[:6] == ("thesis", "AS", "adadelta", 256, "full", 0)
-    assert first.cell.delta_p is None
+def test_rows_become_runs_in_order_of_epochs():
+    rows = [row(epoch=2, seconds=8, p="0.25;0.75"), row(epoch=0, seconds=0, p="0.5;0.5")]
+    rows += [row(seed=2, epoch=0), row(seed=1, variance_weighted="inf", training_cost_median="0")]
+    first, second = runs_of(rows)  # without the one that has no epoch yet
+    assert first.cell == Cell("thesis", "AS", "adadelta", 256, "full", 0)
     assert first.epochs.tolist() == [0, 2]
     assert first.at("seconds", 2) == 8
     np.testing.assert_array_equal(first.p, [[0.5, 0.5], [0.25, 0.75]])
-    assert second.cell.seed == 1
+    assert (second.cell.seed, second.at("variance_weighted", 15), second.at("training_cost_median", 15)) == (
+        1,
+        np.inf,
+        0,
+    )
     with pytest.raises(KeyError, match="no epoch 1"):
         first.at("seconds", 1)
 
 
-def test_of_a_run_in_several_files_the_longest_counts_with_its_own_seconds(tmp_path: Path):
+def test_of_a_run_in_several_files_the_longest_counts_or_the_first(tmp_path: Path):
     write(tmp_path / "a" / "epochs.csv", [row(epoch=1, seconds=5), row(epoch=2, seconds=10)])
     more = write(tmp_path / "b.csv", [row(epoch=1, seconds=6), row(epoch=2, seconds=12), row(epoch=3, seconds=18)])
     for paths in ([tmp_path / "a", more], [more, tmp_path / "a"]):
         (run,) = read(paths)
         assert run.epochs.tolist() == [1, 2, 3]
         assert run.measured["seconds"].tolist() == [6, 12, 18]
+    paths = [write(tmp_path / f"{seconds}.csv", [row(seconds=seconds)]) for seconds in (7, 8)]
+    assert [run.at("seconds", 15) for run in read(paths)] == [7]
+    other = write(tmp_path / "other.csv", [row(test_cost=0.5)])
+    with pytest.raises(
+        ValueError, match=r"other.csv: epoch 15 of .* was read before, with other figures. Leave one out"
+    ):
+        read([*paths, other])
 
 
-def test_of_equally_long_ones_the_first_counts(tmp_path: Path):
-    paths = [write(tmp_path / f"{seconds}.csv", [row(seconds=seconds)]) for seconds in (5, 6)]
-    assert [run.at("seconds", 15) for run in read(paths)] == [5]
+@pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.parent.name)
+def test_what_was_published_is_read_and_written_again_byte_by_byte(path: Path, tmp_path: Path):
+    write_rows(tmp_path / "epochs.csv", read_rows(path))
+    assert (tmp_path / "epochs.csv").read_bytes() == path.read_bytes()
 
 
-def test_files_that_differ_about_a_run_are_refused(tmp_path: Path):
-    paths = [write(tmp_path / f"{loss}.csv", [row(test_cost=loss)]) for loss in (0.5, 0.6)]
-    with pytest.raises(ValueError, match=r"0.6.csv: epoch 15 of .* was read before, with other figures. Leave one out"):
-        read(paths)
+def test_a_file_is_written_with_exactly_these_columns_or_stays_as_it_was(tmp_path: Path):
+    path, rows = tmp_path / "epochs.csv", [{name: str(at) for at, name in enumerate(ROW)} | {"p": "0.5;0.5"}]
+    searched = Cell("grid-search", "AS", "adadelta", 256, "full", 0, 0.902, 0.1)
+    write_rows(path, {searched: rows, Cell("thesis", "AS", "adam", 64, "full", 3): rows})
+    header = (
+        "experiment,arm,optimizer,batch_size,data,seed,epoch,training_cost_mean,training_cost_median,test_cost,"
+        "test_accuracy,seconds,ess,variance_uniform,variance_weighted,variance_drawn,delta_p,delta_q,p\n"
+    )
+    lines = "grid-search,AS,adadelta,256,full,0,0,1,2,3,4,5,6,7,8,9,0.902,0.1,0.5;0.5\n"
+    lines += "thesis,AS,adam,64,full,3,0,1,2,3,4,5,6,7,8,9,,,0.5;0.5\n"
+    assert path.read_bytes().decode() == header + lines
+    assert os.listdir(tmp_path) == ["epochs.csv"]
+    with pytest.raises(KeyError):
+        write_rows(path, {searched: [{"epoch": "1"}]})
+    assert path.read_bytes().decode() == header + lines
 
 
-def test_infinite_values_zeros_and_runs_before_their_first_epoch(tmp_path: Path):
-    rows = [row(variance_weighted="inf", training_cost_median="0"), row(seed=1, epoch=0)]
-    (run,) = read([write(tmp_path / "epochs.csv", rows)])
-    assert run.at("variance_weighted", 15) == np.inf
-    assert run.at("training_cost_median", 15) == 0
-
-
-def test_select_takes_one_cell_on_the_full_data(tmp_path: Path):
+def test_select_takes_one_setting_on_the_full_data():
     rows = [*cell(epochs=1), row(data="noisy_10", seed=7), row(optimizer="Adam", seed=8)]
     rows += [row(experiment="grid-search", delta_p=0.9, delta_q=q, seed=9) for q in (0.1, 0.4)]
-    runs = read([write(tmp_path / "epochs.csv", rows)])
+    runs = runs_of(rows)
     assert [run.cell.seed for run in select(runs, "thesis", "adadelta", 256, "AS")] == [0, 1, 2]
     assert len(select(runs, "thesis", "adadelta", 256)) == 9
     assert [run.cell.seed for run in select(runs, "thesis", "adam", 256)] == [8]
@@ -58,21 +77,16 @@ def test_select_takes_one_cell_on_the_full_data(tmp_path: Path):
     assert point.cell.delta_q == 0.4
 
 
-def test_epochs_in_common(tmp_path: Path):
-    rows = [row(seed=0, epoch=e) for e in range(6)] + [row(seed=1, epoch=e) for e in range(4)]
-    runs = read([write(tmp_path / "epochs.csv", rows)])
+def test_epochs_in_common():
+    runs = runs_of([row(seed=0, epoch=e) for e in range(6)] + [row(seed=1, epoch=e) for e in range(4)])
     assert common_epochs(runs) == [0, 1, 2, 3]
     assert (last_common_epoch(runs), last_common_epoch(runs, 2), last_common_epoch([])) == (3, 2, None)
-
-
-def without(name: str) -> dict[str, object]:
-    return {key: value for key, value in row().items() if key != name}
 
 
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([without("ess")], r"missing \['ess'\]"),
+        ([{name: value for name, value in row().items() if name != "ess"}], r"missing \['ess'\]"),
         ([row(more=1)], r"unknown \['more'\]"),
         ([row(), row(batch_size="many", seed=1)], r"line 3: batch_size is 'many', which is not a number \(int\)"),
         ([row(test_accuracy="")], r"test_accuracy is ''"),
@@ -81,9 +95,9 @@ def without(name: str) -> dict[str, object]:
         ([row(p="a;b")], "column p"),
     ],
 )
-def test_what_is_wrong_in_a_file_is_said(rows: list[dict[str, object]], message: str, tmp_path: Path):
+def test_what_is_wrong_in_a_file_is_said(rows: Rows, message: str):
     with pytest.raises(ValueError, match=message):
-        read([write(tmp_path / "epochs.csv", rows)])
+        runs_of(rows)
 
 
 def test_files_that_are_no_results(tmp_path: Path):
@@ -91,12 +105,11 @@ def test_files_that_are_no_results(tmp_path: Path):
         read([tmp_path])
     path = write(tmp_path / "epochs.csv", [row(), row(seed=1)])
     lines = path.read_text().splitlines()
-    path.write_text(lines[0] + "\n")
-    with pytest.raises(ValueError, match="no rows"):
-        read([path])
-    path.write_text("\n".join([*lines[:2], lines[2][:40]]))
-    with pytest.raises(ValueError, match="line 3 has not 19 values"):
-        read([path])
-    path.write_bytes(b"\x80\x81\xff")
-    with pytest.raises(ValueError, match="not a CSV file"):
-        read([path])
+    for content, message in (
+        (f"{lines[0]}\n".encode(), "no rows"),
+        ("\n".join([*lines[:2], lines[2][:40]]).encode(), f"line 3 has not {len(COLUMNS)} values"),
+        (b"\x80\x81\xff", "not a CSV file"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=message):
+            read([path])

@@ -1,140 +1,156 @@
 from __future__ import annotations
 
-import time
-from collections import Counter
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pytest
 from filelock import FileLock
-from optuna.storages import RDBStorage
-from optuna.trial import TrialState
 
 from lightning_as import Uniform
-from thesis import grid, measurements, study
-from thesis.grid import Arm
-from thesis.storage import NAME, open_study, parameters
-from thesis.study import Study
+from thesis import grid, study, training
+from thesis.grid import Arm, cells
+from thesis.results import Cell
+from thesis.study import Study, duration, seconds_left
 
 MakeStudy = Callable[..., Study]
 Rows = Callable[..., list[dict[str, str]]]
 TWO = ("64", "adam", "AS", "uniform")
+PUBLISHED = Path(__file__).parents[2] / "benchmarks" / "results"
 
 
-def trials(folder: Path) -> list[optuna.trial.FrozenTrial]:
-    return optuna.load_study(study_name=NAME, storage=f"sqlite:///{folder / 'study.db'}").trials
+def arms(rows: list[dict[str, str]]) -> list[tuple[str, str]]:
+    """Seed and arm of each training, in the order of the file."""
+    return list(dict.fromkeys((row["seed"], row["arm"]) for row in rows))
 
 
-def states(folder: Path) -> list[str]:
-    return [trial.state.name for trial in trials(folder)]
-
-
-def broken(after: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Measuring fails after so many times."""
-    real, calls = measurements.measure, 0
-
-    def measure(*arguments: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls > after:
-            raise RuntimeError("something broke")
-        return real(*arguments)
-
-    monkeypatch.setattr(measurements, "measure", measure)
-
-
-def test_a_study_trains_its_cells_in_order_and_writes_them(
+def test_cells_are_trained_once_in_order_and_the_grid_may_grow(
     make_study: MakeStudy, rows: Rows, tmp_path: Path, capsys: Any
 ):
     assert make_study(*TWO).run() == {}
-    found = rows()
-    assert [(row["arm"], row["epoch"]) for row in found] == [(a, str(e)) for a in ("uniform", "AS") for e in range(4)]
-    assert {(row["optimizer"], row["batch_size"], row["data"], row["seed"]) for row in found} == {
-        ("adam", "64", "full", "0")
-    }
+    before = rows()
+    assert [(row["arm"], row["epoch"]) for row in before] == [(a, str(e)) for a in ("uniform", "AS") for e in range(4)]
     said = capsys.readouterr().out.splitlines()
     assert said[0] == "thesis: 0 of 2 trainings done, 2 left"
     assert said[1].startswith("  thesis-uniform-adam_64-full-seed0: epoch 1 of 3, training cost ")
     assert said[4].startswith("thesis: 1 of 2 trainings done, 1 left, about ")
     assert said[-1] == "thesis: 2 of 2 trainings done, 0 left"
     assert list((tmp_path / "study" / "checkpoints").iterdir()) == []
-    first, second = trials(tmp_path / "study")
-    assert first.params == {"arm": "uniform", "optimizer": "adam", "batch_size": 64, "data": "full", "seed": 0}
-    assert f"{second.value:.6g}" == found[-1]["training_cost_mean"]
-    assert list(second.intermediate_values) == [1, 2, 3]
-
-
-def test_a_finished_cell_is_not_repeated_and_the_grid_may_grow(
-    make_study: MakeStudy, rows: Rows, tmp_path: Path, capsys: Any
-):
-    make_study(*TWO, epochs=1).run()
-    before = rows()
-    make_study(*TWO, epochs=1, seeds=2).run()
-    make_study(*TWO, "OBS", epochs=1, seeds=1).run()
-    assert Counter(trial.user_attrs["cell"] for trial in trials(tmp_path / "study")) == {
-        f"thesis-{arm}-adam_64-full-seed{seed}": 1
-        for arm, seed in [("uniform", 0), ("AS", 0), ("uniform", 1), ("AS", 1), ("OBS", 0)]
-    }
-    assert [(row["seed"], row["arm"]) for row in rows()[::2]] == [
-        ("0", "uniform"),
-        ("0", "AS"),
-        ("0", "OBS"),
-        ("1", "uniform"),
-        ("1", "AS"),
-    ]
-    assert rows()[:4] == before
+    make_study("64", "adam", "AS", seeds=2).run()
+    make_study(*TWO, "OBS").run()
+    said = capsys.readouterr().out
+    assert "thesis: 1 of 2 trainings done, 1 left, about 0 s" in said
+    assert [name for name in ("AS", "uniform", "OBS") if f"{name}-adam_64-full-seed0: epoch" in said] == ["OBS"]
+    assert arms(rows()) == [("0", "uniform"), ("0", "AS"), ("0", "OBS"), ("1", "AS")]
+    assert rows()[:8] == before
 
 
 def test_a_failed_cell_is_recorded_the_others_go_on_and_it_is_tried_again(
-    make_study: MakeStudy, rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    make_study: MakeStudy, rows: Rows, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ):
     def fail() -> Uniform:
-        raise RuntimeError("no such law")
+        raise RuntimeError("no such distribution")
 
     with monkeypatch.context() as patch:
         patch.setitem(grid.ARMS, "uniform", Arm(fail))
-        assert make_study(*TWO).run() == {"thesis-uniform-adam_64-full-seed0": "RuntimeError: no such law"}
-    assert states(tmp_path / "study") == ["FAIL", "COMPLETE"]
-    assert {row["arm"] for row in rows()} == {"AS"}
+        failed = make_study(*TWO, epochs=1).run()
+    assert failed == {"thesis-uniform-adam_64-full-seed0": "RuntimeError: no such distribution"}
     assert "thesis: 1 of 2 trainings done, 1 failed, 0 left" in capsys.readouterr().out
-    assert make_study(*TWO).run() == {}
-    assert states(tmp_path / "study") == ["FAIL", "COMPLETE", "COMPLETE"]
-    assert [row["arm"] for row in rows()] == ["uniform"] * 4 + ["AS"] * 4
+    assert arms(rows()) == [("0", "AS")]
+    assert make_study(*TWO, epochs=1).run() == {}
+    assert arms(rows()) == [("0", "uniform"), ("0", "AS")]
 
 
-@pytest.mark.parametrize("after", [0, 1, 2, 3, 6])
+def test_what_fails_is_tried_once_by_all_processes_that_run_at_the_time(
+    make_study: MakeStudy, monkeypatch: pytest.MonkeyPatch
+):
+    tried: list[str] = []
+
+    def train(cell: Cell, *rest: Any) -> Any:
+        tried.append(cell.arm)
+        if len(tried) == 1:
+            make_study(*TWO).run()
+        raise RuntimeError("no such distribution")
+
+    monkeypatch.setattr(study, "train", train)
+    assert len(make_study(*TWO).run()) == 2
+    assert tried == ["uniform", "AS"]
+    assert len(make_study(*TWO).run()) == 2
+    assert tried == ["uniform", "AS"] * 2
+
+
+@pytest.mark.parametrize("after", [0, 2, 4, 7])
 def test_started_again_after_an_exception_a_study_is_the_uninterrupted_one(
     after: int, make_study: MakeStudy, rows: Rows, monkeypatch: pytest.MonkeyPatch
 ):
-    make_study(*TWO, folder="whole").run()
+    real, calls = training.measure, 0
+
+    def measure(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls > after:
+            raise RuntimeError("something broke")
+        return {**real(*arguments), "test_cost": float("nan")}  # which is a result
+
     with monkeypatch.context() as patch:
-        broken(after, patch)
+        patch.setattr(training, "measure", measure)
         failed = make_study(*TWO).run()
-    assert set(failed.values()) == {"RuntimeError: something broke"}
-    assert len(failed) == (2 if after < 4 else 1)
-    make_study(*TWO).run()
+        assert set(failed.values()) == {"RuntimeError: something broke"}
+        assert len(failed) == (2 if after < 4 else 1)
+        after = 100
+        make_study(*TWO, folder="whole").run()
+        make_study(*TWO).run()
     assert rows() == rows("whole")
+    assert {row["test_cost"] for row in rows()} == {"nan"}
 
 
-def test_the_rows_are_in_the_trial_after_each_epoch(
-    make_study: MakeStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_cell_whose_lock_another_process_holds_is_left_to_it_and_gone_on_with_when_it_is_free(
+    make_study: MakeStudy, rows: Rows, tmp_path: Path, capsys: Any
 ):
-    broken(3, monkeypatch)
-    make_study("64", "adam", "AS").run()
-    (trial,) = trials(tmp_path / "study")
-    assert [row["epoch"] for row in trial.user_attrs["rows"]] == ["0", "1", "2"]
+    one = make_study(*TWO, epochs=1)
+    with FileLock(tmp_path / "study" / "checkpoints" / "thesis-AS-adam_64-full-seed0.lock"):
+        one.run()
+        assert "1 are with other processes" in capsys.readouterr().out
+        assert arms(rows()) == [("0", "uniform")]
+    one.run()
+    assert arms(rows()) == [("0", "uniform"), ("0", "AS")]
 
 
-def test_a_cost_that_is_not_a_number_is_a_result(
-    make_study: MakeStudy, rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_cell_that_another_process_has_done_between_the_look_and_the_lock_is_not_done_again(
+    make_study: MakeStudy, rows: Rows, monkeypatch: pytest.MonkeyPatch
 ):
-    real = measurements.measure
-    monkeypatch.setattr(measurements, "measure", lambda *of: {**real(*of), "training_cost_mean": float("nan")})
-    assert make_study("64", "adam", "AS", epochs=1).run() == {}
-    assert [row["training_cost_mean"] for row in rows()] == ["nan", "nan"]
-    assert trials(tmp_path / "study")[0].value == float("inf")
+    one, other = make_study("64", "adam", "AS", epochs=1), make_study("64", "adam", "AS", epochs=1)
+    real = FileLock.acquire
+    with monkeypatch.context() as patch:
+
+        def acquire(self: Any, *arguments: Any, **options: Any) -> Any:
+            patch.undo()
+            other.run()
+            patch.setattr(study, "train", lambda *_: pytest.fail("It was done twice."))
+            return real(self, *arguments, **options)
+
+        patch.setattr(FileLock, "acquire", acquire)
+        assert one.run() == {}
+    assert len(rows()) == 2
+
+
+@pytest.mark.parametrize("published", sorted(PUBLISHED.glob("*/epochs.csv")), ids=lambda path: path.parent.name)
+def test_what_was_published_is_gone_on_with_by_its_csv_alone(published: Path, tmp_path: Path):
+    protocol = json.loads(published.with_name("protocol.json").read_text())
+    lines = published.read_text().splitlines()
+    for files in (["epochs.csv", "protocol.json"], ["epochs.csv"]):
+        folder = tmp_path / f"{len(files)}"
+        folder.mkdir()
+        for file in files:
+            shutil.copy(published.with_name(file), folder)
+        found = Study(cells(protocol["experiment"], 2), protocol["epochs"], folder, "cpu")
+        assert len(found._record()) * (protocol["epochs"] + 1) == len(lines) - 1
+        assert json.loads((folder / "protocol.json").read_text()) == protocol
+        assert found._progress().startswith(f"{protocol['experiment']}: ")
+        assert not {cell.name for cell in found._due(found._record())} & {cell.name for cell in found._record()}
+        assert (folder / "epochs.csv").read_text().splitlines() == lines
 
 
 @pytest.mark.parametrize(
@@ -143,162 +159,52 @@ def test_a_cost_that_is_not_a_number_is_a_result(
         ({"epochs": 0}, "`epochs` must be at least 1, got 0"),
         ({"epochs": 2}, "has `epochs` 1, but here it is 2: give the same, or another `folder`"),
         ({"device": "cuda"}, "`device` is 'cuda', but torch finds no GPU: give 'auto' or 'cpu'"),
+        ({"gpu": True, "device": "auto"}, "has `device` cpu, but here it is cuda: give the same"),
+        ({"cells": "weights"}, "has `experiment` thesis, but here it is weights"),
+        ({"cells": "weights", "without": "protocol.json"}, "has `experiment` thesis, but here it is weights"),
+        ({"epochs": 2, "without": "protocol.json"}, "has `epochs` 1, but here it is 2"),
+        ({"gpu": True, "device": "auto", "without": "protocol.json"}, "has no protocol.json beside it.*give `device`"),
+        ({"version": 2}, "has `version` 1, but here it is 2"),
+        ({"arm": "gone"}, "has thesis-gone-adam_64-full-seed0, which is no cell of the study"),
+        ({"without": "epochs.csv", "study.db": True}, "has the study.db of an earlier version and no epochs.csv"),
+        ({"folder": "study/epochs.csv/below"}, r"`folder` .*below cannot be written \(.*: give another one"),
     ],
 )
-def test_another_protocol_is_refused_before_the_first_training(
-    options: dict[str, Any], message: str, make_study: MakeStudy, tmp_path: Path
+def test_what_cannot_be_gone_on_with_is_refused(
+    options: dict[str, Any], message: str, make_study: MakeStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
+    folder = tmp_path / "study"
     make_study("64", "adam", "AS", epochs=1).run()
+    monkeypatch.setattr("torch.cuda.is_available", lambda: "gpu" in options)
+    monkeypatch.setattr(study, "PROTOCOL", options.get("version", 1))
+    if "arm" in options:
+        text = (folder / "epochs.csv").read_text()
+        (folder / "epochs.csv").write_text(text.replace(",AS,", f",{options['arm']},"))
+    if "without" in options:
+        (folder / options["without"]).unlink()
+    if "study.db" in options:
+        (folder / "study.db").touch()
+    before = {path: path.read_bytes() for path in folder.glob("*.csv")}
     with pytest.raises(ValueError, match=message):
-        make_study(*TWO, **options)
-    assert len(trials(tmp_path / "study")) == 1
+        Study(
+            cells(options.get("cells", "thesis"), 1),
+            options.get("epochs", 1),
+            tmp_path / options.get("folder", "study"),
+            options.get("device", "cpu"),
+        )
+    assert {path: path.read_bytes() for path in folder.glob("*.csv")} == before
 
 
-def test_another_storage_does_not_overwrite_the_results_of_a_folder(make_study: MakeStudy, rows: Rows, tmp_path: Path):
-    make_study("64", "adam", "AS", epochs=1).run()
-    for options in ({"epochs": 2}, {"epochs": 1, "device": "cuda"}):
-        with pytest.raises(ValueError, match="give"):
-            make_study("64", "adam", "AS", **options, storage=f"sqlite:///{tmp_path / 'another.db'}").run()
-    assert len(rows()) == 2
+def test_the_time_left_goes_by_the_most_similar_cells_that_are_known():
+    def cell(arm: str, batch_size: int, seed: int = 0) -> Any:
+        return cells("thesis", 1)[0]._replace(arm=arm, batch_size=batch_size, seed=seed)
 
-
-def test_a_study_of_a_cpu_is_not_gone_on_with_on_a_gpu(make_study: MakeStudy, monkeypatch: pytest.MonkeyPatch):
-    make_study("64", "adam", "AS", epochs=1)
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    with pytest.raises(ValueError, match="has `device` cpu, but here it is cuda: give the same"):
-        make_study("64", "adam", "AS", epochs=1, device="auto")
-
-
-def test_another_experiment_is_refused_with_both_names(make_study: MakeStudy, tmp_path: Path):
-    make_study(*TWO)
-    with pytest.raises(ValueError, match="has `experiment` thesis, but here it is weights"):
-        Study(grid.cells("weights", 1), 3, tmp_path / "study")
-
-
-def test_a_protocol_that_another_process_wrote_at_the_same_moment_is_found(make_study: MakeStudy, tmp_path: Path):
-    late = make_study(*TWO)
-    opened = open_study(f"sqlite:///{tmp_path / 'study' / 'study.db'}")
-    opened.set_user_attr("protocol", {**opened.user_attrs["protocol"], "epochs": 50})
-    with pytest.raises(ValueError, match="has `epochs` 50, but here it is 3"):
-        late.run()
-    assert trials(tmp_path / "study") == []
-
-
-def enqueue(folder: Path, name: str = "thesis-AS-adam_64-full-seed0") -> optuna.Study:
-    """What another process does when it begins a cell."""
-    opened = open_study(f"sqlite:///{folder / 'study.db'}")
-    (cell,) = (cell for cell in grid.cells("thesis", 1) if cell.name == name)
-    opened.enqueue_trial(parameters(cell), user_attrs={"cell": name})
-    return opened
-
-
-def test_of_two_trials_of_a_cell_the_later_one_gives_way(make_study: MakeStudy, rows: Rows, tmp_path: Path):
-    one = make_study("64", "adam", "AS", epochs=1)
-    enqueue(tmp_path / "study")
-    enqueue(tmp_path / "study")
-    one.run()
-    assert states(tmp_path / "study") == ["COMPLETE", "PRUNED"]
-    assert len(rows()) == 2
-
-
-def test_a_trial_that_another_process_snatched_leaves_one_without_a_cell_which_is_given_up(
-    make_study: MakeStudy, rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    one, real = make_study("64", "adam", "AS", epochs=1), optuna.Study.ask
-    taken: list[Any] = []
-
-    def ask(self: optuna.Study, *arguments: Any) -> Any:
-        if not taken:
-            taken.append(real(self))  # the other process is quicker
-        return real(self, *arguments)
-
-    monkeypatch.setattr(optuna.Study, "ask", ask)
-    one.run()
-    assert states(tmp_path / "study") == ["RUNNING", "PRUNED"]
-    assert rows() == []
-
-
-def test_a_cell_whose_lock_another_process_holds_is_left_to_it(
-    make_study: MakeStudy, rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(study, "_PATIENCE", 0.1)
-    one = make_study(*TWO, epochs=1)
-    with FileLock(tmp_path / "study" / "checkpoints" / "thesis-AS-adam_64-full-seed0.lock"):
-        one.run()
-    assert states(tmp_path / "study") == ["COMPLETE", "PRUNED"]
-    assert {row["arm"] for row in rows()} == {"uniform"}
-
-
-def running(folder: Path, place: str | None) -> optuna.Study:
-    """The trial of a process that has died, or of one at another place."""
-    opened = enqueue(folder)
-    trial = opened.ask()
-    if place is not None:
-        trial.set_user_attr("place", place)
-    return opened
-
-
-def test_a_trial_of_this_place_whose_lock_is_free_is_gone_on_with(make_study: MakeStudy, rows: Rows, tmp_path: Path):
-    one = make_study("64", "adam", "AS", epochs=1)
-    running(tmp_path / "study", one._place)
-    one.run()
-    assert states(tmp_path / "study") == ["FAIL", "COMPLETE"]
-
-
-def test_a_trial_of_another_place_is_left_alone_until_its_heart_stops(
-    make_study: MakeStudy, rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
-):
-    for name in ("_HEARTBEAT", "GRACE"):
-        monkeypatch.setattr(f"thesis.storage.{name}", 1)
-    one = make_study("64", "adam", "AS", epochs=1)
-    opened = running(tmp_path / "study", "elsewhere:/folder")
-    storage: Any = opened._storage
-    storage.record_heartbeat(opened.trials[0]._trial_id)
-    one.run()
-    assert states(tmp_path / "study") == ["RUNNING"]
-    assert "1 are with other processes" in capsys.readouterr().out
-    time.sleep(2.5)  # the database counts whole seconds
-    one.run()
-    assert states(tmp_path / "study") == ["FAIL", "COMPLETE"]
-    assert len(rows()) == 2
-
-
-def test_a_trial_of_a_process_that_died_before_its_first_heartbeat_is_freed(
-    make_study: MakeStudy, rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    one = make_study("64", "adam", "AS", epochs=1)
-    running(tmp_path / "study", None)
-    one.run()
-    assert states(tmp_path / "study") == ["RUNNING"]  # it may have just begun
-    monkeypatch.setattr(study, "GRACE", 0)
-    one.run()
-    assert states(tmp_path / "study") == ["FAIL", "COMPLETE"]
-
-
-def test_a_process_that_was_taken_for_dead_gives_way_at_the_end_of_its_epoch(
-    make_study: MakeStudy, rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
-):
-    make_study("64", "adam", "AS", epochs=2, folder="whole").run()
-    one, real, ended = make_study("64", "adam", "AS", epochs=2), measurements.measure, False
-
-    def measure(*arguments: Any) -> Any:
-        nonlocal ended
-        if not ended:
-            one._study.tell(0, state=TrialState.FAIL)
-            ended = True
-        return real(*arguments)
-
-    monkeypatch.setattr(measurements, "measure", measure)
-    assert one.run() == {}
-    assert "given way to another process" in capsys.readouterr().out
-    assert states(tmp_path / "study") == ["FAIL", "COMPLETE"]
-    assert rows() == rows("whole")
-
-
-def test_a_storage_of_its_own_url_is_used(make_study: MakeStudy, rows: Rows, tmp_path: Path):
-    url = f"sqlite:///{tmp_path / 'shared.db'}"
-    make_study("64", "adam", "AS", epochs=1, storage=url).run()
-    assert not (tmp_path / "study" / "study.db").exists()
-    make_study("64", "adam", "AS", epochs=1, storage=url, folder="other").run()
-    assert len(optuna.load_study(study_name=NAME, storage=RDBStorage(url)).trials) == 1
-    assert rows("other") == rows()
+    known = {cell("AS", 64, seed): seconds for seed, seconds in enumerate((10.0, 30.0, 12.0))}
+    known |= {cell("OBS", 64): 40.0, cell("AS", 256): 3.0}
+    assert seconds_left([cell("AS", 64)], known) == 12
+    assert seconds_left([cell("uniform", 64)], known) == 21  # the median of those with this batch size
+    assert seconds_left([cell("uniform", 1024)], known) == 12  # of all
+    assert seconds_left([cell("AS", 256), cell("OBS", 64)], known) == 43
+    assert seconds_left([cell("AS", 64)], {}) is None
+    said = {0.4: "0 s", 29: "29 s", 31: "1 min", 3570: "1 h 00 min", 7500: "2 h 05 min"}
+    assert {seconds: duration(seconds) for seconds in said} == said

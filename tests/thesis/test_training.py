@@ -1,17 +1,26 @@
-import shutil
+import math
+import statistics
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
-from thesis.grid import Cell, cells, select
-from thesis.measurements import Row
-from thesis.training import train
+from lightning_as import ConvNetClassifier, MNISTDataModule
+from thesis import training
+from thesis.grid import cells, select
+from thesis.results import ROW, Cell, Row
+from thesis.training import Clock, measure, train, variances
 
 
 class StoppedError(Exception):
     pass
+
+
+def small(cell: Cell) -> Cell:
+    return cell._replace(batch_size=20)
 
 
 def without_seconds(rows: list[Row]) -> list[Row]:
@@ -32,17 +41,119 @@ def stop_at(epoch: int) -> Any:
     return report
 
 
-CELLS = [
+def oracle(module: ConvNetClassifier, data: MNISTDataModule, r: list[float]) -> dict[str, Any]:
+    """The definitions, sample by sample, in Python's floats."""
+
+    def outcomes(part: Any) -> list[tuple[float, list[float], bool, int]]:
+        dataset, found = data.dataset(part), []
+        module.eval()
+        with torch.no_grad():
+            logits = torch.cat([module(images) for images in dataset.images.split(128)]).tolist()
+        for z, y in zip(logits, dataset.labels.tolist(), strict=True):  # pyright: ignore[reportOptionalMemberAccess]
+            shifted = [math.exp(value - max(z)) for value in z]
+            softmax = [value / math.fsum(shifted) for value in shifted]
+            gradient = [value - (j == y) for j, value in enumerate(softmax)]
+            found.append((-math.log(softmax[y]), gradient, z.index(max(z)) == y, y))
+        return found
+
+    train, test = outcomes("train"), outcomes("test")
+    n, losses, d = len(train), [loss for loss, *_ in train], [gradient for _, gradient, *_ in train]
+    pairs = [(math.fsum(x * x for x in row), p) for row, p in zip(d, r, strict=True)]  # g² and r
+    mean = math.fsum((math.fsum(row[j] for row in d) / n) ** 2 for j in range(10))
+    drawn = math.fsum(math.fsum(p * row[j] for p, row in zip(r, d, strict=True)) ** 2 for j in range(10))
+    return {
+        "training_cost_mean": math.fsum(losses) / n,
+        "training_cost_median": statistics.median(losses),
+        "test_cost": math.fsum(loss for loss, *_ in test) / len(test),
+        "test_accuracy": sum(right for _, _, right, _ in test) / len(test),
+        "ess": 1 / math.fsum(p * p for p in r),
+        "variance_uniform": math.fsum(g2 for g2, _ in pairs) / n - mean,
+        "variance_weighted": math.fsum(g2 / p for g2, p in pairs) / n**2 - mean,
+        "variance_drawn": math.fsum(p * g2 for g2, p in pairs) - drawn,
+        "p": [math.fsum(p for p, (*_, y) in zip(r, train, strict=True) if y == j) for j in range(10)],
+    }
+
+
+def test_every_column_is_what_it_is_defined_as_and_measuring_leaves_no_trace(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    spread = []
+
+    def check(module: Any, data: Any, strategy: Any) -> Any:
+        generator, was_training = torch.get_rng_state(), [part.training for part in module.modules()]
+        found = measure(module, data, strategy)
+        assert measure(module, data, strategy) == found
+        assert torch.equal(torch.get_rng_state(), generator)
+        assert [part.training for part in module.modules()] == was_training
+        r = strategy.probabilities().tolist()
+        spread.append(max(r) / min(r))
+        for name, value in oracle(module, data, r).items():
+            assert found[name] == pytest.approx(value, rel=1e-9), name
+        module.train()
+        return found
+
+    monkeypatch.setattr(training, "measure", check)
+    rows = train(small(cells("thesis", 1)[1]), 3, tmp_path / "it.ckpt", "cpu", ignore)
+    assert len(spread) == 4
+    assert spread[-1] > 2
+    assert [list(row) for row in rows] == [list(ROW)] * 4
+    assert [row["epoch"] for row in rows] == ["0", "1", "2", "3"]
+    assert rows[0]["seconds"] == "0"
+    assert rows[0]["p"] == ";".join(["0.1"] * 10)
+    assert float(rows[-1]["training_cost_mean"]) < float(rows[0]["training_cost_mean"])
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_variances_are_those_of_draws(seed: int):
+    generator = torch.Generator().manual_seed(seed)
+    d = torch.randn(30, 4, generator=generator, dtype=torch.float64) + 0.5
+    r = torch.rand(30, generator=generator, dtype=torch.float64) + 0.05
+    r /= r.sum()
+
+    def trace(estimates: Tensor, probabilities: Tensor) -> float:
+        """The exact covariance of a discrete random vector, entry by entry of the diagonal."""
+        mean = (probabilities[:, None] * estimates).sum(0)
+        return float((probabilities[:, None] * (estimates - mean) ** 2).sum())
+
+    found = variances(d, r)
+    assert found["variance_uniform"] == pytest.approx(trace(d, torch.full_like(r, 1 / 30)), rel=1e-12)
+    assert found["variance_weighted"] == pytest.approx(trace(d / (30 * r)[:, None], r), rel=1e-12)
+    assert found["variance_drawn"] == pytest.approx(trace(d, r), rel=1e-12)
+
+
+def test_what_is_never_drawn_makes_it_infinite_unless_it_has_no_gradient():
+    r = torch.tensor([0.0, 0.5, 0.5], dtype=torch.float64)
+    d = torch.tensor([[1.0, -1.0], [2.0, -2.0], [0.0, 0.0]], dtype=torch.float64)
+    assert variances(d, r)["variance_weighted"] == math.inf
+    assert math.isfinite(variances(d.flip(0), r)["variance_weighted"])
+
+
+def test_the_clock_stands_still_between_epochs_and_goes_on_from_a_checkpoint(monkeypatch: pytest.MonkeyPatch):
+    now = 0.0
+    monkeypatch.setattr("thesis.training.time.process_time", lambda: now)
+    module: Any = SimpleNamespace(device=torch.device("cpu"))
+    clocks: list[Any] = [Clock(), Clock()]
+    for clock in clocks:
+        for epoch, rest in ((1.0, 10.0), (2.0, 20.0)):
+            clock.on_train_epoch_start(None, module)
+            now += epoch
+            clock.on_train_epoch_end(None, module)
+            now += rest
+        clocks[1].load_state_dict(clock.state_dict())
+    assert (clocks[0].seconds, clocks[1].seconds) == (3.0, 6.0)
+
+
+KINDS = [
     *cells("thesis", 1)[:3],
     *select(cells("time", 1), ["adam", "InfoBatch", "SelectiveBackprop"]),
     *select(cells("ablation", 1), ["noisy_10", "AS_one_bin", "gopal"]),
 ]
 
 
-@pytest.mark.parametrize("cell", [Cell(**{**vars(cell), "batch_size": 20}) for cell in CELLS], ids=lambda c: c.name)
+@pytest.mark.parametrize("cell", KINDS, ids=lambda cell: cell.name)
 def test_with_every_kind_of_arm_a_resumed_training_has_the_rows_of_the_uninterrupted_one(cell: Cell, tmp_path: Path):
+    cell = small(cell)
     whole = train(cell, 3, tmp_path / "whole.ckpt", "cpu", ignore)
-    assert [row["epoch"] for row in whole] == ["0", "1", "2", "3"]
     with pytest.raises(StoppedError):
         train(cell, 3, tmp_path / "it.ckpt", "cpu", stop_at(2))
     reported: list[list[Row]] = []
@@ -53,33 +164,29 @@ def test_with_every_kind_of_arm_a_resumed_training_has_the_rows_of_the_uninterru
     seconds = [float(row["seconds"]) for row in rest]
     assert seconds == sorted(seconds)
     assert seconds[0] == 0 < seconds[1] < seconds[2]
-
-
-def test_a_training_that_only_had_to_end_has_its_rows(tmp_path: Path):
-    cell = cells("thesis", 1)[0]
-    path = tmp_path / "it.ckpt"
-    whole = train(cell, 2, path, "cpu", ignore)
-    assert train(cell, 2, path, "cpu", stop_at(2)) == whole
+    assert train(cell, 3, tmp_path / "it.ckpt", "cpu", stop_at(3)) == rest  # there is only its end left
 
 
 def test_a_checkpoint_is_whole_whenever_the_process_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     cell, path = cells("thesis", 1)[0], tmp_path / "it.ckpt"
     with pytest.raises(StoppedError):
         train(cell, 3, path, "cpu", stop_at(2))
-    shutil.copy(path, tmp_path / "copy.ckpt")
+    before = path.read_bytes()
 
     def cut_short(trainer: Any, to: Path) -> None:
-        Path(to).write_bytes(path.read_bytes()[:1000])
+        Path(to).write_bytes(before[:1000])
         raise StoppedError
 
     monkeypatch.setattr("thesis.training.Trainer.save_checkpoint", cut_short)
     with pytest.raises(StoppedError):
         train(cell, 3, path, "cpu", ignore)
-    assert path.read_bytes() == (tmp_path / "copy.ckpt").read_bytes()
+    assert path.read_bytes() == before
 
 
-def test_the_seed_is_the_cells_and_the_data_and_the_first_parameters_are_the_same_for_all_arms(tmp_path: Path):
-    first = [train(cell, 1, tmp_path / cell.name, "cpu", ignore) for cell in cells("thesis", 2)[:2]]
-    assert first[0][0]["training_cost_mean"] == first[1][0]["training_cost_mean"]
-    other = train(cells("thesis", 2)[18], 1, tmp_path / "other", "cpu", ignore)
-    assert other[0]["training_cost_mean"] != first[0][0]["training_cost_mean"]
+def test_the_seed_is_the_cells_and_the_first_parameters_are_the_same_for_all_arms(tmp_path: Path):
+    first, other_arm = cells("thesis", 1)[:2]
+    found = [
+        train(cell, 1, tmp_path / cell.name, "cpu", ignore)[0]["training_cost_mean"]
+        for cell in (first, other_arm, first._replace(seed=1))
+    ]
+    assert found[0] == found[1] != found[2]

@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.helpers.synthetic import cell, row, write
+from thesis import grid, study
+from thesis.__main__ import main
+from thesis.grid import Arm
+
+Rows = Callable[..., list[dict[str, str]]]
+ROOT = Path(__file__).parents[2]
+TWO = ["--only", "adam_64", "AS", "uniform", "--device=cpu"]
+
+
+def process(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-u", "-m", "tests.helpers.in_a_process", "run", "thesis", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=ROOT,
+        # A shell's background jobs ignore Ctrl-C, and hand that down.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+
+
+def refused(arguments: list[str], capsys: Any) -> str:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    return capsys.readouterr().err
+
+
+@pytest.fixture(autouse=True)
+def somewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_it_runs_in_a_folder_of_the_studys_name_and_tells_of_what_failed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any
+):
+    arguments = ["run", "thesis", *TWO, "--epochs=1", "--seeds=1", "--first-seed=4"]
+
+    def fail() -> Any:
+        raise RuntimeError("no such distribution")
+
+    with monkeypatch.context() as patch:
+        patch.setitem(grid.ARMS, "uniform", Arm(fail))
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+    assert ended.value.code == 1
+    assert "Failed: thesis-uniform-adam_64-full-seed4: RuntimeError: no such distribution\n" in capsys.readouterr().out
+    main(arguments)
+    said = capsys.readouterr().out
+    assert "What was measured is in experiments/thesis/epochs.csv." in said
+    assert "Failed" not in said
+    lines = (tmp_path / "experiments" / "thesis" / "epochs.csv").read_text().splitlines()
+    assert [line.split(",")[:7] for line in lines[1:]] == [
+        ["thesis", arm, "adam", "64", "full", "4", epoch] for arm in ("uniform", "AS") for epoch in ("0", "1")
+    ]
+
+
+def test_the_defaults(monkeypatch: pytest.MonkeyPatch):
+    asked: list[Any] = []
+    monkeypatch.setattr(study, "Study", lambda *arguments: asked.append(arguments) or type("", (), {"run": dict})())
+    main(["run", "weights"])
+    assert asked == [(grid.cells("weights", 3, 0), 15, Path("experiments/weights"), "auto")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["thesis", "--only", "adam_65"], "`only` names 'adam_65', but there is: "),
+        (["thesis", "--seeds=0"], "`seeds` must be at least 1, got 0"),
+        (["thesis", "--epochs=0"], "`epochs` must be at least 1, got 0"),
+        (["thesis", "--threads=0"], "`threads` must be at least 1, got 0"),
+        (["thesis", "--folder=file/below"], "`folder` file/below cannot be written"),
+        (["thesis", "--storage=sqlite:///study.db"], "`storage` is gone: processes share a `folder`"),
+        (["thesos"], "invalid choice: 'thesos'.*thesis.*grid-search.*time"),
+    ],
+)
+def test_bad_input_ends_before_the_first_training(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+):
+    monkeypatch.setattr(study, "train", lambda *_: pytest.fail("It trains."))
+    (tmp_path / "file").write_text("")
+    assert re.search(message, refused(["run", *arguments], capsys))
+
+
+@pytest.mark.parametrize(("command", "package"), [("run", "filelock"), ("report", "scipy")])
+def test_without_its_packages_it_says_what_to_install(command: str, package: str):
+    code = f"import sys; sys.modules[{package!r}] = None; from thesis.__main__ import main; main(sys.argv[1:])"
+    arguments = [sys.executable, "-c", code, command, *(["thesis"] if command == "run" else [])]
+    ended = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert f'{package} is not installed: in a checkout, pip install ".[thesis]"' in ended.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 130), (signal.SIGINT, 130)])
+def test_a_process_that_is_ended_and_started_again_is_the_uninterrupted_one(
+    number: int, code: int, rows: Rows, tmp_path: Path, capsys: Any
+):
+    arguments = ["--seeds=1", "--epochs=8", "--only", "adam_64", "AS", "--device=cpu"]
+    main(["run", "thesis", *arguments, f"--folder={tmp_path / 'whole'}"])
+    first = process(*arguments, f"--folder={tmp_path / 'study'}")
+    assert first.stdout is not None
+    for line in first.stdout:
+        if "epoch 3 of 8" in line:
+            first.send_signal(number)
+            break
+    said = first.stdout.read()
+    assert first.wait(300) == code, said
+    capsys.readouterr()
+    main(["run", "thesis", *arguments, f"--folder={tmp_path / 'study'}"])
+    again = capsys.readouterr().out
+    assert again.startswith("thesis: 0 of 1 trainings done, 1 left")
+    assert "epoch 2 of 8" not in again
+    assert rows() == rows("whole")
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_study_and_do_no_cell_twice(rows: Rows, tmp_path: Path):
+    arguments = ["--seeds=3", "--epochs=2", *TWO, f"--folder={tmp_path / 'study'}"]
+    processes = [process(*arguments) for _ in range(2)]
+    said = [one.communicate(timeout=600)[0] for one in processes]
+    assert [one.returncode for one in processes] == [0, 0], said
+    begun = Counter(re.findall(r"(\S+): epoch 1 of 2", "".join(said)))
+    names = {f"thesis-{arm}-adam_64-full-seed{seed}" for arm in ("AS", "uniform") for seed in range(3)}
+    assert begun == dict.fromkeys(names, 1)
+    assert len(rows()) == 6 * 3
+
+
+def test_reports_of_the_published_results_are_made_in_their_place_and_of_others_elsewhere(tmp_path: Path, capsys: Any):
+    results = tmp_path / "benchmarks" / "results"
+    write(results / "thesis" / "epochs.csv", [row(experiment="grid-search", delta_p=0.9, delta_q=0.1, seed=1)])
+    write(results / "time" / "epochs.csv", [row(experiment="time", arm="uniform"), row(experiment="time", seed=1)])
+    main(["report"])
+    assert (results / "thesis" / "report" / "report.md").is_file()
+    assert "| Adadelta 256 | AS |" in (results / "evidence" / "tables.md").read_text()
+    said = "The report of 3 runs is in benchmarks/results/thesis/report.\n"
+    assert capsys.readouterr().out == said + "The report of 3 runs is in benchmarks/results/evidence.\n"
+    own = ["--results", str(results / "thesis"), str(results / "time" / "epochs.csv")]
+    main(["report", "evidence", *own])
+    assert (tmp_path / "experiments" / "report" / "evidence" / "tables.md").is_file()
+    main(["report", "evidence", *own, "--output", "one"])
+    main(["report", *own, "--output", "both"])
+    assert (tmp_path / "one" / "tables.md").read_text() == (tmp_path / "both" / "evidence" / "tables.md").read_text()
+    assert (tmp_path / "both" / "thesis" / "report.md").is_file()
+
+
+def test_a_report_that_cannot_be_made_or_written_is_refused_before_anything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+):
+    results = write(tmp_path / "epochs.csv", cell(seeds=1, epochs=1))
+    wrong, other = write(tmp_path / "wrong.csv", [{"a": 1}]), write(tmp_path / "other.csv", [row(experiment="time")])
+    assert "there is no file benchmarks/results" in refused(["report"], capsys)
+    assert "invalid choice: 'novel'" in refused(["report", "novel"], capsys)
+    for file, message in ((tmp_path / "nowhere", "no file"), (wrong, "missing ['exper"), (other, "no trained run")):
+        arguments = ["report", "thesis", "--results", str(file), "--output", "out"]
+        assert message in refused(arguments, capsys)
+    monkeypatch.setattr("thesis.report.thesis_report", lambda tables: pytest.fail("was made"))
+    arguments = ["report", "thesis", "--results", str(results), "--output"]
+    for output in (results, results / "below"):
+        assert f"{results} is not a folder that can be written to" in refused([*arguments, str(output)], capsys)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # as of a read-only folder; root may write anywhere
+    assert ". is not a folder that can be written to" in refused([*arguments, "out"], capsys)
+    assert not (tmp_path / "out").exists()
