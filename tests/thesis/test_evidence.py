@@ -1,105 +1,103 @@
-import csv
 import math
-from pathlib import Path
 
 import pytest
 
-from tests.helpers.synthetic import cell, row, write
-from thesis.evidence import (
-    ACCURACY,
-    TARGETS,
-    arm_rows,
-    late_cost,
-    of,
-    pool,
-    time_rows,
-)
-from thesis.evidence_figures import LABELS
-from thesis.grid import ARMS, PARTS, WEIGHTS
-from thesis.results import Run, read
+from tests.helpers.synthetic import Rows, cell, row, runs_of, training
+from thesis.evidence import ACCURACY, TARGETS, Evidence, late_cost, longest
+from thesis.grid import PARTS, REMEDIES, WEIGHTS
+from thesis.printed import BATCH_SIZES, OPTIMIZERS
+from thesis.tables import Tables
 
 
-def runs_of(tmp_path: Path, rows: list[dict[str, object]]) -> list[Run]:
-    return pool(read([write(tmp_path / "epochs.csv", rows)]))
+def evidence(rows: Rows) -> Evidence:
+    return Evidence(Tables(runs_of(rows)))
 
 
-def training(costs: list[float], **changes: object) -> list[dict[str, object]]:
-    """The rows of one run with these costs after epochs 1, 2, …."""
-    return [row(epoch=at, training_cost_mean=cost, seconds=60 * at, **changes) for at, cost in enumerate([1.0, *costs])]
-
-
-def test_the_same_training_of_two_experiments_counts_once_and_the_longer_one(tmp_path: Path):
+def test_the_same_training_of_two_studies_counts_once_and_the_longer_one():
     rows = [r | {"experiment": "weights"} for r in cell(epochs=10)] + cell(epochs=15)
-    found = runs_of(tmp_path, rows)
-    assert len(found) == 9
-    assert {int(run.epochs[-1]) for run in found} == {15}
-    assert {int(run.epochs[-1]) for run in runs_of(tmp_path, rows[::-1])} == {15}
+    for found in (evidence(rows), evidence(rows[::-1])):
+        assert [int(run.epochs[-1]) for run in found.runs] == [15] * 9
 
 
-def test_of_leaves_out_searches_and_selection_seeds(tmp_path: Path):
-    rows = cell(seeds=1, epochs=1)
-    rows += [row(seed=100), row(seed=1, delta_p=0.9, delta_q=0.1), row(seed=2, data="noisy_10")]
-    assert [run.cell.seed for run in of(runs_of(tmp_path, rows), "AS", "adadelta", 256)] == [0]
-
-
-def test_late_costs_are_geometric_means_over_three_epochs(tmp_path: Path):
-    run = runs_of(tmp_path, training([8.0, 1e-2, 1e-4, 1e-3]))[0]
+def test_late_costs_are_geometric_means_over_three_epochs():
+    run, zero, infinite = (runs_of(training(costs))[0] for costs in ([8.0, 1e-2, 1e-4, 1e-3], [1, 0, 1], [1, math.inf]))
     assert late_cost(run, 4) == pytest.approx(1e-3)
     assert late_cost(run, 1) == pytest.approx(8.0)  # there is one epoch: what is before the first is none
-    assert late_cost(runs_of(tmp_path, training([1.0, 0.0, 1.0]))[0], 3) == 0.0
+    assert (late_cost(zero, 3), late_cost(infinite, 2)) == (0, math.inf)
+    rows = training([1.0] * 3, seed=1) + training([1.0] * 5, seed=2) + training([1.0] * 5, seed=3)
+    assert [run.cell.seed for run in longest(runs_of(rows))] == [2, 3]
 
 
-def test_a_run_that_diverged_is_no_run_of_cost_0(tmp_path: Path):
-    rows = training([1e-2] * 3, arm="uniform") + training([1e-3, math.nan, math.nan])
-    found = arm_rows(runs_of(tmp_path, rows), ("AS",), "adadelta", 256)[0]
-    assert (found.cost.value, found.ratio.value, found.ratio.note) == (math.inf, None, "a cost is not finite")
-    assert late_cost(runs_of(tmp_path, training([1.0, math.inf]))[0], 2) == math.inf
-
-
-def test_arms_are_compared_at_the_last_epoch_that_all_have(tmp_path: Path):
+def test_arms_are_compared_at_the_last_epoch_that_all_have():
     rows = training([2e-2] * 5, arm="uniform") + training([2e-3] * 3, arm="AS_weighted")
     rows += training([2e-4] * 3 + [1e-9], arm="AS")
-    found = arm_rows(runs_of(tmp_path, rows), WEIGHTS, "adadelta", 256)
-    assert [(r.arm, r.epoch) for r in found] == [("uniform", 3), ("AS", 3), ("AS_weighted", 3)]
-    assert [r.ratio.value for r in found] == pytest.approx([1.0, 0.01, 0.1])
-    assert found[1].cost.value == pytest.approx(2e-4)
-    assert found[1].accuracy.value == pytest.approx(99.0)
-    assert [r.arm for r in arm_rows(runs_of(tmp_path, rows), PARTS, "adadelta", 256)] == ["uniform", "AS"]
-    assert arm_rows(runs_of(tmp_path, rows), PARTS, "adam", 256) == []
+    rows[-3]["p"] = ";".join(["0.001", "0.199", *["0.1"] * 8])  # epoch 2 of 4
+    rows[-1]["p"] = ";".join(["0.0001", "0.1999", *["0.1"] * 8])  # epoch 4, beyond
+    rows += [row(seed=100), row(seed=1, delta_p=0.9, delta_q=0.1), row(seed=2, data="noisy_10")]  # of other questions
+    found = evidence(rows)
+    weights = found.compare(WEIGHTS, "adadelta", 256)
+    assert [(r.arm, r.epoch, r.cost.runs) for r in weights] == [("uniform", 3, 1), ("AS", 3, 1), ("AS_weighted", 3, 1)]
+    assert [r.ratio.value for r in weights] == pytest.approx([1.0, 0.01, 0.1])
+    assert weights[1].cost.value == pytest.approx(2e-4)
+    assert weights[1].accuracy.value == pytest.approx(99.0)
+    assert weights[1].smallest_p.value == pytest.approx(0.001)
+    assert [r.arm for r in found.compare(PARTS, "adadelta", 256)] == ["uniform", "AS"]
+    assert found.compare(PARTS, "adam", 256) == []
+    diverged = evidence(training([1e-2] * 3, arm="uniform") + training([1e-3, math.nan, math.nan]))
+    (of_as,) = diverged.compare(("AS",), "adadelta", 256)
+    assert (of_as.cost.value, of_as.ratio.value, of_as.ratio.note) == (math.inf, None, "a cost is not finite")
 
 
-def test_the_smallest_p_is_that_of_any_epoch(tmp_path: Path):
-    rows = training([1.0, 1.0, 1.0])
-    rows[2]["p"] = ";".join(["0.001", "0.199", *["0.1"] * 8])
-    (found,) = arm_rows(runs_of(tmp_path, rows), ["AS"], "adadelta", 256, base="AS")
-    assert found.smallest_p.value == pytest.approx(0.001)
-
-
-def test_times_to_targets_and_runs_that_do_not_reach_them(tmp_path: Path):
+def test_times_to_targets_within_15_epochs():
     rows = training([0.1, 5e-3, 0.1], seed=0, test_accuracy=0.994) + training([0.1, 0.1, 5e-3], seed=1)
-    rows += training([0.1, 0.1, 0.1], arm="OBS")
-    found = {(r.target, r.arm): r for r in time_rows(runs_of(tmp_path, rows), ("AS", "OBS"), (256,))}
-    assert len(found) == 2 * len(TARGETS)
-    cost = found[TARGETS[0].label, "AS"]
-    assert (cost.epochs, cost.minutes.value, cost.minutes.runs, cost.runs) == (2.5, 2.5, 2, 2)
-    accuracy = found[ACCURACY.label, "AS"]  # one of two, from before the first step: half of them is not a median
-    assert (accuracy.epochs, accuracy.minutes.runs, accuracy.runs) == (None, 1, 2)
-    never = found[TARGETS[0].label, "OBS"]
-    assert (never.epochs, never.minutes.value, never.minutes.runs, never.runs) == (None, None, 0, 1)
+    rows += training([0.1] * 15 + [5e-3], arm="OBS") + training([0.1] * 14 + [5e-3], arm="uniform")
+    found = {(r.target, r.arm): r[4:] for r in evidence(rows).times[5]}
+    assert len(found) == 3 * len(TARGETS)
+    assert found[TARGETS[0].label, "AS"] == (2.5, (2.5, 2.0, 3.0, 2), 2)
+    # One of two, from before the first step: half of them is not a median.
+    assert found[ACCURACY.label, "AS"] == (None, (0.0, None, None, 1), 2)
+    assert found[TARGETS[0].label, "OBS"] == (None, (None, None, None, 0), 1)
+    assert found[TARGETS[0].label, "uniform"] == (15.0, (15.0, None, None, 1), 1)
 
 
-def test_targets_that_are_reached_after_epoch_15_are_not_reached(tmp_path: Path):
-    rows = training([0.1] * 15 + [5e-3]) + training([0.1] * 14 + [5e-3], arm="OBS")
-    late, in_time = [r for r in time_rows(runs_of(tmp_path, rows), ("AS", "OBS"), (256,)) if r.target == TARGETS[0][2]]
-    assert (late.epochs, late.minutes.runs, in_time.epochs) == (None, 0, 15)
+def remedies(costs: dict[str, float], seed: int = 100) -> Rows:
+    """All six settings of the given arms, whose cost at every epoch is the given one."""
+    settings = [(arm, optimizer, size) for arm in costs for optimizer in OPTIMIZERS for size in BATCH_SIZES]
+    return [
+        r
+        for arm, optimizer, size in settings
+        for r in training([costs[arm]] * 2, arm=arm, optimizer=optimizer, batch_size=size, seed=seed)
+    ]
 
 
-def test_each_arm_has_a_label():
-    assert set(LABELS) == set(ARMS)
+def test_the_default_is_the_best_that_is_nowhere_much_worse_on_the_seeds_that_choose_it():
+    rows = remedies({"AS": 1e-3, "AS_floor": 5e-4, "AS_statistic": 1e-4, "AS_robust": 8e-4})
+    for r in rows:  # the best on the whole costs ten times as much in one setting
+        if (r["arm"], r["optimizer"], r["batch_size"]) == ("AS_statistic", "adam", 64):
+            r["training_cost_mean"] = 1e-2
+    found = {r.arm: r for r in evidence(rows).defaults}
+    assert list(found) == list(REMEDIES)
+    assert [r.arm for r in found.values() if r.chosen] == ["AS_floor"]
+    mean = math.exp((5 * math.log(0.1) + math.log(10)) / 6)
+    assert found["AS"].mean_ratio == pytest.approx(1.0)
+    assert found["AS_statistic"][1:5] == (6, pytest.approx(mean), pytest.approx(10.0), "Adam 64")
+    assert found["AS_original"][1:3] == (0, None)
+    without = [r for r in rows if (r["arm"], r["batch_size"]) != ("AS_floor", 64)]
+    assert [r.arm for r in evidence(without).defaults if r.chosen] == ["AS_robust"]
+    assert not any(r.chosen or r.settings for r in evidence(remedies({"AS": 1e-3, "AS_floor": 1e-4}, seed=99)).defaults)
 
 
-def test_rows_are_csv(tmp_path: Path):
-    from thesis.tables import as_csv
+def test_a_collapse_is_for_good_or_not_and_the_cost_is_that_of_the_end():
+    def long(smallest: dict[int, float], **changes: object) -> Rows:
+        rows = training([1.0] * 17 + [1e-3, 1e-4, 1e-5], optimizer="adam", batch_size=64, **changes)
+        return [r | {"p": f"{smallest[e]}" + 9 * ";0.1"} if e in smallest else r for e, r in enumerate(rows)]
 
-    text = as_csv(arm_rows(runs_of(tmp_path, cell()), WEIGHTS, "adadelta", 256))
-    assert [line["arm"] for line in csv.DictReader(text.splitlines())] == ["uniform", "AS"]
+    rows = long({4: 5e-4, 18: 1e-3, 19: 9e-4, 20: 1e-9}) + long({4: 5e-4, 18: 1e-5}, arm="AS_floor")
+    rows += long(dict.fromkeys(range(21), 1e-6), arm="AS_original")
+    rows += training([1.0] * 15, arm="AS_robust") + long({20: 0.0}, seed=100)  # too short, and of a choosing seed
+    late, recovered, always = evidence(rows).collapses
+    assert (late.arm, late.seed, late.epochs, late.smallest_p) == ("AS", 0, 20, 1e-9)
+    assert (late.collapsed_epochs, late.collapsed_since) == (3, 19)
+    assert (late.cost, late.accuracy) == (pytest.approx(1e-4), pytest.approx(99.0))
+    assert (recovered.arm, recovered.collapsed_epochs, recovered.collapsed_since) == ("AS_floor", 2, None)
+    assert (always.arm, always.collapsed_epochs, always.collapsed_since) == ("AS_original", 21, 0)

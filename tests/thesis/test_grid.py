@@ -24,22 +24,18 @@ def test_the_cells_of_a_study_are_different_and_can_be_made(study: str, count: i
 
 
 def test_the_grids_are_those_of_the_text():
-    every = cells("thesis", seeds=1)
-    assert {(cell.arm, cell.optimizer, cell.batch_size) for cell in every} == {
-        (a, o, b) for a in ("uniform", "AS", "OBS") for o in ("adadelta", "adam") for b in (64, 256, 1024)
+    every, searched = cells("thesis", seeds=1), cells("grid-search", seeds=1)
+    assert {cell[1:5] for cell in every} == {
+        (a, o, b, "full") for a in ("uniform", "AS", "OBS") for o in ("adadelta", "adam") for b in (64, 256, 1024)
     }
-    assert {(cell.data, cell.delta_p, cell.delta_q) for cell in every} == {("full", None, None)}
-    searched = cells("grid-search", seeds=1)
     per_setting = Counter((cell.optimizer, cell.batch_size) for cell in searched)
     assert per_setting.pop(("adadelta", 64)) == 18
     assert set(per_setting.values()) == {9}
     assert {cell.delta_p for cell in searched} == {0.3, 0.6, 0.9, 0.902, 0.91, 0.93}
     assert {cell.delta_q for cell in searched} == {0.1, 0.4, 0.7, 0.09, 0.089, 0.059}
-    strategy = ARMS["AS"].make(searched[1])
-    assert isinstance(strategy, AdaptiveSampling)
+    strategy: Any = ARMS["AS"].make(searched[1])
     assert (strategy.delta_p, strategy.delta_q) == (0.3, 0.4)
     assert searched[1].name == "grid-search-AS-adadelta_64-full-p0.3-q0.4-seed0"
-    assert every[1].name == "thesis-AS-adadelta_64-full-seed0"
 
 
 def options(strategy: Any) -> dict[str, Any]:
@@ -69,9 +65,7 @@ def test_the_arms_are_what_their_names_say():
 def test_names_of_a_kind_are_alternatives_and_kinds_are_conditions():
     every = cells("ablation", seeds=1) + cells("thesis", seeds=1)
     assert select(every, []) == every
-    assert {cell.arm for cell in select(every, ["AS", "OBS"])} == {"AS", "OBS"}
     assert {cell.data for cell in select(every, ["noisy_10", "full"])} == {"noisy_10", "full"}
-    assert {cell.batch_size for cell in select(every, ["64"])} == {64}
     few = select(cells("thesis", seeds=2), ["AS", "adam_64", "adadelta_1024"])
     assert [(cell.name, cell.seed) for cell in few] == [
         (f"thesis-AS-{setting}-full-seed{seed}", seed) for seed in (0, 1) for setting in ("adadelta_1024", "adam_64")
@@ -87,7 +81,7 @@ def test_names_of_a_kind_are_alternatives_and_kinds_are_conditions():
         (
             select,
             (GRIDS["thesis"], ["AS", "adam_65"]),
-            "`only` names .adam_65., but there is: AS, OBS, .*adam_64.*, full",
+            "`only` names .adam_65., but there is: AS, .*adam_64.*, full",
         ),
         (select, (GRIDS["thesis"], ["adam_64", "256"]), "`only adam_64 256` selects nothing"),
     ],

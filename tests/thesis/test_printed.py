@@ -17,7 +17,6 @@ def test_what_the_thesis_says_of_its_tables_3_and_4_is_true_of_the_numbers_here(
 
 def test_table_2_is_of_figures_22_and_23():
     assert {(test.optimizer, test.batch_size) for test in ACCURACY_TESTS} == {("adadelta", 256), ("adam", 1024)}
-    assert [test.p_value for test in ACCURACY_TESTS] == [0.6803, 0.05557, 0.07226, 0.03716]
     assert all((test.equation == 89) == (test.against == "OBS") for test in ACCURACY_TESTS)
 
 

@@ -6,7 +6,7 @@ from PIL import Image
 
 from tests.helpers.synthetic import cell, row, runs_of
 from thesis import report
-from thesis.report import evidence_report, figures, thesis_report, write
+from thesis.report import evidence_report, thesis_report, write
 from thesis.results import read
 from thesis.tables import Tables
 
@@ -26,7 +26,7 @@ def test_the_published_tables_are_what_the_published_results_give(monkeypatch: p
                 assert content.decode() == (folder / name).read_text(), name
 
 
-def test_what_the_runs_allow_is_made_and_what_was_not_run_is_said():
+def test_what_the_runs_allow_is_made():
     rows = [*cell(seeds=2), row(experiment="grid-search", delta_p=0.9, delta_q=0.1)]
     files = thesis_report(Tables(runs_of(rows)))
     shown = [f"figure_{name}.png" for name in (15, 20, "20_median", 22, 27)]
@@ -34,16 +34,34 @@ def test_what_the_runs_allow_is_made_and_what_was_not_run_is_said():
     for name in shown:
         assert Image.open(io.BytesIO(files[name])).size[0] > 600
         assert len(files[name]) < 150_000
-        assert f"]({name})" in files["report.md"].decode()
-    assert "figure_13.png" in figures(Tables(runs_of([r | {"batch_size": 64} for r in rows])))
-    files = evidence_report(Tables(runs_of([row(experiment="mends", arm="AS_floor", seed=100)])))
-    assert set(files) == {"tables.md", "question_3_default.csv"}
-    assert files["tables.md"].decode().count("*Not run.*") == 6
+    with pytest.raises(ValueError, match=r"no trained run .* but of \['time'\]"):
+        thesis_report(Tables(runs_of([row(experiment="time")])))
     files = evidence_report(Tables(runs_of([row(experiment="ablation", data="noisy_10")])))  # without uniform sampling
     assert "question_4.csv" in files
     assert "question_4.png" not in files
-    with pytest.raises(ValueError, match=r"no trained run .* but of \['time'\]"):
-        thesis_report(Tables(runs_of([row(experiment="time")])))
+
+
+def test_what_was_not_run_or_is_undefined_is_said(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(report, "png", lambda figure: b"")
+    tables = Tables(runs_of(cell(arms=("AS", "uniform"), seeds=1)))
+    page = thesis_report(tables)["report.md"].decode()
+    for line in (
+        "| Adadelta | 256 | 1 run of 15 epochs | not run | 1 run of 15 epochs |",
+        "**Not run: Adadelta, batch 64, AS; Adadelta, batch 64, OBS;",
+        "| 256 | AS / OBS | mean | 0.2 | not run | open | – | – |",
+        "| 256 | AS / uniform | mean | 9.02e-5 | 1e-4 (one run) | open | 1 pair | 15 |",
+        "| 14 | Adadelta 64 | the costs are alike | – | – | – | 0 of 0 | open | – |",
+        "*Figure 13: not run.*",
+    ):
+        assert line in page
+    assert "*Figure 20: not run.*" not in page
+    page = evidence_report(tables)["tables.md"].decode()
+    assert page.count("*Not run.*") == 2  # questions 2 and 3
+    assert "| training cost 1e-3 | Adadelta 256 | uniform | not reached | – | 0 of 1 |" in page
+    zeros = Tables(runs_of([r | {"training_cost_median": 0} for r in cell()]))
+    page = thesis_report(zeros)["report.md"].decode()
+    assert "undefined: the divisor is exactly 0 in 3 of 3 runs" in page
+    assert "0 [0, 0]; exactly 0 in 3 of 3 runs" in page
 
 
 def test_writing_replaces_and_leaves_the_rest(tmp_path: Path):

@@ -12,17 +12,13 @@ PUBLISHED = sorted((Path(__file__).parents[2] / "benchmarks" / "results").glob("
 
 def test_rows_become_runs_in_order_of_epochs():
     rows = [row(epoch=2, seconds=8, p="0.25;0.75"), row(epoch=0, seconds=0, p="0.5;0.5")]
-    rows += [row(seed=2, epoch=0), row(seed=1, variance_weighted="inf", training_cost_median="0")]
+    rows += [row(seed=2, epoch=0), row(seed=1, variance_weighted="inf")]
     first, second = runs_of(rows)  # without the one that has no epoch yet
     assert first.cell == Cell("thesis", "AS", "adadelta", 256, "full", 0)
     assert first.epochs.tolist() == [0, 2]
     assert first.at("seconds", 2) == 8
     np.testing.assert_array_equal(first.p, [[0.5, 0.5], [0.25, 0.75]])
-    assert (second.cell.seed, second.at("variance_weighted", 15), second.at("training_cost_median", 15)) == (
-        1,
-        np.inf,
-        0,
-    )
+    assert (second.cell.seed, second.at("variance_weighted", 15)) == (1, np.inf)
     with pytest.raises(KeyError, match="no epoch 1"):
         first.at("seconds", 1)
 
@@ -37,16 +33,14 @@ def test_of_a_run_in_several_files_the_longest_counts_or_the_first(tmp_path: Pat
     paths = [write(tmp_path / f"{seconds}.csv", [row(seconds=seconds)]) for seconds in (7, 8)]
     assert [run.at("seconds", 15) for run in read(paths)] == [7]
     other = write(tmp_path / "other.csv", [row(test_cost=0.5)])
-    with pytest.raises(
-        ValueError, match=r"other.csv: epoch 15 of .* was read before, with other figures. Leave one out"
-    ):
+    with pytest.raises(ValueError, match=r"other.csv: epoch 15 of .* was read before, with other figures"):
         read([*paths, other])
 
 
-@pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.parent.name)
-def test_what_was_published_is_read_and_written_again_byte_by_byte(path: Path, tmp_path: Path):
-    write_rows(tmp_path / "epochs.csv", read_rows(path))
-    assert (tmp_path / "epochs.csv").read_bytes() == path.read_bytes()
+def test_what_was_published_is_read_and_written_again_byte_by_byte(tmp_path: Path):
+    for path in PUBLISHED:
+        write_rows(tmp_path / "epochs.csv", read_rows(path))
+        assert (tmp_path / "epochs.csv").read_bytes() == path.read_bytes()
 
 
 def test_a_file_is_written_with_exactly_these_columns_or_stays_as_it_was(tmp_path: Path):
@@ -66,7 +60,7 @@ def test_a_file_is_written_with_exactly_these_columns_or_stays_as_it_was(tmp_pat
     assert path.read_bytes().decode() == header + lines
 
 
-def test_select_takes_one_setting_on_the_full_data():
+def test_select_takes_one_setting_on_the_full_data_and_runs_have_epochs_in_common():
     rows = [*cell(epochs=1), row(data="noisy_10", seed=7), row(optimizer="Adam", seed=8)]
     rows += [row(experiment="grid-search", delta_p=0.9, delta_q=q, seed=9) for q in (0.1, 0.4)]
     runs = runs_of(rows)
@@ -75,9 +69,6 @@ def test_select_takes_one_setting_on_the_full_data():
     assert [run.cell.seed for run in select(runs, "thesis", "adam", 256)] == [8]
     (point,) = select(runs, "grid-search", "adadelta", 256, deltas=(0.9, 0.4))
     assert point.cell.delta_q == 0.4
-
-
-def test_epochs_in_common():
     runs = runs_of([row(seed=0, epoch=e) for e in range(6)] + [row(seed=1, epoch=e) for e in range(4)])
     assert common_epochs(runs) == [0, 1, 2, 3]
     assert (last_common_epoch(runs), last_common_epoch(runs, 2), last_common_epoch([])) == (3, 2, None)
