@@ -34,7 +34,7 @@ def tiny(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
 
 @pytest.fixture
 def make_study(tmp_path: Path) -> Callable[..., Study]:
-    """A study of the thesis's cells, or a few of them."""
+    """A study of the thesis's cells."""
 
     def make(*only: str, epochs: int = 3, folder: str = "study", **options: Any) -> Study:
         selected = select(cells("thesis", options.pop("seeds", 1)), only)

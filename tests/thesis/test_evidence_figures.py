@@ -41,23 +41,20 @@ def test_claims_stand_beside_the_thesis_s_and_an_exact_0_at_the_edge():
     assert claims_figure(evidence(rows).claims).axes[0].get_xlim()[0] < 1e-9 / 6e-2  # the interval is on the axis
 
 
-def test_curves_of_questions_2_and_3_have_a_colour_for_each_arm():
+def test_curves_have_a_colour_for_each_arm_and_parts_a_column_for_each_data():
     assert set(LABELS) == set(ARMS)
     rows = cell() + [r | {"arm": "AS_weighted"} for r in cell(arms=("AS",))]
     assert titles(weights_figure(evidence(rows).runs)) == ["Adadelta", "Adam"]
     rows = [r | {"arm": arm, "batch_size": 64} for arm in ("AS", "AS_floor") for r in cell("adam", arms=("AS",))]
     figure = collapse_figure(evidence(rows).runs)
-    thick = [[line for line in axes.get_lines() if line.get_linewidth() > 2] for axes in figure.axes]
-    assert len({line.get_color() for line in thick[0]}) == 2
-    assert np.asarray(thick[0][0].get_ydata()).tolist() == [0.1] * 16
-    costs = np.asarray(thick[1][0].get_ydata())
-    assert costs[[0, 1, -1]] == pytest.approx([3e-5, 3e-5, (3e-5 * 3e-5 * 3e-6) ** (1 / 3)])  # of three epochs
+    smallest, costs = ([line for line in axes.get_lines() if line.get_linewidth() > 2] for axes in figure.axes)
+    assert len({line.get_color() for line in smallest}) == 2
+    assert np.asarray(smallest[0].get_ydata()).tolist() == [0.1] * 16
+    of_three = (3e-5 * 3e-5 * 3e-6) ** (1 / 3)  # epochs
+    assert np.asarray(costs[0].get_ydata())[[0, 1, -1]] == pytest.approx([3e-5, 3e-5, of_three])
     assert legend(figure)[:2] == [LABELS["AS"], LABELS["AS_floor"]]
-
-
-def test_parts_have_a_column_for_each_data():
-    found = evidence(cell() + [r | {"data": "noisy_10"} for r in cell(arms=("AS", "uniform"), epochs=10)])
-    figure = parts_figure(found.arms[4])
+    rows = cell() + [r | {"data": "noisy_10"} for r in cell(arms=("AS", "uniform"), epochs=10)]
+    figure = parts_figure(evidence(rows).arms[4])
     assert titles(figure) == ["whole MNIST, epoch 15", "10 % wrong labels, epoch 10", "", ""]
     assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()] == ["uniform", "AS", "OBS"]
     assert marks(figure.axes[0], "o")[0] == (pytest.approx(1.0), 2.0)

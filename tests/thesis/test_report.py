@@ -6,7 +6,7 @@ from PIL import Image
 
 from tests.helpers.synthetic import cell, row, runs_of
 from thesis import report
-from thesis.report import evidence_report, thesis_report, write
+from thesis.report import evidence_report, thesis_report
 from thesis.results import read
 from thesis.tables import Tables
 
@@ -58,15 +58,3 @@ def test_what_was_not_run_or_is_undefined_is_said(monkeypatch: pytest.MonkeyPatc
     page = evidence_report(tables)["tables.md"].decode()
     assert page.count("*Not run.*") == 2  # questions 2 and 3
     assert "| training cost 1e-3 | Adadelta 256 | uniform | not reached | – | 0 of 1 |" in page
-    zeros = Tables(runs_of([r | {"training_cost_median": 0} for r in cell()]))
-    page = thesis_report(zeros)["report.md"].decode()
-    assert "undefined: the divisor is exactly 0 in 3 of 3 runs" in page
-    assert "0 [0, 0]; exactly 0 in 3 of 3 runs" in page
-
-
-def test_writing_replaces_and_leaves_the_rest(tmp_path: Path):
-    folder = tmp_path / "new" / "report"
-    write({"a": b"1", "b": b"2"}, folder)
-    (folder / "mine").write_text("3")
-    write({"a": b"4"}, folder)
-    assert {path.name: path.read_text() for path in folder.iterdir()} == {"a": "4", "b": "2", "mine": "3"}

@@ -66,27 +66,23 @@ def test_what_fails_is_tried_once_by_all_processes_that_run_at_the_time(
     assert tried == ["uniform", "AS"] * 2
 
 
-@pytest.mark.parametrize("after", [2, 7])
 def test_started_again_after_an_exception_a_study_is_the_uninterrupted_one(
-    after: int, make_study: MakeStudy, rows: Rows, monkeypatch: pytest.MonkeyPatch
+    make_study: MakeStudy, rows: Rows, monkeypatch: pytest.MonkeyPatch
 ):
     real, calls = training.measure, 0
 
     def measure(*arguments: Any) -> Any:
         nonlocal calls
         calls += 1
-        if calls > after:
+        if calls in (3, 5):
             raise RuntimeError("something broke")
         return {**real(*arguments), "test_cost": float("nan")}  # which is a result
 
-    with monkeypatch.context() as patch:
-        patch.setattr(training, "measure", measure)
-        failed = make_study(*TWO).run()
-        assert set(failed.values()) == {"RuntimeError: something broke"}
-        assert len(failed) == (2 if after < 4 else 1)
-        after = 100
-        make_study(*TWO, folder="whole").run()
-        make_study(*TWO).run()
+    monkeypatch.setattr(training, "measure", measure)
+    assert list(make_study(*TWO).run().values()) == ["RuntimeError: something broke"] * 2
+    assert make_study(*TWO).run() == {}
+    calls = 100
+    make_study(*TWO, folder="whole").run()
     assert rows() == rows("whole")
     assert {row["test_cost"] for row in rows()} == {"nan"}
 
@@ -179,15 +175,12 @@ def test_what_cannot_be_gone_on_with_is_refused(
 
 
 def test_the_time_left_goes_by_the_most_similar_cells_that_are_known():
-    def cell(arm: str, batch_size: int, seed: int = 0) -> Any:
-        return cells("thesis", 1)[0]._replace(arm=arm, batch_size=batch_size, seed=seed)
-
-    known = {cell("AS", 64, seed): seconds for seed, seconds in enumerate((10.0, 30.0, 12.0))}
-    known |= {cell("OBS", 64): 40.0, cell("AS", 256): 3.0}
-    assert seconds_left([cell("AS", 64)], known) == 12
-    assert seconds_left([cell("uniform", 64)], known) == 21  # the median of those with this batch size
-    assert seconds_left([cell("uniform", 1024)], known) == 12  # of all
-    assert seconds_left([cell("AS", 256), cell("OBS", 64)], known) == 43
-    assert seconds_left([cell("AS", 64)], {}) is None
+    names = [("AS", 64), ("AS", 64), ("AS", 64), ("OBS", 64), ("AS", 256), ("uniform", 64), ("uniform", 1024)]
+    made = [cells("thesis", 1)[0]._replace(arm=a, batch_size=b, seed=seed) for seed, (a, b) in enumerate(names)]
+    known = dict(zip(made, (10.0, 30.0, 12.0, 40.0, 3.0), strict=False))
+    # Its own arm and batch size; the same; the median of those with its batch size, and of all.
+    assert [seconds_left([made[at]], known) for at in (0, 3, 5, 6)] == [12, 40, 21, 12]
+    assert seconds_left([made[4], made[3]], known) == 43
+    assert seconds_left(made, {}) is None
     said = {0.4: "0 s", 29: "29 s", 31: "1 min", 3570: "1 h 00 min", 7500: "2 h 05 min"}
     assert {seconds: duration(seconds) for seconds in said} == said

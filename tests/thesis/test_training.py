@@ -19,10 +19,6 @@ class StoppedError(Exception):
     pass
 
 
-def small(cell: Cell) -> Cell:
-    return cell._replace(batch_size=20)
-
-
 def without_seconds(rows: list[Row]) -> list[Row]:
     return [{name: row[name] for name in row if name != "seconds"} for row in rows]
 
@@ -89,7 +85,7 @@ def test_every_column_is_what_it_is_defined_as_and_measuring_leaves_no_trace(
         return found
 
     monkeypatch.setattr(training, "measure", check)
-    rows = train(small(cells("thesis", 1)[1]), 3, tmp_path / "it.ckpt", "cpu", ignore)
+    rows = train(cells("thesis", 1)[1]._replace(batch_size=20), 3, tmp_path / "it.ckpt", "cpu", ignore)
     assert len(spread) == 4
     assert spread[-1] > 2
     assert [list(row) for row in rows] == [list(ROW)] * 4
@@ -130,7 +126,7 @@ KINDS = [
 
 @pytest.mark.parametrize("cell", KINDS, ids=lambda cell: cell.name)
 def test_with_every_kind_of_arm_a_resumed_training_has_the_rows_of_the_uninterrupted_one(cell: Cell, tmp_path: Path):
-    cell = small(cell)
+    cell = cell._replace(batch_size=20)
     whole = train(cell, 3, tmp_path / "whole.ckpt", "cpu", ignore)
     with pytest.raises(StoppedError):
         train(cell, 3, tmp_path / "it.ckpt", "cpu", stop_at(2))
