@@ -20,7 +20,9 @@ def test_the_same_training_of_two_studies_counts_once_and_the_longer_one():
 
 
 def test_late_costs_are_geometric_means_over_three_epochs():
-    run, zero, infinite = (runs_of(training(costs))[0] for costs in ([8.0, 1e-2, 1e-4, 1e-3], [1, 0, 1], [1, math.inf]))
+    run, zero, infinite = (
+        runs_of(training(costs))[0] for costs in ([8.0, 1e-2, 1e-4, 1e-3], [1.0, 0.0, 1.0], [1.0, math.inf])
+    )
     assert late_cost(run, 4) == pytest.approx(1e-3)
     assert late_cost(run, 1) == pytest.approx(8.0)  # there is one epoch: what is before the first is none
     assert (late_cost(zero, 3), late_cost(infinite, 2)) == (0, math.inf)
