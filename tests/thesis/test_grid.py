@@ -1,10 +1,14 @@
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from lightning_as import AdaptiveSampling, MNISTDataModule, OnlineBatchSelection
 from thesis.grid import ARMS, DATA, GRIDS, cells, select
+
+CONFIGS = Path(__file__).parents[2] / "thesis" / "configs"
 
 
 @pytest.mark.parametrize(
@@ -59,6 +63,10 @@ def test_the_arms_are_what_their_names_say():
     for name, strategy in {"AS": AdaptiveSampling(floor=0.0), "OBS": OnlineBatchSelection()}.items():
         assert vars(made[name]).keys() == vars(strategy).keys()
         assert all(getattr(strategy, option) == value for option, value in options[name].items())
+    for name, own in {"robust": changes["AS_robust"], "annex": {"bin_statistic": "sum_over_q"}}.items():
+        preset: Any = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+        (callback,) = preset["trainer"]["callbacks"]
+        assert callback["init_args"]["strategy"]["init_args"] == {"floor": 0.0, **own}
     weights = {name: arm.weights for name, arm in ARMS.items() if arm.weights != "source"}
     assert weights == {"AS_weighted": "unbiased", "gopal_unweighted": "none"}
     assert {name for name, arm in ARMS.items() if arm.bins == "single"} == {"AS_one_bin"}

@@ -57,6 +57,9 @@ def test_select_takes_one_setting_on_the_full_data():
     assert [run.cell.delta_q for run in select(runs, "grid-search", "adadelta", 256, deltas=(0.9, 0.4))] == [0.4]
 
 
+HEADER = ",".join(COLUMNS).encode()
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
@@ -67,23 +70,15 @@ def test_select_takes_one_setting_on_the_full_data():
         ([row(), row(test_accuracy=0.5)], "line 3: epoch 15 of .* was read before in this file"),
         ([row(epoch=1), row(p="0.5;0.5")], "column p"),
         ([row(p="a;b")], "column p"),
+        (HEADER, "no rows"),
+        (HEADER + b"\nthesis,AS", "line 2 has not 19 values. Was it cut off"),
+        (b"\x80\x81\xff", "not a CSV file"),
     ],
 )
-def test_what_is_wrong_in_a_file_is_said(rows: Rows, message: str):
-    with pytest.raises(ValueError, match=message):
-        runs_of(rows)
-
-
-def test_files_that_are_no_results(tmp_path: Path):
+def test_what_is_wrong_in_a_file_is_said(rows: Rows | bytes, message: str, tmp_path: Path):
+    file = tmp_path / "epochs.csv"
     with pytest.raises(FileNotFoundError, match=r"there is no file .*epochs.csv"):
         read([tmp_path])
-    path = write(tmp_path / "epochs.csv", [row(), row(seed=1)])
-    lines = path.read_text().splitlines()
-    for content, message in (
-        (f"{lines[0]}\n".encode(), "no rows"),
-        ("\n".join([*lines[:2], lines[2][:40]]).encode(), f"line 3 has not {len(COLUMNS)} values"),
-        (b"\x80\x81\xff", "not a CSV file"),
-    ):
-        path.write_bytes(content)
-        with pytest.raises(ValueError, match=message):
-            read([path])
+    file.write_bytes(rows) if isinstance(rows, bytes) else write(file, rows)
+    with pytest.raises(ValueError, match=message):
+        read([tmp_path])

@@ -40,7 +40,7 @@ def test_cells_are_trained_once_in_order_and_the_grid_may_grow(
     make_study("64", "adam", "AS", seeds=2).run()
     make_study(*TWO, "OBS").run()
     said = capsys.readouterr().out
-    assert "thesis: 1 of 2 trainings done, 1 left, about 0 s" in said
+    assert "thesis: 1 of 2 trainings done, 1 left, about " in said
     assert [name for name in ("AS", "uniform", "OBS") if f"{name}-adam_64-full-seed0: epoch" in said] == ["OBS"]
     assert arms(rows()) == [("0", "uniform"), ("0", "AS"), ("0", "OBS"), ("1", "AS")]
     assert rows()[:8] == before
@@ -139,7 +139,6 @@ def test_what_was_published_is_gone_on_with_by_its_csv_alone(files: list[str], t
         ({"epochs": 2}, "has `epochs` 1, but here it is 2: give the same, or another `folder`"),
         ({"device": "cuda"}, "`device` is 'cuda', but torch finds no GPU: give 'auto' or 'cpu'"),
         ({"gpu": True, "device": "auto"}, "has `device` cpu, but here it is cuda: give the same"),
-        ({"cells": "weights"}, "has `experiment` thesis, but here it is weights"),
         ({"cells": "weights", "without": "protocol.json"}, "has `experiment` thesis, but here it is weights"),
         ({"epochs": 2, "without": "protocol.json"}, "has `epochs` 1, but here it is 2"),
         ({"gpu": True, "device": "auto", "without": "protocol.json"}, "has no protocol.json beside it.*give `device`"),

@@ -87,21 +87,18 @@ def test_a_search_is_over_the_medians_at_its_last_common_epoch_and_counts_where_
     assert {r[5:] for r in found.searches[1:]} == {(0, *[None] * 6, 0, "open")}
 
 
-@pytest.mark.parametrize(
-    ("figure", "costs", "verdict"),
-    [
-        (13, [1, 1, 1, 1, 1, 0.04, 0.1, 1, 1], "holds"),
-        (13, [1, 1, 1, 1, 1, 0.03, 0.1, 1, 1], "open"),
-        (13, [1, 1, 1, 1, 1, 0.0099, 0.1, 1, 1], "does not hold"),
-        (13, [1, 1, 1, 1, 1, 1, "nan", 1, 1], "does not hold"),
-        (13, [1, 1, 1, 1, 1, 1, 0.1, 1], "open"),
-        (13, [0, 1, 1, 1, 1, 1, 0, 1, 1], "holds"),
-        (14, [1, 1, 2, 1, 1, 1, 1, 1, 3], "holds"),
-        (14, [1, 1, 2, 1, 1, 1, 1, 1, 10], "open"),
-        (14, [1, 1, "inf", 1, 1, 1, 1, 1, 1], "does not hold"),
-        (17, [9, 9, "nan", "inf", 2.4, 1, 1, 1, 1], "holds"),
-        (17, [9, 9, "nan", "inf", 2.3, 1, 1, 1, 1], "does not hold"),
-    ],
-)
-def test_verdicts_on_searches(figure: int, costs: list[object], verdict: str):
-    assert searched(figure, costs) == verdict
+def test_verdicts_on_searches():
+    first = [1] * 5
+    for costs, said in (
+        ([0.04, 0.1, 1, 1], "holds"),
+        ([0.03, 0.1, 1, 1], "open"),
+        ([0.0099, 0.1, 1, 1], "does not hold"),
+        ([1, "nan", 1, 1], "does not hold"),
+        ([1, 0.1, 1], "open"),
+        ([0, 0, 1, 1], "holds"),
+    ):
+        assert searched(13, [*first, *costs]) == said
+    alike = {3: "holds", 10: "open", 11: "does not hold", "inf": "does not hold"}
+    assert {highest: searched(14, [*first, 2, 1, 1, highest]) for highest in alike} == alike
+    diverge = {2.4: "holds", 2.3: "does not hold"}
+    assert {fifth: searched(17, [9, 9, "nan", "inf", fifth, 1, 1, 1, 1]) for fifth in diverge} == diverge
