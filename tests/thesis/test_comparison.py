@@ -72,7 +72,7 @@ def test_verdicts():
         ((2.7, 0.36, 4.9), 0.78): "open",  # near it, but the other way
         ((1e-3, None, None), 1e-3): "open",
     }
-    assert {(ours, printed): verdict(Ratio(*ours, 3, True, ""), printed) for ours, printed in said} == said
+    assert {(ours, at): verdict(Ratio(ours[0], ours[1], ours[2], 3, True, ""), at) for ours, at in said} == said
 
 
 def test_accuracies_are_compared_by_welch_s_formulas_and_as_the_thesis_did_it():
