@@ -2,6 +2,8 @@
 
 There are two kinds. An *index sampler*, :class:`Strategy`, decides which instances are loaded. A *batch selector*,
 :class:`BatchSelector`, has a larger candidate batch loaded, has it scored by a forward pass, and trains on a part.
+
+A method has to say how it draws, what its distribution is and what its state is; all else has a default.
 """
 
 from __future__ import annotations
@@ -54,13 +56,14 @@ class Strategy(ABC):
 
     reads: frozenset[Reading] = frozenset({"losses"})
     """What it wants to know: of trained batches ``losses`` and one kind of bounds, of the forward passes that it asks
-    for by :meth:`wanted` any of the :class:`Scores`."""
+    for by :meth:`wanted` any of the :class:`Scores`. Default: the losses."""
     weighted: bool = False
-    """Whether its source weights the losses, so that its draws have weights."""
+    """Whether its source weights the losses, so that its draws have weights. Default: False."""
     samples_by_loss: bool = False
-    """Whether it draws in proportion to losses, or a power of them, which must not be negative then."""
+    """Whether it draws by losses in a way for which they must not be negative. Default: False."""
     any_device: bool = False
-    """Whether it can keep its state where the model is trained, and draw there, without the CPU waiting for either."""
+    """Whether it can keep its state where the model is trained, and draw there, without the CPU waiting for either.
+    Default: False."""
 
     progress: Progress
     """How far the training has come. Whoever draws keeps it up to date, and saves it."""
@@ -88,7 +91,7 @@ class Strategy(ABC):
         self.progress = Progress()
 
     def work_on(self, bins: Bins) -> None:
-        """Start, unless it is at work on these bins already; on a copy on another device it goes on as it was."""
+        """Start, unless it is at work on these bins already. On a copy of them on another device it goes on."""
         if self._bins is bins:
             return
         moves = self._bins is not None and self._bins.is_copy_of(bins)
@@ -118,16 +121,20 @@ class Strategy(ABC):
         self.progress.plan(total, epoch)
 
     def schedule(self) -> tuple[str, str] | None:
-        """What depends on the length of the training, and what to use without one, for a message; None if nothing."""
+        """What depends on the length of the training, and what to use without one, for a message.
+
+        Returns:
+            Both as parts of a sentence. Default: None, nothing depends on it.
+        """
         return None
 
     def start_epoch(self, generator: torch.Generator) -> None:
-        """Called before the first draw of each epoch; extend this. In the first, a schedule begins again."""
+        """Begin an epoch: called before its first draw; extend this. In epoch 0 a schedule begins again."""
         self.progress.start_epoch()
 
     @abstractmethod
     def draw(self, size: int, generator: torch.Generator) -> Draw:
-        """Draw a batch of `size` instances from the present distribution."""
+        """Draw a batch of `size` instances from the present distribution. `generator` is of the CPU."""
 
     @property
     def skipped(self) -> int:
@@ -171,17 +178,21 @@ class Strategy(ABC):
                 )
         self.learn(draw, losses, bounds)
 
-    @abstractmethod
-    def learn(self, draw: Draw, losses: Tensor, bounds: Tensor) -> None:
-        """What :meth:`update` does with the part of a batch that is finite, which may be empty.
+    def learn(self, draw: Draw, losses: Tensor, bounds: Tensor) -> None:  # noqa: B027 (some learn nothing)
+        """Learn from the part of a batch that is finite, which may be empty. Default: nothing is learned.
 
         Off the CPU, for methods of :attr:`any_device`, it is given the whole batch, with NaN for what is not finite.
+
+        Args:
+            draw: The batch, or that part of it, as it was drawn.
+            losses: As of :meth:`update`.
+            bounds: As of :meth:`update`.
         """
 
     def wanted(self) -> Tensor | None:
-        """Instances to be scored before the next draw, by a forward pass in evaluation mode, (M,) int64; None for none.
+        """Instances to be scored before the next draw, by a forward pass in evaluation mode, (M,) int64.
 
-        Asked before each epoch and after each batch. The answer comes to :meth:`refresh`.
+        Asked before each epoch and after each batch. The answer comes to :meth:`refresh`. Default: None, no instances.
         """
         return None
 
@@ -193,7 +204,7 @@ class Strategy(ABC):
 
     @abstractmethod
     def probabilities(self) -> Tensor:
-        """The present law over all instances, in the order of the data set, (N,) float64. O(N)."""
+        """The present distribution over all instances, in the data set's order, (N,) float64. O(N)."""
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
@@ -204,8 +215,16 @@ class Strategy(ABC):
         """Take over a state, after :meth:`start` with the same bins."""
 
     def metrics(self) -> dict[str, float]:
-        """Figures that describe the present law, for the logger."""
+        """Figures that describe the present distribution, for the logger. Default: none."""
         return {}
+
+    def _uniform(self, count: int) -> Tensor:
+        """1/N, as the probability of each of `count` instances: (count,) float64."""
+        return torch.full((count,), 1 / len(self.bins), dtype=torch.float64, device=self.bins.device)
+
+    def _drawn_uniformly(self, indices: Tensor) -> Draw:
+        """The draw of these instances, (B,) int64, each of which had the probability 1/N."""
+        return Draw(indices, self.bins.of(indices), self._uniform(len(indices)))
 
     def _usable(self, losses: Tensor, bounds: Tensor) -> tuple[Tensor, Tensor]:
         """The same with NaN for both where one is of no use; these are counted, without looking."""
@@ -235,7 +254,7 @@ class Selection(NamedTuple):
     weights: Tensor | None = None
     """The factors on their losses, (b,) float64; None for the draw's own."""
     probabilities: Tensor | None = None
-    """The law that they come from in the end, with the choice counted in, (b,) float64; None for the draw's own."""
+    """Their probabilities with the choice counted in, (b,) float64; None for the draw's own."""
 
 
 class BatchSelector(Strategy):
@@ -259,6 +278,10 @@ class BatchSelector(Strategy):
         Returns:
             The part that is trained on, in any order.
         """
+
+    def probabilities(self) -> Tensor:
+        """The distribution of the candidates, which is uniform; what is chosen of them depends on their scores."""
+        return self._uniform(len(self.bins))
 
     def _known(self, scores: Tensor) -> Tensor:
         """Scores of candidates, (M,), with the mean of the others for those that are not finite, which are counted."""

@@ -86,7 +86,7 @@ def _card(method: type[Strategy]) -> Card:
         line,
         method.weighted,
         tuple(sorted(method.reads)),
-        {"adaptive": "thesis"}.get(preset, preset),
+        "thesis" if preset == "adaptive" else preset,
         _markdown(inspect.getdoc(module) or ""),
     )
 

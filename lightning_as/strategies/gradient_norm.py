@@ -6,37 +6,37 @@ squared norm with respect to all fully connected layers costs no more than the b
 
     ‖∇_i‖² = Σ over linear layers (‖x_i‖² + 1) ‖∂L_i/∂y_i‖²,        ω_i = √‖∇_i‖² + c.
 
-x and y are a layer's input and output, and the 1 is there if it has a bias. The constant c keeps a law that goes by old
-norms from giving an instance up: no weight exceeds mean(ω) / c. Until enough instances have a norm that is not stale,
+x and y are a layer's input and output, and the 1 is there if it has a bias. The constant c keeps old norms from
+giving an instance up: no weight exceeds mean(ω) / c. Until enough instances have a norm that is not stale,
 sampling is uniform.
 
 Source: Alain, Lamb, Sankar, Courville, Bengio, "Variance Reduction in SGD by Distributed Importance Sampling" (2015,
 arXiv:1511.06481) and the authors' code.
 
-Cost per step: no extra forward pass; the norms take a square and a sum of each linear layer's input and output
+Cost per step: No extra forward pass; the norms take a square and a sum of each linear layer's input and output
 gradient. O(batch · log N) for the draw and the update.
 
-Verified: the norm, the constant, the threshold and the weights in the authors' code; the paper's text, and which
+Verified: The norm, the constant, the threshold and the weights in the authors' code; the paper's text, and which
 constant and staleness its curves are of, could not be read. Departures: the source's workers score the whole data set
-all the time, beside the training, and here the batches that are trained on tell the norms; staleness is counted in
-batches and not in seconds; and an instance whose norm is unknown or stale counts as the mean, where the source leaves
-it out, and so minimises the mean loss of the others only.
+all the time, beside the training, while this learns the norms of the batches that are trained on; staleness is counted
+in batches and not in seconds; and an instance whose norm is unknown or stale counts as the mean, where the source
+leaves it out, and so minimises the mean loss of the others only.
 
-When to use it: networks of linear layers, with a loss that is the mean over the batch and must stay it.
+When to use it: Networks of linear layers, with a loss that is the mean over the batch and must stay it.
 
-When not: convolutions do most of the work, for their gradients are not seen; linear layers on sequences, which are
+When not: Convolutions do most of the work, for their gradients are not seen; linear layers on sequences, which are
 refused; and batches so small against the data set that all norms are old.
 """
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lightning_as.core.arguments import check_integer, check_positive, check_share
 from lightning_as.core.bins import Bins
 from lightning_as.core.draw import Draw
 from lightning_as.core.weighted_distribution import WeightedDistribution
@@ -63,61 +63,55 @@ class GradientNormSampling(Strategy):
     weighted = True
 
     def __init__(self, constant: float = 1.0, staleness: int | None = None, warm_up: float = 0.1) -> None:
-        if not 0 <= constant < math.inf:
-            raise ValueError(f"`constant` must be finite and not negative, got {constant}.")
-        if staleness is not None and (not isinstance(staleness, int) or isinstance(staleness, bool)):
-            raise TypeError(f"`staleness` must be an integer number of batches or None, got {staleness!r}.")
-        if staleness is not None and staleness < 1:
-            raise ValueError(f"`staleness` must be at least 1 batch, or None for never, got {staleness}.")
-        if not 0 <= warm_up < 1:
-            raise ValueError(f"`warm_up` must be in [0, 1), the share of instances that it waits for; got {warm_up}.")
+        check_positive("constant", constant, with_zero=True)
+        if staleness is not None:
+            check_integer("staleness", staleness, unit="batches, or None for norms that never age")
+        check_share("warm_up", warm_up)
         self.constant = constant
         self.staleness = staleness
         self.warm_up = warm_up
 
     def start(self, bins: Bins) -> None:
         super().start(bins)
-        self._law = WeightedDistribution(bins)
+        self._distribution = WeightedDistribution(bins)
         self._batches = 0  # learned from
         self._last = torch.zeros(0 if self.staleness is None else len(bins), dtype=torch.int64)  # batch of each one
         self._recent: deque[Tensor] = deque()  # the instances of the last batches
 
     def draw(self, size: int, generator: torch.Generator) -> Draw:
         if self._warm:
-            draw = self._law.draw(size, generator)
+            draw = self._distribution.draw(size, generator)
         else:
-            indices = torch.randint(len(self.bins), (size,), generator=generator)
-            uniform = torch.full((size,), 1 / len(self.bins), dtype=torch.float64)
-            draw = Draw(indices, self.bins.of(indices), uniform)
+            draw = self._drawn_uniformly(torch.randint(len(self.bins), (size,), generator=generator))
         return draw._replace(weights=(len(self.bins) * draw.probabilities).reciprocal())
 
     def learn(self, draw: Draw, losses: Tensor, bounds: Tensor) -> None:
         self._batches += 1
-        self._law.set(draw.indices, bounds.sqrt().add_(self.constant))
+        self._distribution.set(draw.indices, bounds.sqrt().add_(self.constant))
         if self.staleness is None:
             return
         self._last.index_fill_(0, draw.indices, self._batches)
         self._recent.append(draw.indices.clone())
         if len(self._recent) > self.staleness:
             old = self._recent.popleft()
-            self._law.forget(old[self._last[old] == self._batches - self.staleness])  # the others came again
+            self._distribution.forget(old[self._last[old] == self._batches - self.staleness])  # the others came again
 
     def probabilities(self) -> Tensor:
         if self._warm:
-            return self._law.probabilities()
-        return torch.full((len(self.bins),), 1 / len(self.bins), dtype=torch.float64)
+            return self._distribution.probabilities()
+        return self._uniform(len(self.bins))
 
     def metrics(self) -> dict[str, float]:
         """Share of instances whose norm is good, and the mean of those norms."""
-        known = self._law.known
+        known = self._distribution.known
         return {
             "usable": known / len(self.bins),
-            "gradient_norm": self._law.mean - self.constant if known else 0.0,
+            "gradient_norm": self._distribution.mean - self.constant if known else 0.0,
         }
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "law": self._law.state(),
+            "weights": self._distribution.state(),
             "batches": self._batches,
             "last": self._last.clone(),
             "recent": [part.clone() for part in self._recent],
@@ -128,11 +122,11 @@ class GradientNormSampling(Strategy):
             raise ValueError(
                 f"The state to load is of another `staleness` than {self.staleness}: use the one it was saved with."
             )
-        self._law.load_state(state["law"])
+        self._distribution.load_state(state["weights"])
         self._batches = state["batches"]
         self._last = state["last"].clone()
         self._recent = deque(part.clone() for part in state["recent"])
 
     @property
     def _warm(self) -> bool:
-        return self._law.known > self.warm_up * len(self.bins)
+        return self._distribution.known > self.warm_up * len(self.bins)

@@ -13,18 +13,18 @@ reports, plan fewer epochs. A pass goes on where an epoch or a batch ends.
 Source: Qin et al., "InfoBatch: Lossless Training Speed Up by Unbiased Dynamic Data Pruning" (ICLR 2024,
 arXiv:2303.04947), and the authors' code.
 
-Cost per step: no extra forward pass; O(batch) for the draw and the update, and O(N) once per pass.
+Cost per step: No extra forward pass; O(batch) for the draw and the update, and O(N) once per pass.
 
-Verified: the abstract, and the authors' code line by line. Of its faults none is inherited: weights that stay on to the
+Verified: The abstract, and the authors' code line by line. Of its faults none is inherited: weights that stay on to the
 end where δ times the number of epochs is not whole, reseeded global generators, a patched DataLoader, losses filed
 under the next batch's instances. As there, ⌊(1 − r) n⌋ of n candidates are kept with weights of 1/(1 − r), so that the
 weights of a pass can fall short of N by less than 1/(1 − r). The probability of a draw is the chance to be in the pass
 over the pass's length, with which ``weights="unbiased"`` makes the mean over a batch unbiased, not the sum over a pass.
 
-When to use it: many instances are soon learned, and the gradient must stay that of the mean loss. It is the modern
+When to use it: Many instances are soon learned, and the gradient must stay that of the mean loss. It is the modern
 baseline with the smallest weights: they are at most 1/(1 − r).
 
-When not: the loss hardly differs between instances, or a scheduler or the validation counts passes.
+When not: The loss hardly differs between instances, or a scheduler or the validation counts passes.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_as.core.arguments import check_share
 from lightning_as.core.bins import Bins
 from lightning_as.core.draw import Draw
 from lightning_as.core.instance_distribution import last_occurrence
@@ -58,10 +59,8 @@ class InfoBatch(Strategy):
     weighted = True
 
     def __init__(self, prune_share: float = 0.5, delta: float = 0.875) -> None:
-        if not 0 <= prune_share < 1:
-            raise ValueError(f"`prune_share` must be in [0, 1), got {prune_share}.")
-        if not 0 <= delta <= 1:
-            raise ValueError(f"`delta` must be in [0, 1], got {delta}.")
+        check_share("prune_share", prune_share)
+        check_share("delta", delta, with_one=True)
         self.prune_share = prune_share
         self.delta = delta
 
@@ -90,10 +89,10 @@ class InfoBatch(Strategy):
         self._scores[draw.indices] = losses[last_occurrence(draw.indices)]
 
     def probabilities(self) -> Tensor:
-        """The law of any one draw of a pass that began now."""
+        """The distribution of any one draw of a pass that began now."""
         candidates = self._candidates()
         kept = self._kept(int(candidates.sum()))
-        return self._law(candidates, kept)
+        return self._chances(candidates, kept)
 
     def metrics(self) -> dict[str, float]:
         """Share of the instances that the next pass would leave out; mean of the scores."""
@@ -123,13 +122,13 @@ class InfoBatch(Strategy):
         """How many of so many candidates a pass keeps."""
         return int((1 - self.prune_share) * count + 1e-9)  # 0.1 · 10 is 1, not 0.99…
 
-    def _law(self, candidates: Tensor, kept: int) -> Tensor:
+    def _chances(self, candidates: Tensor, kept: int) -> Tensor:
         """The chance of each instance to be in a pass, over the pass's length."""
         count = int(candidates.sum())
         length = len(candidates) - count + kept
-        law = torch.full((len(candidates),), 1 / length, dtype=torch.float64)
-        law[candidates] *= kept / max(count, 1)
-        return law
+        chances = torch.full((len(candidates),), 1 / length, dtype=torch.float64)
+        chances[candidates] *= kept / max(count, 1)
+        return chances
 
     def _new(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """A pass: its instances in random order, their weights and probabilities."""
@@ -141,4 +140,4 @@ class InfoBatch(Strategy):
         indices = indices[torch.randperm(len(indices), generator=generator)]
         weights = torch.ones(len(indices), dtype=torch.float64)
         weights[candidates[indices]] = 1 / (1 - self.prune_share)
-        return indices, weights, self._law(candidates, len(kept))[indices]
+        return indices, weights, self._chances(candidates, len(kept))[indices]

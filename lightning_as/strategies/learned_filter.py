@@ -11,8 +11,8 @@ f with the probability π = σ(θ·f), where f has
 
 Each candidate in its order is kept (a = 1) or dropped (a = 0), until a batch is kept; this one is trained on. If too
 few are kept, those of the dropped that had the largest π fill the batch up, where the source would wait for more, since
-a training step here has its number of instances at any rate. When validation first finds `target_accuracy`, after i of
-T steps, the episode is over, and with its reward −log(i/T) the policy moves by REINFORCE,
+a training step of Lightning has its number of instances at any rate. When validation first finds `target_accuracy`,
+after i of T steps, the episode is over, and with its reward −log(i/T) the policy moves by REINFORCE,
 
     θ ← θ + η · reward · Σ ∇_θ log P(a | f),    ∇_θ log P(a | f) = (a − π) f,
 
@@ -23,18 +23,18 @@ the next run, as `policy`, and in the end with ``train_policy=False`` to the one
 Source: Fan, Tian, Qin, Bian and Liu, "Learning What Data to Learn" (2017, arXiv:1702.08635), the Neural Data Filter
 with REINFORCE.
 
-Cost per step: `presample` forward passes of the batch beside the training; O(candidates) for the policy.
+Cost per step: Beside the training `presample` forward passes of the batch; O(candidates) for the policy.
 
-Verified: the abstract, and a summary that gives the decision process, logistic policies and their update. NOT verified,
-as the body was not read: the reward's formula, the list of features and their scaling, the 2, the actor-critic form
-and a baseline for the reward, which are left out, the step size, and the results. The forward pass that the source
-saves is not saved here. As no law is known for what is trained on, draws keep the uniform probabilities of their
+Verified: The abstract, and a summary that gives the decision process, logistic policies and their update. NOT verified,
+as the body was not read: the reward's formula, the list of features and their scaling, the 2, the actor-critic form and
+a baseline for the reward, which are left out, the step size, and the results. The forward pass that the source saves is
+not saved. As the distribution of what is trained on is not known, draws keep the uniform probabilities of their
 candidates, so that weights other than the source's none are 1. A fit that is resumed from a checkpoint between the last
 batch of an epoch and its validation never hears of that: Lightning does not make up for it.
 
-When to use it: many similar trainings, of which the first ones may pay for a policy.
+When to use it: Many similar trainings, of which the first ones may pay for a policy.
 
-When not: a single training: it is uniform sampling then, with twice the forward passes.
+When not: A single training: it is uniform sampling then, with twice the forward passes.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_as.core.arguments import check_integer, check_positive
 from lightning_as.core.bins import Bins
 from lightning_as.core.draw import Draw
 from lightning_as.core.passes import Candidates
@@ -52,7 +53,7 @@ from lightning_as.strategies.base import BatchSelector, Scores, Selection
 
 _LARGEST_LOSS = 10.0  # of the features
 _FIRST_CONSTANT = 2.0
-_MEND = "name what `save_policy` wrote, or a checkpoint of a run with LearnedFilter."
+_REMEDY = "name what `save_policy` wrote, or a checkpoint of a run with LearnedFilter."
 _FEATURES = ("loss", "probability", "margin", "progress", "mean_loss", "best", "constant")
 
 
@@ -63,10 +64,11 @@ class LearnedFilter(BatchSelector):
         policy: What :meth:`save_policy` has written, or a checkpoint of a Lightning run with this strategy. Default: a
             new policy.
         train_policy: Whether this run is an episode to learn from. Default: True.
-        target_accuracy: τ, what `monitor` must reach. Default: 0.98, of here.
+        target_accuracy: τ, what `monitor` must reach. Default: 0.98, this package's.
         monitor: Name under which the module logs its validation accuracy. Default: ``"val/accuracy"``.
-        presample: Batches of candidates for each batch that is trained on, at least 2. Default: 2, of here.
-        learning_rate: η. Default: 1e-3, of here.
+        presample: Batches of candidates for each batch that is trained on, at least 2. Default: 2, this
+            package's.
+        learning_rate: η. Default: 1e-3, this package's.
         labels: Whether the bins are features, which are the classes as a rule. Default: False.
 
     Raises:
@@ -88,14 +90,10 @@ class LearnedFilter(BatchSelector):
         learning_rate: float = 1e-3,
         labels: bool = False,
     ) -> None:
-        if not isinstance(presample, int) or isinstance(presample, bool):
-            raise TypeError(f"`presample` must be an integer number of batches, got {presample!r}.")
-        if presample < 2:
-            raise ValueError(f"`presample` must be at least 2 batches, to have a choice, got {presample}.")
+        check_integer("presample", presample, least=2, unit="batches")
         if policy is None and not train_policy:
             raise ValueError("`train_policy=False` needs a `policy`: name the file that a first run has left.")
-        if not 0 < learning_rate < float("inf"):
-            raise ValueError(f"`learning_rate` must be positive and finite, got {learning_rate}.")
+        check_positive("learning_rate", learning_rate)
         if not 0 < target_accuracy <= 1:
             raise ValueError(f"`target_accuracy` must be in (0, 1], got {target_accuracy}.")
         self.policy = policy
@@ -116,7 +114,7 @@ class LearnedFilter(BatchSelector):
             self._theta[_FEATURES.index("constant")] = _FIRST_CONSTANT
         elif self._given.shape != (size,):
             raise ValueError(
-                f"`policy={self.policy!r}` has {self._given.numel()} coefficients, but here are {size} features: use "
+                f"`policy={self.policy!r}` has {self._given.numel()} coefficients, but there are {size} features: use "
                 f"the bins and the `labels` (here {self.labels}) that it was trained with."
             )
         else:
@@ -214,10 +212,6 @@ class LearnedFilter(BatchSelector):
             self._theta = self._theta + self.learning_rate * self._reward * self._gradient
             self._learning = False
 
-    def probabilities(self) -> Tensor:
-        """1/N each, of the candidates."""
-        return torch.full((len(self.bins),), 1 / len(self.bins), dtype=torch.float64)
-
     def save_policy(self, path: str | Path) -> None:
         """Write θ to a file, for the `policy` of another run."""
         torch.save({"policy": self._theta.clone()}, path)
@@ -267,18 +261,18 @@ class LearnedFilter(BatchSelector):
 def _load_policy(path: str) -> Tensor:
     """θ out of a file of :meth:`LearnedFilter.save_policy`, or of a Lightning checkpoint."""
     if not Path(path).is_file():
-        raise FileNotFoundError(f"`policy={path!r}` is no file: {_MEND}")
+        raise FileNotFoundError(f"`policy={path!r}` is no file: {_REMEDY}")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # of any kind: the unpickler takes the bytes of other files for its instructions
-        raise ValueError(f"`policy={path!r}` is no file of `torch.save`: {_MEND}") from error
+        raise ValueError(f"`policy={path!r}` is no file of `torch.save`: {_REMEDY}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"`policy={path!r}` has a {type(content).__name__}, not a dict with a policy: {_MEND}")
+        raise ValueError(f"`policy={path!r}` has a {type(content).__name__}, not a dict with a policy: {_REMEDY}")
     found = [content]
     for state in content.get("callbacks", {}).values():
         if isinstance(state, dict) and "sampler" in state:
             found.append(state["sampler"]["strategy_state"])
     policies = [part["policy"] for part in found if isinstance(part.get("policy"), Tensor)]
     if not policies:
-        raise ValueError(f"`policy={path!r}` has no policy: {_MEND}")
+        raise ValueError(f"`policy={path!r}` has no policy: {_REMEDY}")
     return policies[-1].to(torch.float64)

@@ -10,28 +10,28 @@ So k = 1 is unbiased; k = 0 weights all alike, which stresses the large losses; 
 alone. The factor keeps the weighted sum of the batch's scores what it is with k = 1.
 
 With ``predictor="lstm"`` the scores are not the last losses but what a small recurrent network predicts from an
-instance's last 10 losses and its bin (:mod:`lightning_as.strategies._loss_predictor`), at least 10⁻⁶. For each batch `presample`
-indices are drawn uniformly, scored, and the batch from them, in proportion; Σ s / N is the mean of their scores.
-A drawn instance's probability is then 1/(N w_i), that of the law as estimated from the presample.
+instance's last 10 losses and its bin (:mod:`lightning_as.strategies._loss_predictor`), at least 10⁻⁶. For each batch
+`presample` indices are drawn uniformly, scored, and the batch from them, in proportion; Σ s / N is the mean of their
+scores. A drawn instance's probability is then 1/(N w_i), as estimated from the presample.
 
 Source: Katharopoulos and Fleuret, "Biased Importance Sampling for Deep Neural Network Training" (2017,
 arXiv:1706.00043) and its library, `HistorySampler`, `LSTMSampler`, `BiasedReweightingPolicy`; sampling in proportion to
 the last loss also in section 5 of Schaul et al., "Prioritized Experience Replay" (2015), there without weights.
 
-Cost per step: no extra forward pass of the module. ``"history"``: O(batch · log N). ``"lstm"``: a forward pass of the
+Cost per step: No extra forward pass of the module. ``"history"``: O(batch · log N). ``"lstm"``: a forward pass of the
 small network on `presample` instances and a training step on the batch, some 30 ms on one CPU core once the histories
 are full; 40 bytes per instance.
 
-Verified: weights, scores, the network, its 10 losses, first loss of 1, presample of 2048, clipping at 10⁻⁶ and the
+Verified: Weights, scores, the network, its 10 losses, first loss of 1, presample of 2048, clipping at 10⁻⁶ and the
 defaults k = 0.5 and smoothing 0 in the authors' code; the paper's text and its results could not be read. Departures:
-`HistorySampler` also recomputes all scores by forward passes every few batches, here nothing does; its library smooths
+`HistorySampler` also recomputes all scores by forward passes every few batches, this does not; its library smooths
 and takes powers separately. In the network torch's initial parameters of the LSTMs and of the linear layer, and Adam's
 ε, take the place of those of Keras, a loss of exactly 0 counts where Keras masks it, and losses are cut at 10⁶.
 
-When to use it: as the simplest sampling by losses, between plain importance sampling (k = 1) and stress on what is
+When to use it: As the simplest sampling by losses, between plain importance sampling (k = 1) and stress on what is
 hard.
 
-When not: with smoothing 0 an instance whose loss was 0 once is never drawn again, and one with a small loss rarely,
+When not: With smoothing 0 an instance whose loss was 0 once is never drawn again, and one with a small loss rarely,
 however the model changes; noisy labels are drawn most.
 """
 
@@ -43,6 +43,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from lightning_as.core.arguments import check_choice, check_integer, check_positive
 from lightning_as.core.bins import Bins
 from lightning_as.core.draw import Draw
 from lightning_as.core.weighted_distribution import WeightedDistribution
@@ -58,8 +59,7 @@ class LossProportional(Strategy):
     """Instances in proportion to their last, or predicted, loss; weighted in part.
 
     Args:
-        smoothing: What is added to every loss, at least 0; more makes the law more uniform. Default: 0, as in the
-            authors' code.
+        smoothing: What is added to every loss, at least 0; more is more uniform. Default: 0, as in the authors' code.
         exponent: The power of loss + smoothing, at least 0. Default: 1, as in the paper; `PowerSmoothing` of the
             authors' code takes 0.5.
         bias_exponent: k, at most 1: the power of the weights. Default: 0.5, as in the authors' code.
@@ -88,17 +88,12 @@ class LossProportional(Strategy):
         seed: int = 0,
     ) -> None:
         for name, value in (("smoothing", smoothing), ("exponent", exponent)):
-            if not 0 <= value < math.inf:
-                raise ValueError(f"`{name}` must be finite and not negative, got {value}.")
+            check_positive(name, value, with_zero=True)
         if not -math.inf < bias_exponent <= 1:
             raise ValueError(f"`bias_exponent` must be finite and at most 1, which is unbiased; got {bias_exponent}.")
-        if predictor not in get_args(Predictor):
-            raise ValueError(f"`predictor` must be one of {', '.join(get_args(Predictor))}; got {predictor!r}.")
-        for name, number in (("presample", presample), ("seed", seed)):
-            if not isinstance(number, int) or isinstance(number, bool):
-                raise TypeError(f"`{name}` must be an integer, got {number!r}.")
-        if presample < 1:
-            raise ValueError(f"`presample` must be at least 1 instance, got {presample}.")
+        check_choice("predictor", predictor, get_args(Predictor))
+        check_integer("presample", presample, unit="instances")
+        check_integer("seed", seed, least=-(2**63))
         self.smoothing = smoothing
         self.exponent = exponent
         self.bias_exponent = bias_exponent
@@ -108,24 +103,26 @@ class LossProportional(Strategy):
 
     def start(self, bins: Bins) -> None:
         super().start(bins)
-        self._law = WeightedDistribution(bins)
+        self._distribution = WeightedDistribution(bins)
         self._small = LossPredictor(bins, self.seed) if self.predictor == "lstm" else None
 
     def draw(self, size: int, generator: torch.Generator) -> Draw:
-        draw = self._law.draw(size, generator) if self._small is None else self._draw_presampled(size, generator)
+        draw = (
+            self._distribution.draw(size, generator) if self._small is None else self._draw_presampled(size, generator)
+        )
         weights = biased_weights(draw.probabilities * len(self.bins), self.bias_exponent)
         return draw._replace(weights=weights)
 
     def learn(self, draw: Draw, losses: Tensor, bounds: Tensor) -> None:
         if self._small is None:
-            self._law.set(draw.indices, self._scores(losses))
+            self._distribution.set(draw.indices, self._scores(losses))
         else:
             self._small.learn(draw.indices, losses)
 
     def probabilities(self) -> Tensor:
-        """The present law, (N,) float64; with ``"lstm"`` that of a presample of everything, a pass of the network."""
+        """The present distribution, (N,) float64; with ``"lstm"`` that of a presample of everything. O(N)."""
         if self._small is None:
-            return self._law.probabilities()
+            return self._distribution.probabilities()
         parts = torch.arange(len(self.bins)).split(4096)
         scores = torch.cat([self._predicted_scores(part) for part in parts])
         total = scores.sum()
@@ -134,11 +131,11 @@ class LossProportional(Strategy):
     def metrics(self) -> dict[str, float]:
         """Share of instances seen; of the small network the root mean squared error for the last batch."""
         if self._small is None:
-            return {"seen": self._law.known / len(self.bins)}
+            return {"seen": self._distribution.known / len(self.bins)}
         return {"seen": self._small.seen / len(self.bins), "prediction_error": self._small.error}
 
     def state_dict(self) -> dict[str, Any]:
-        state = self._law.state() if self._small is None else self._small.state_dict()
+        state = self._distribution.state() if self._small is None else self._small.state_dict()
         return {"predictor": self.predictor, "state": state}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -148,7 +145,7 @@ class LossProportional(Strategy):
                 "the one it was saved with."
             )
         if self._small is None:
-            self._law.load_state(state["state"])
+            self._distribution.load_state(state["state"])
         else:
             self._small.load_state_dict(state["state"])
 

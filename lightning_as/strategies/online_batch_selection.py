@@ -1,4 +1,4 @@
-"""Online batch selection: instances by the rank of their last known loss, with an exponential law over the ranks.
+"""Online batch selection: instances by the rank of their last loss, with an exponential distribution over the ranks.
 
 The instances are sorted by their last known loss, in descending order. The one at rank i = 1 … N is drawn with
 probability
@@ -6,31 +6,32 @@ probability
     p_i = (1 − ρ) ρ^(i − 1) / (1 − ρ^N),  ρ = s^(−1/N),
 
 with replacement, so that the first is about s times as likely as the last: s is the selection pressure. With s = 10⁸
-the top tenth gets 84 % of the draws and the lower half next to none. A draw inverts the cumulative law in closed form.
-The pressure moves from `s_start` at epoch 0 towards `s_end`, s_e = s_start · (s_end / s_start)^(e/E). In epoch 0 there
-are no losses to go by: it is a pass over the data. Losses are those of training batches, before the step. The order is
-that of the last sort: a new one is due once `sort_period` instances have been evaluated. Once `recompute_every` · N
-were trained on, the losses of the first `recompute_ratio` of the order are computed anew, by forward passes.
+the top tenth gets 84 % of the draws and the lower half next to none. A draw inverts the cumulative distribution in
+closed form. The pressure moves from `s_start` at epoch 0 towards `s_end`, s_e = s_start · (s_end / s_start)^(e/E). In
+epoch 0 there are no losses to go by: it is a pass over the data. Losses are those of training batches, before the step.
+The order is that of the last sort: a new one is due once `sort_period` instances have been evaluated. Once
+`recompute_every` · N were trained on, the losses of the first `recompute_ratio` of the order are computed anew, by
+forward passes.
 
 Source: Loshchilov and Hutter, "Online Batch Selection for Faster Training of Neural Networks" (2015, arXiv:1511.06343),
 after the script that is known as theirs, a Lasagne one for MNIST; the thesis compares itself with its scenario 9, the
-defaults here: s = 10⁸ from start to end, everything computed anew every 2 epochs, which the script has as a frequency
+defaults: s = 10⁸ from start to end, everything computed anew every 2 epochs, which the script has as a frequency
 of 0.5.
 
-Cost per step: no extra forward pass but for N every `recompute_every` epochs, half a pass of the data per epoch by
+Cost per step: No extra forward pass but for N every `recompute_every` epochs, half a pass of the data per epoch by
 default. Draw and update: O(√(N · batch)), a millisecond or two with a million instances; nothing sorts all of them
 (`benchmarks/online_batch_selection.py`).
 
-Verified: all of the above in the script, line by line. The paper's text could not be read, nor could it be verified
+Verified: All of the above in the script, line by line. The paper's text could not be read, nor could it be verified
 that the script is the authors' own. The script weights the losses of a batch by the mean of its p over p_i, which the
 ports of it do not: `reweight`. Departures: the recomputation is in evaluation mode, where the script has dropout on and
 batch statistics; equal losses are ordered by instance, there by the sort's whim; unseen ones have the loss ∞, there
 10¹⁰; an epoch is a fixed number of whole batches; the batch size stays. With s = 1 this draws uniformly with
 replacement, where the script shuffles, and learns no losses: for that, use :class:`Uniform`.
 
-When to use it: most instances are soon easy, and ranks are stable from one epoch to the next.
+When to use it: Most instances are soon easy, and ranks are stable from one epoch to the next.
 
-When not: noisy labels stay at the top of the order and are drawn again and again; a module whose loss must stay the
+When not: Noisy labels stay at the top of the order and are drawn again and again; a module whose loss must stay the
 uniform mean.
 """
 
@@ -42,6 +43,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from lightning_as.core.arguments import check_choice, check_integer
 from lightning_as.core.bins import Bins
 from lightning_as.core.draw import Draw
 from lightning_as.core.ranking import Ranking
@@ -51,7 +53,7 @@ FirstPass = Literal["sequential", "shuffled"]
 
 
 class OnlineBatchSelection(Strategy):
-    """Instances by the rank of their last loss, under an exponential law over the ranks.
+    """Instances by the rank of their last loss, with an exponential distribution over the ranks.
 
     Args:
         s_start: Selection pressure at the first epoch, at least 1. Default: 1e8, the thesis; the script also has 1e2.
@@ -85,18 +87,14 @@ class OnlineBatchSelection(Strategy):
         for name, pressure in (("s_start", s_start), ("s_end", s_end)):
             if not 1 <= pressure < math.inf:
                 raise ValueError(f"`{name}` must be a finite selection pressure of at least 1, got {pressure}.")
-        if not isinstance(sort_period, int) or isinstance(sort_period, bool):
-            raise TypeError(f"`sort_period` must be an integer number of instances, got {sort_period!r}.")
-        if sort_period < 1:
-            raise ValueError(f"`sort_period` must be at least 1 instance, got {sort_period}.")
+        check_integer("sort_period", sort_period, unit="instances")
         if not 0 <= recompute_every < math.inf:
             raise ValueError(f"`recompute_every` must be a number of epochs, or 0 for never, got {recompute_every}.")
         if not 0 < recompute_ratio <= 1:
             raise ValueError(
                 f"`recompute_ratio` must be in (0, 1], got {recompute_ratio}: for none, use `recompute_every=0`."
             )
-        if first_pass not in get_args(FirstPass):
-            raise ValueError(f"`first_pass` must be one of {', '.join(get_args(FirstPass))}; got {first_pass!r}.")
+        check_choice("first_pass", first_pass, get_args(FirstPass))
         self.s_start = s_start
         self.s_end = s_end
         self.sort_period = sort_period
@@ -170,17 +168,17 @@ class OnlineBatchSelection(Strategy):
         self._recomputed_at = self._evaluated
 
     def probabilities(self) -> Tensor:
-        """The present law over all instances, in the order of the data set, (N,) float64. O(N log N)."""
+        """The present distribution over all instances, in the order of the data set, (N,) float64. O(N log N)."""
         if self.progress.epoch == 0:
-            return torch.full((self._size,), 1 / self._size, dtype=torch.float64)
+            return self._uniform(self._size)
         # In a ranking of its own: to be looked at must not change when the next sort is due.
         ranking = Ranking(self._size)
         ranking.load(self._ranking.values)
         if self._since_sort >= self.sort_period:
             _apply(self._updates, ranking)
-        law = torch.empty(self._size, dtype=torch.float64)
-        law[ranking.order()] = self._probabilities(torch.arange(self._size))
-        return law
+        probabilities = torch.empty(self._size, dtype=torch.float64)
+        probabilities[ranking.order()] = self._probabilities(torch.arange(self._size))
+        return probabilities
 
     def metrics(self) -> dict[str, float]:
         """The selection pressure, and how long ago the losses were recomputed (epochs)."""
@@ -212,12 +210,11 @@ class OnlineBatchSelection(Strategy):
         self._position = (self._position + size) % self._size
         if len(self._shuffled):
             indices = self._shuffled.index_select(0, indices)
-        probabilities = torch.full((size,), 1 / self._size, dtype=torch.float64)
-        weights = torch.ones_like(probabilities) if self.reweight else None
-        return Draw(indices, self.bins.of(indices), probabilities, weights=weights)
+        draw = self._drawn_uniformly(indices)
+        return draw._replace(weights=torch.ones_like(draw.probabilities)) if self.reweight else draw
 
     def _ranks(self, uniforms: Tensor) -> Tensor:
-        """The smallest rank, from 0, whose cumulative probability exceeds the uniform: the inverse of the law."""
+        """The smallest rank, from 0, whose cumulative probability exceeds the uniform."""
         logarithm = math.log(self.selection_pressure)
         if logarithm == 0:
             ranks = uniforms * self._size
@@ -229,7 +226,7 @@ class OnlineBatchSelection(Strategy):
         """The probabilities of ranks, which count from 0."""
         logarithm = math.log(self.selection_pressure)
         if logarithm == 0:
-            return torch.full((len(ranks),), 1 / self._size, dtype=torch.float64)
+            return self._uniform(len(ranks))
         first = math.expm1(-logarithm / self._size) / math.expm1(-logarithm)
         return torch.exp(ranks.double() * (-logarithm / self._size)).mul_(first)
 

@@ -5,28 +5,28 @@ An instance is drawn with probability P(i) = p_i^α / Σ_k p_k^α, from its prio
 * ``"proportional"``: p_i = loss + ε, the last known one;
 * ``"rank"``: p_i = 1 / rank(i), its place in the descending order of the last known losses.
 
-The range of the cumulative law is cut into B equal parts, and one instance is drawn from each: a batch is spread more
-evenly than by independent draws, and its mean has the same expectation. The losses are weighted by
-w_i = (N P(i))^(−β), over the largest of the batch. β goes linearly from `beta_start` at the first batch to 1 at the
-last: in the end the weights are unbiased, up to their common factor. Instances that were never drawn have the largest
-priority so far, at first 1; with ``"rank"`` they come before all others.
+The range of the cumulative distribution is cut into B equal parts, and one instance is drawn from each: a batch is
+spread more evenly than by independent draws, and its mean has the same expectation. The losses are weighted by w_i = (N
+P(i))^(−β), over the largest of the batch. β goes linearly from `beta_start` at the first batch to 1 at the last: in the
+end the weights are unbiased, up to their common factor. Instances that were never drawn have the largest priority so
+far, at first 1; with ``"rank"`` they come before all others.
 
 Source: Schaul, Quan, Antonoglou and Silver, "Prioritized Experience Replay" (2015, arXiv:1511.05952): eq. (1),
 the weights under "annealing the bias", Algorithm 1, and the appendix on the variants. Its supervised experiment is of
 MNIST without 99 % of the digits 0 to 4, with the last error as priority, α = 1 and β = 0, that is, no weights.
 
-Cost per step: no extra forward pass. ``"proportional"``: O(batch · log N), half a millisecond. ``"rank"``:
+Cost per step: No extra forward pass. ``"proportional"``: O(batch · log N), half a millisecond. ``"rank"``:
 O(√(N · batch)), a millisecond or two with a million instances (`benchmarks/online_batch_selection.py`).
 
-Verified: the formulas, both α and β, the draws and the supervised experiment in the paper. It does not give ε, here
-10⁻⁶, and does not say of what β's steps are, here batches. The error |δ| is that of a regression: here it is the loss.
+Verified: The formulas, both α and β, the draws and the supervised experiment in the paper. It does not give ε,
+which is 10⁻⁶ in this package, nor say of what β's steps are: batches. The error |δ| of a regression becomes the loss.
 Departures: the order is exact after every batch, where the paper's heap is sorted anew every 10⁶ steps; ranks are drawn
-from the exact law inside each part, there uniformly; new items keep the priority that was the largest when they came,
-here it is the largest now, since all came at once.
+from the exact distribution inside each part, there uniformly; new items keep the priority that was the largest when
+they came, in this package it is the largest now, since all came at once.
 
-When to use it: what is worth learning is rare, as in imbalanced data.
+When to use it: What is worth learning is rare, as in imbalanced data.
 
-When not: noisy labels; with the weights on, what the priorities gain early is taken back as β nears 1.
+When not: Noisy labels; with the weights on, what the priorities gain early is taken back as β nears 1.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from lightning_as.core.arguments import check_choice, check_share
 from lightning_as.core.bins import Bins
 from lightning_as.core.draw import Draw, stratified_uniforms
 from lightning_as.core.ranking import Ranking
@@ -72,11 +73,10 @@ class PrioritizedSampling(Strategy):
         beta_start: float | None = None,
         epsilon: float = 1e-6,
     ) -> None:
-        if variant not in get_args(Variant):
-            raise ValueError(f"`variant` must be one of {', '.join(get_args(Variant))}; got {variant!r}.")
+        check_choice("variant", variant, get_args(Variant))
         for name, exponent in (("alpha", alpha), ("beta_start", beta_start)):
-            if exponent is not None and not 0 <= exponent <= 1:
-                raise ValueError(f"`{name}` must be in [0, 1], got {exponent}.")
+            if exponent is not None:
+                check_share(name, exponent, with_one=True)
         if not 0 < epsilon < float("inf"):
             raise ValueError(f"`epsilon` must be a positive number, such as 1e-6, got {epsilon}.")
         is_proportional = variant == "proportional"
@@ -90,9 +90,9 @@ class PrioritizedSampling(Strategy):
         super().start(bins)
         self._size = len(bins)
         if self.variant == "proportional":
-            self._law = _ByLoss(bins, self.alpha, self.epsilon)
+            self._distribution = _ByLoss(bins, self.alpha, self.epsilon)
         else:
-            self._law = _ByRank(bins, self.alpha)
+            self._distribution = _ByRank(bins, self.alpha)
 
     def schedule(self) -> tuple[str, str] | None:
         return (f"β from `beta_start` = {self.beta_start} to 1", "set `beta_start=1`") if self.beta_start < 1 else None
@@ -107,23 +107,23 @@ class PrioritizedSampling(Strategy):
 
     @torch.inference_mode()
     def draw(self, size: int, generator: torch.Generator) -> Draw:
-        draw = self._law.draw(size, generator)
+        draw = self._distribution.draw(size, generator)
         logarithms = (draw.probabilities * self._size).log_().mul_(-self.beta)
         return draw._replace(weights=logarithms.sub_(logarithms.max()).exp_())
 
     def learn(self, draw: Draw, losses: Tensor, bounds: Tensor) -> None:
         if len(losses):
-            self._law.set(draw.indices, losses)
+            self._distribution.set(draw.indices, losses)
 
     def probabilities(self) -> Tensor:
-        return self._law.probabilities()
+        return self._distribution.probabilities()
 
     def metrics(self) -> dict[str, float]:
         """β of the next batch that is drawn."""
         return {"beta": self.beta}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"variant": self.variant, **self._law.state_dict()}
+        return {"variant": self.variant, **self._distribution.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if state["variant"] != self.variant:
@@ -131,7 +131,7 @@ class PrioritizedSampling(Strategy):
                 f"The state to load is of `variant={state['variant']!r}`, but here it is {self.variant!r}: use the "
                 "one it was saved with."
             )
-        self._law.load_state_dict(state)
+        self._distribution.load_state_dict(state)
 
 
 class _ByLoss:
@@ -141,29 +141,29 @@ class _ByLoss:
         self._alpha = alpha
         self._epsilon = epsilon
         self._largest = 1.0
-        self._law = WeightedDistribution(bins, unknown=1.0)
+        self._distribution = WeightedDistribution(bins, unknown=1.0)
 
     def draw(self, size: int, generator: torch.Generator) -> Draw:
-        return self._law.draw(size, generator, stratified=True)
+        return self._distribution.draw(size, generator, stratified=True)
 
     def set(self, indices: Tensor, losses: Tensor) -> None:
         priorities = losses + self._epsilon
         self._note_largest(max(self._largest, float(priorities.max())))
-        self._law.set(indices, priorities.pow_(self._alpha))
+        self._distribution.set(indices, priorities.pow_(self._alpha))
 
     def probabilities(self) -> Tensor:
-        return self._law.probabilities()
+        return self._distribution.probabilities()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"weights": self._law.state(), "largest": self._largest}
+        return {"weights": self._distribution.state(), "largest": self._largest}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._law.load_state(state["weights"])
+        self._distribution.load_state(state["weights"])
         self._note_largest(state["largest"])
 
     def _note_largest(self, priority: float) -> None:
         self._largest = priority
-        self._law.unknown = priority**self._alpha
+        self._distribution.unknown = priority**self._alpha
 
 
 class _ByRank:
@@ -186,9 +186,9 @@ class _ByRank:
         self._ranking.set(indices, losses)
 
     def probabilities(self) -> Tensor:
-        law = torch.empty_like(self._probabilities)
-        law[self._ranking.at(torch.arange(len(law)))] = self._probabilities
-        return law
+        probabilities = torch.empty_like(self._probabilities)
+        probabilities[self._ranking.at(torch.arange(len(probabilities)))] = self._probabilities
+        return probabilities
 
     def state_dict(self) -> dict[str, Any]:
         return {"losses": self._ranking.values.clone()}

@@ -5,21 +5,21 @@ are consecutive parts of a permutation, which is made anew once what is left of 
 subset is drawn from all of the data.
 
 RS2 is meant for a budget: training sees `fraction` · N instances per pass, and its schedule is fitted to as many passes
-as a full training has epochs. An epoch here always has as many batches as ever, thus 1/`fraction` passes: for
-the budget of the source, plan `fraction` times as many epochs. Without replacement the order of the draws is then that
+as a full training has epochs. An epoch has as many batches as ever, thus 1/`fraction` passes: for the
+budget of the source, plan `fraction` times as many epochs. Without replacement the order of the draws is then that
 of shuffled epochs, and what is left of the method is its schedule, which is its point: a selection has to beat it.
 
 Source: Okanovic et al., "Repeated Random Sampling for Minimizing the Time-to-Accuracy of Learning" (ICLR 2024,
 arXiv:2305.18424).
 
-Cost per step: no extra forward pass; O(batch), and O(N) once per permutation.
+Cost per step: No extra forward pass; O(batch), and O(N) once per permutation.
 
-Verified: the abstract and two implementations by others, which agree on the above, also in that they drop the part of
+Verified: The abstract and two implementations by others, which agree on the above, also in that they drop the part of
 a permutation that is too short for a subset. The paper's body and the authors' code could not be verified.
 
-When to use it: as the baseline for every method that claims to save training by selecting data.
+When to use it: As the baseline for every method that claims to save training by selecting data.
 
-When not: never wrong, but no more than a shorter training.
+When not: Never wrong, but no more than a shorter training.
 """
 
 from __future__ import annotations
@@ -64,13 +64,10 @@ class RepeatedRandomSubset(Strategy):
 
     def draw(self, size: int, generator: torch.Generator) -> Draw:
         (indices,) = self._subsets.take(size, lambda: self._subset(generator))
-        return Draw(indices, self.bins.of(indices), torch.full((size,), 1 / len(self.bins), dtype=torch.float64))
-
-    def learn(self, draw: Draw, losses: Tensor, bounds: Tensor) -> None:
-        """Nothing to learn."""
+        return self._drawn_uniformly(indices)
 
     def probabilities(self) -> Tensor:
-        return torch.full((len(self.bins),), 1 / len(self.bins), dtype=torch.float64)
+        return self._uniform(len(self.bins))
 
     def state_dict(self) -> dict[str, Any]:
         return {"subsets": self._subsets.state_dict(), "permutation": self._permutation.state_dict()}

@@ -6,23 +6,23 @@ trained on other data. What is learned has a low loss, what is mislabelled or am
 neither is chosen. The choice is deterministic and has no weights.
 
 The irreducible losses are made once, before: ``lightning-as irreducible-losses`` does it for the thesis's network on
-MNIST, and :func:`lightning_as.plugin.irreducible.irreducible_losses` for any module and data set, by training two models, each
-on one half of the training set, that score each other's half. No hold-out set is needed then.
+MNIST, and :func:`lightning_as.plugin.irreducible.irreducible_losses` for any module and data set, by training two
+models, each on one half of the training set, that score each other's half. No hold-out set is needed then.
 
 Source: Mindermann et al., "Prioritized Training on Points that are Learnable, Worth Learning, and Not Yet Learnt" (ICML
 2022, arXiv:2206.07137), Algorithm 1, and the authors' code (OATML/RHO-Loss).
 
-Cost per step: 1/keep forward passes of the batch beside the training, 10 by default; O(M log M) for the choice among M
+Cost per step: Beside the training 1/keep forward passes of the batch, 10 by default; O(M log M) for the choice among M
 candidates. Before the training two models on half of the data each, and one forward pass of every instance.
 
-Verified: the paper, and the authors' code for the choice and for the two halves. The authors' epochs count the
-instances that are trained on, and so does an epoch here, which goes over the candidates 1/keep times. Draws keep the
+Verified: The paper, and the authors' code for the choice and for the two halves. The authors' epochs count the
+instances that are trained on, and so does this package's, which goes over the candidates 1/keep times. Draws keep the
 uniform probabilities of their candidates: for a deterministic choice there are no others, and weights other than the
 source's none are 1. With several processes each chooses from its own share.
 
-When to use it: labels are noisy or data is redundant, steps are dear and forward passes cheap.
+When to use it: Labels are noisy or data is redundant, steps are dear and forward passes cheap.
 
-When not: the data is clean and small, so that the largest losses are the ones to learn; or the gradient must stay that
+When not: The data is clean and small, so that the largest losses are the ones to learn; or the gradient must stay that
 of the mean loss.
 """
 
@@ -39,7 +39,7 @@ from lightning_as.core.draw import Draw
 from lightning_as.core.passes import Candidates, batches_of_candidates
 from lightning_as.strategies.base import BatchSelector, Scores, Selection
 
-_MEND = (
+_REMEDY = (
     "make them with `lightning-as irreducible-losses --output FILE` for the thesis's network on MNIST, or with "
     "lightning_as.plugin.irreducible.irreducible_losses for your own module and data."
 )
@@ -60,14 +60,14 @@ class RHOLoss(BatchSelector):
 
     def __init__(self, irreducible_losses: str | list[float] | Tensor | None = None, keep: float = 0.1) -> None:
         if irreducible_losses is None:
-            raise ValueError(f"`irreducible_losses` is missing: {_MEND}")
+            raise ValueError(f"`irreducible_losses` is missing: {_REMEDY}")
         self.factor = batches_of_candidates(keep)
         losses = _load(irreducible_losses) if isinstance(irreducible_losses, str) else irreducible_losses
         losses = torch.as_tensor(losses).detach().to("cpu", torch.float64)
         if losses.dim() != 1 or not bool(losses.isfinite().all()):
             raise ValueError(
                 "`irreducible_losses` must be one finite number per instance, (N,), got the shape "
-                f"{tuple(losses.shape)} with {int((~losses.isfinite()).sum())} that are not finite: {_MEND}"
+                f"{tuple(losses.shape)} with {int((~losses.isfinite()).sum())} that are not finite: {_REMEDY}"
             )
         self.irreducible_losses = losses
 
@@ -76,7 +76,7 @@ class RHOLoss(BatchSelector):
         if len(self.irreducible_losses) != len(bins):
             raise ValueError(
                 f"`irreducible_losses` are of {len(self.irreducible_losses)} instances, but the data set has "
-                f"{len(bins)}: {_MEND}"
+                f"{len(bins)}: {_REMEDY}"
             )
         self._candidates = Candidates(bins)
 
@@ -87,14 +87,6 @@ class RHOLoss(BatchSelector):
         assert scores.losses is not None, "they are read"
         reducible = self._known(scores.losses) - self.irreducible_losses.index_select(0, draw.indices)
         return Selection(reducible.argsort(descending=True, stable=True)[:size])
-
-    def learn(self, draw: Draw, losses: Tensor, bounds: Tensor) -> None:
-        """Nothing: each choice goes by the losses of the moment."""
-
-    def probabilities(self) -> Tensor:
-        """The uniform law: candidates follow it, and what is chosen depends on their losses."""
-        size = len(self.irreducible_losses)
-        return torch.full((size,), 1 / size, dtype=torch.float64)
 
     def state_dict(self) -> dict[str, Any]:
         return {"candidates": self._candidates.state_dict()}
@@ -108,8 +100,8 @@ def _load(path: str) -> Tensor:
         losses = torch.load(path, weights_only=True, map_location="cpu")
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise ValueError(
-            f"`irreducible_losses` cannot be read from {path!r}, which is missing or no file of `torch.save`: {_MEND}"
+            f"`irreducible_losses` cannot be read from {path!r}, which is missing or no file of `torch.save`: {_REMEDY}"
         ) from error
     if not isinstance(losses, Tensor):
-        raise ValueError(f"`irreducible_losses`: {path!r} has a {type(losses).__name__}, not a tensor (N,): {_MEND}")
+        raise ValueError(f"`irreducible_losses`: {path!r} has a {type(losses).__name__}, not a tensor (N,): {_REMEDY}")
     return losses

@@ -4,7 +4,7 @@ Candidates come from shuffled passes over the data and are scored by a forward p
 source's, the loss of a candidate has the percentile π among the last 1,024 losses of candidates, those of its own batch
 included: the share that is strictly smaller. It is to be kept with the probability P = max(s_min, π^β). The first epoch
 keeps everything and scores nothing. The source lets each candidate toss a coin, u < P with u uniform in [0, 1), and
-trains as soon as a batch is full. A training step here has a batch of b at any rate, so that of M candidates the b with
+trains as soon as a batch is full. A Lightning step has a batch of b at any rate, so that of M candidates the b with
 the smallest u/P are trained on (sequential Poisson sampling): exactly those that the coins keep if these are b; if they
 are more, those that are kept most clearly, where the source would leave the rest to the next batch; if they are fewer,
 the nearest misses fill the batch up, where the source would wait for more.
@@ -12,25 +12,25 @@ the nearest misses fill the batch up, where the source would wait for more.
 The ``"composer"`` form is that of the Composer library. Of M candidates b are chosen without replacement, one after the
 other, with probabilities ∝ ((rank + ½)/M)^(1/keep − 1), rank 0 the smallest loss; only between the shares `start` and
 `end` of the training, and never in every `interrupt`-th batch of an epoch. Composer takes the M from one batch and
-trains on fewer; here a step always trains on b.
+trains on fewer; this package always trains on b.
 
 Source: Jiang et al., "Accelerating Deep Learning by Focusing on the Biggest Losers" (2019, arXiv:1910.00762), and
 Composer's `SelectiveBackprop`.
 
-Cost per step: 1/keep forward passes of the batch beside the training, in the steps that choose; O(M log M) for the
+Cost per step: In the steps that choose 1/keep forward passes of the batch beside the training, and O(M log M) for the
 choice. The source's saving, fewer backward passes, is had by planning fewer epochs.
 
-Verified: the authors' code (calculator, history, selectors) and Composer's line by line; its README for the defaults.
+Verified: The authors' code (calculator, history, selectors) and Composer's line by line; its README for the defaults.
 Not verified: the paper's own text. As in the authors' code, all losses of a batch enter the history before its
 percentiles are taken, and the priming epoch enters none. Composer's share of the training counts whole epochs if its
-duration is given in epochs, here it counts batches; its optional smaller inputs for scoring are left out, and so is the
+duration is given in epochs, this one batches; its optional smaller inputs for scoring are left out, and so is the
 source's reuse of stale losses. No closed form is known for the chance to be chosen: draws keep the uniform
 probabilities of their candidates, so that weights other than the source's none are 1. With several processes each
 chooses from its own share, and they have one history.
 
-When to use it: backward passes are the cost that matters, and many instances are easy.
+When to use it: Backward passes are the cost that matters, and many instances are easy.
 
-When not: labels are noisy, since the largest losses are kept; or the gradient must stay that of the mean loss.
+When not: Labels are noisy, since the largest losses are kept; or the gradient must stay that of the mean loss.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from lightning_as.core.arguments import check_choice, check_integer, check_positive, check_share
 from lightning_as.core.bins import Bins
 from lightning_as.core.draw import Draw
 from lightning_as.core.passes import Candidates, batches_of_candidates
@@ -56,7 +57,7 @@ class SelectiveBackprop(BatchSelector):
     Args:
         form: ``"percentile"``: the source's. ``"composer"``: Composer's. Default: ``"percentile"``.
         keep: Share of the candidates that is trained on, 1 over a whole number. Default: with ``"percentile"`` the
-            share that its law keeps on average, 1/(β + 1), rounded to such a one, 0.25 with the default β; with
+            share that it keeps on average, 1/(β + 1), rounded to such a one, 0.25 with the default β; with
             ``"composer"`` 0.5, Composer's.
         beta: β > 0, the power of ``"percentile"``. Default: 3, the authors' scripts'.
         minimum: s_min in [0, 1], the smallest probability of ``"percentile"``. Default: 0, the authors' scripts'.
@@ -81,21 +82,13 @@ class SelectiveBackprop(BatchSelector):
         end: float = 0.9,
         interrupt: int = 2,
     ) -> None:
-        if form not in get_args(Form):
-            raise ValueError(f"`form` must be one of {', '.join(get_args(Form))}; got {form!r}.")
-        for name, number in (("history", history), ("interrupt", interrupt)):
-            if not isinstance(number, int) or isinstance(number, bool):
-                raise TypeError(f"`{name}` must be an integer, got {number!r}.")
-        if history < 1:
-            raise ValueError(f"`history` must be at least 1 loss, got {history}.")
-        if interrupt < 0 or interrupt == 1:
-            raise ValueError(
-                f"`interrupt` must be 0 or at least 2 batches, got {interrupt}: use 0 to leave none plain."
-            )
-        if not 0 < beta < float("inf"):
-            raise ValueError(f"`beta` must be positive and finite, got {beta}.")
-        if not 0 <= minimum <= 1:
-            raise ValueError(f"`minimum` must be in [0, 1], got {minimum}.")
+        check_choice("form", form, get_args(Form))
+        check_integer("history", history, unit="losses")
+        check_integer("interrupt", interrupt, least=0, unit="batches")
+        if interrupt == 1:
+            raise ValueError("`interrupt` must be 0 or at least 2 batches, got 1: use 0 to leave none plain.")
+        check_positive("beta", beta)
+        check_share("minimum", minimum, with_one=True)
         if not 0 <= start < end <= 1:
             raise ValueError(f"`start` and `end` must be 0 <= start < end <= 1, got {start} and {end}.")
         if keep is not None:
@@ -112,7 +105,6 @@ class SelectiveBackprop(BatchSelector):
 
     def start(self, bins: Bins) -> None:
         super().start(bins)
-        self._size = len(bins)
         self._candidates = Candidates(bins)
         self._history = torch.empty(0, dtype=torch.float64)
 
@@ -120,8 +112,7 @@ class SelectiveBackprop(BatchSelector):
         return ("SelectiveBackprop(form='composer')", "use `form='percentile'`") if self.form == "composer" else None
 
     def draw(self, size: int, generator: torch.Generator) -> Draw:
-        draw = self._candidates.draw(size * self.factor if self._choosing else size, generator)
-        return draw
+        return self._candidates.draw(size * self.factor if self._choosing else size, generator)
 
     def select(self, draw: Draw, scores: Scores, size: int, generator: torch.Generator) -> Selection:
         assert scores.losses is not None, "they are read"
@@ -133,13 +124,6 @@ class SelectiveBackprop(BatchSelector):
         else:
             chances = self._by_percentile(losses)
         return Selection((coins / chances.clamp_(min=_SMALLEST)).argsort(stable=True)[:size])
-
-    def learn(self, draw: Draw, losses: Tensor, bounds: Tensor) -> None:
-        """Nothing: the candidates' losses were enough."""
-
-    def probabilities(self) -> Tensor:
-        """The uniform law: candidates follow it, and what is chosen depends on their losses."""
-        return torch.full((self._size,), 1 / self._size, dtype=torch.float64)
 
     def metrics(self) -> dict[str, float]:
         """Whether the batch that is drawn next is chosen from candidates."""

@@ -1,31 +1,32 @@
-"""Static importance sampling: a fixed law in proportion to how fast each loss's gradient can change, half uniform.
+"""Static importance sampling: instances in fixed proportion to how fast their gradients can change, half uniform.
 
-For losses whose gradients are Lipschitz with constants L_i the law
+For losses whose gradients are Lipschitz with constants L_i the distribution
 
     p_i = λ/N + (1 − λ) L_i / Σ L,        w_i = 1 / (N p_i) ≤ 1/λ,
 
 lets weighted SGD converge at a rate that depends on the mean of the constants and not on the largest. With λ = ½ it
-also keeps the dependence on the noise at the optimum, at most doubled; λ = 0 is p_i ∝ L_i. The law never moves.
+also keeps the dependence on the noise at the optimum, at most doubled; λ = 0 is p_i ∝ L_i. The distribution never
+moves.
 
 Constants that are not given are taken once, before the first draw, from the inputs: L_i ∝ ‖x_i‖². That supposes a
 linear model with a loss of bounded second derivative, such as least squares or logistic regression, whose per-sample
 gradient has the constant c ‖x_i‖²; of a deep network it is no more than a guess. The common factor cancels. If all are
-0, the law is uniform; until they are known, too.
+0, the distribution is uniform; until they are known, too.
 
 Source: Needell, Srebro, Ward, "Stochastic Gradient Descent, Weighted Sampling, and the Randomized Kaczmarz Algorithm"
 (2013, arXiv:1310.5715), partially biased sampling, λ = ½. Zhao and Zhang, "Stochastic Optimization with Importance
 Sampling for Regularized Loss Minimization" (ICML 2015), p_i = L_i / Σ L in Iprox-SMD.
 
-Cost per step: no extra forward pass; O(batch · log N). Once, if constants are to be estimated, a pass over the data
+Cost per step: No extra forward pass; O(batch · log N). Once, if constants are to be estimated, a pass over the data
 without the model, whose inputs are all in memory at that moment.
 
-Verified: the law of Zhao and Zhang in the paper's full text. Needell et al. from the abstract and secondary sources:
-the exact form of the theorem could not be verified, and of the published MATLAB file the slip `1/2*n` is not copied.
-Weights multiply the losses, where Needell et al. divide the step.
+Verified: The formula of Zhao and Zhang in the paper's full text. Needell et al. from the abstract and secondary
+sources: the exact form of the theorem could not be verified, and of the published MATLAB file the slip `1/2*n` is not
+copied. Weights multiply the losses, where Needell et al. divide the step.
 
-When to use it: linear models, and inputs whose norms differ by much.
+When to use it: Linear models, and inputs whose norms differ by much.
 
-When not: inputs of about the same norm, such as images, on which it is nearly uniform sampling with replacement.
+When not: Inputs of about the same norm, such as images, on which it is nearly uniform sampling with replacement.
 """
 
 from __future__ import annotations
@@ -36,17 +37,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_as.core.arguments import check_share
 from lightning_as.core.bins import Bins
 from lightning_as.core.draw import Draw
 from lightning_as.strategies.base import Scores, Strategy
 
 
 class StaticImportanceSampling(Strategy):
-    """A fixed law from Lipschitz constants, such as squared input norms, mixed with the uniform.
+    """A fixed distribution from Lipschitz constants, such as squared input norms, mixed with the uniform.
 
     Args:
-        uniform_share: λ in [0, 1], the share of the uniform law; no weight exceeds 1/λ. Default: 0.5, as Needell et al.
-            Zhao and Zhang's is 0, with which an instance of constant 0 is never drawn.
+        uniform_share: λ in [0, 1], the share of the uniform distribution; no weight exceeds 1/λ. Default: 0.5, as
+            Needell et al. Zhao and Zhang's is 0, with which an instance of constant 0 is never drawn.
         constants: L of each instance, (N,) numbers, finite and not negative; a tensor will do. None: the squared norms
             of the inputs. Default: None.
 
@@ -58,8 +60,7 @@ class StaticImportanceSampling(Strategy):
     weighted = True
 
     def __init__(self, uniform_share: float = 0.5, constants: Sequence[float] | None = None) -> None:
-        if not 0 <= uniform_share <= 1:
-            raise ValueError(f"`uniform_share` must be in [0, 1], got {uniform_share}.")
+        check_share("uniform_share", uniform_share, with_one=True)
         self.uniform_share = uniform_share
         self.constants = None if constants is None else _check(torch.as_tensor(constants, dtype=torch.float64))
         self.reads = frozenset({"inputs"}) if constants is None else frozenset()
@@ -83,7 +84,7 @@ class StaticImportanceSampling(Strategy):
         at = (~constants.isfinite()).nonzero()
         if len(at):
             raise ValueError(
-                f"The squared norm of the input {int(at[0])} is {float(constants[at[0]])}: mend the data, or give "
+                f"The squared norm of the input {int(at[0])} is {float(constants[at[0]])}: correct the data, or give "
                 "`constants`."
             )
         self._set(constants)
@@ -91,19 +92,17 @@ class StaticImportanceSampling(Strategy):
     def draw(self, size: int, generator: torch.Generator) -> Draw:
         uniforms = torch.rand(size, dtype=torch.float64, generator=generator)
         indices = torch.searchsorted(self._cumulative, uniforms, right=True)
-        probabilities = self._law.index_select(0, indices)
+        probabilities = self._probabilities.index_select(0, indices)
         weights = (len(self.bins) * probabilities).reciprocal()
         return Draw(indices, self.bins.of(indices), probabilities, weights=weights)
 
-    def learn(self, draw: Draw, losses: Tensor, bounds: Tensor) -> None:
-        """Nothing to learn."""
-
     def probabilities(self) -> Tensor:
-        return self._law.clone()
+        return self._probabilities.clone()
 
     def metrics(self) -> dict[str, float]:
         """The largest weight there can be."""
-        return {"largest_weight": 1 / (len(self.bins) * float(self._law[self._law > 0].min()))}
+        smallest = float(self._probabilities[self._probabilities > 0].min())
+        return {"largest_weight": 1 / (len(self.bins) * smallest)}
 
     def state_dict(self) -> dict[str, Any]:
         return {"constants": None if self._known is None else self._known.clone()}
@@ -115,14 +114,15 @@ class StaticImportanceSampling(Strategy):
         self._set(None if constants is None else constants.clone())
 
     def _set(self, constants: Tensor | None) -> None:
-        """Make the law from the constants; the uniform one if they are not known, or all 0."""
+        """Make the distribution from the constants; the uniform one if they are not known, or all 0."""
         self._known = constants
-        law = torch.full((len(self.bins),), 1 / len(self.bins), dtype=torch.float64)
+        probabilities = self._uniform(len(self.bins))
         if constants is not None and float(constants.max()) > 0:
             relative = constants / constants.max()  # whose sum neither overflows nor is 0
-            law.mul_(self.uniform_share).add_(relative, alpha=(1 - self.uniform_share) / float(relative.sum()))
-        self._law = law
-        cumulative = law.cumsum(0)
+            share = 1 - self.uniform_share
+            probabilities.mul_(self.uniform_share).add_(relative, alpha=share / float(relative.sum()))
+        self._probabilities = probabilities
+        cumulative = probabilities.cumsum(0)
         self._cumulative = cumulative / cumulative[-1]  # ends in exactly 1
 
 

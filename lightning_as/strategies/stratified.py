@@ -17,16 +17,16 @@ that loader workers draw ahead of the first step, the strata are the bins, and t
 
 Source: Zhao and Zhang, "Accelerating Minibatch Stochastic Gradient Descent using Stratified Sampling" (2014,
 arXiv:1405.3080), the estimator and the allocation; the allocation is Neyman's (1934).
-Cost per step: none but the draw, O(batch + strata). Before training once k-means over all inputs, which are loaded
+Cost per step: None but the draw, O(batch + strata). Before training once k-means over all inputs, which are loaded
 together for it: about 5 s on one core for MNIST with ten clusters a digit, 20 iterations on at most 10,000 instances of
 a bin. No forward pass, but with clusters and ``deviation="gradients"`` one over the data before training.
-Verified: the abstract, and secondary summaries that speak of k-means, also inside each class, and of allocating the
+Verified: The abstract, and secondary summaries that speak of k-means, also inside each class, and of allocating the
 batch to clusters. NOT verified, as the body was not read: how the paper makes its clusters and estimates σ_j, the
-number of clusters, and its results; the rounding and the two estimates of σ_j are of here. That the weights are
+number of clusters, and its results; the rounding and the two estimates of σ_j are this package's. That the weights are
 unbiased is tested by enumeration.
-When to use it: redundant data whose inputs cluster; where an unbiased estimate of the plain mean is wanted with less
+When to use it: Redundant data whose inputs cluster; where an unbiased estimate of the plain mean is wanted with less
 variance and no extra passes.
-When not: inputs whose Euclidean distances say nothing, or that do not fit into memory together; batches smaller than
+When not: Inputs whose Euclidean distances say nothing, or that do not fit into memory together; batches smaller than
 the number of strata.
 """
 
@@ -37,6 +37,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from lightning_as.core.arguments import check_choice, check_integer, check_share
 from lightning_as.core.bins import Bins
 from lightning_as.core.draw import Draw
 from lightning_as.strategies._k_means import k_means, means
@@ -54,7 +55,7 @@ class StratifiedSampling(Strategy):
         deviation: What σ_j is. ``"inputs"``: the standard deviation of the inputs in the stratum. ``"gradients"``: the
             root of the running mean of the squared gradient bounds Ĝ of what was drawn from it. Default: ``"inputs"``.
         momentum: In [0, 1), the share of the old mean of Ĝ that each batch leaves; for ``deviation="gradients"``.
-            Default: 0.9, of here.
+            Default: 0.9, this package's.
         seed: Seed of k-means. Default: 0.
 
     Raises:
@@ -69,15 +70,10 @@ class StratifiedSampling(Strategy):
     def __init__(
         self, clusters_per_bin: int = 2, deviation: Deviation = "inputs", momentum: float = 0.9, seed: int = 0
     ) -> None:
-        for name, number in (("clusters_per_bin", clusters_per_bin), ("seed", seed)):
-            if not isinstance(number, int) or isinstance(number, bool):
-                raise TypeError(f"`{name}` must be an integer, got {number!r}.")
-        if clusters_per_bin < 1:
-            raise ValueError(f"`clusters_per_bin` must be at least 1, the bins themselves, got {clusters_per_bin}.")
-        if deviation not in get_args(Deviation):
-            raise ValueError(f"`deviation` must be one of {', '.join(get_args(Deviation))}; got {deviation!r}.")
-        if not 0 <= momentum < 1:
-            raise ValueError(f"`momentum` must be in [0, 1), got {momentum}.")
+        check_integer("clusters_per_bin", clusters_per_bin)
+        check_integer("seed", seed, least=-(2**63))
+        check_choice("deviation", deviation, get_args(Deviation))
+        check_share("momentum", momentum)
         if deviation == "inputs":
             self.reads = frozenset({"inputs"})
         self.clusters_per_bin = clusters_per_bin
@@ -102,7 +98,7 @@ class StratifiedSampling(Strategy):
         inputs[indices] = scores.inputs
         if not bool(torch.isfinite(inputs).all()):
             raise ValueError(
-                "An input is not finite, and k-means cannot place it: mend the data, or use the bins as strata, "
+                "An input is not finite, and k-means cannot place it: correct the data, or use the bins as strata, "
                 "StratifiedSampling(clusters_per_bin=1, deviation='gradients')."
             )
         generator = torch.Generator().manual_seed(self.seed)

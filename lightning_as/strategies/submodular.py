@@ -16,24 +16,24 @@ as certain and without features.
 
 With ``normalise=True`` the terms are those of the code that was published: each is divided by its sum over the
 instances that are compared. The λ then cancel, all but whether they are 0, and the term of the mean, negative like its
-sum, turns positive: what is far from the mean is preferred. A term whose sum is 0 counts as 0 here; there it makes
-every score NaN, and the first instance is picked. The match is then the value, not the gain.
+sum, turns positive: what is far from the mean is preferred. A term whose sum is 0 counts as 0; in that code it
+makes every score NaN, and the first instance is picked. The match is then the value, not the gain.
 
 Source: Joseph, Singh and Balasubramanian, "Submodular Batch Selection for Training Deep Neural Networks" (2019,
 arXiv:1906.08771), and the authors' code, VamshiTeja/SMDL. The stochastic greedy algorithm is that of Mirzasoleiman et
 al., "Lazier Than Lazy Greedy" (2015): with fresh random instances for each pick, where the authors' code draws them
 once for all picks.
-Cost per step: no forward pass but one over all data every `refresh_epochs` epochs. The selection itself is dear: N ·
+Cost per step: No forward pass but one over all data every `refresh_epochs` epochs. The selection itself is dear: N ·
 log(1/ε) gains per batch, whatever its size, of O(batch · d) each. For N = 60,000 and d = 256 that is about 1 s of one
 core for a batch of 256 and 0.6 s for one of 64, where the network's step takes 0.07 s. The features of all data are
 kept in memory three times and in checkpoints once: 4 N d bytes each, 61 MB.
-Verified: the abstract and the introduction; the authors' code, of which two versions were read anew. In both the second
+Verified: The abstract and the introduction; the authors' code, of which two versions were read anew. In both the second
 stage compares as many instances as it picks when batches are of 50 (ten times log(1/ε) = 50, drawn once), so it is
-random; here it is not. In one version the distance to the mean is added, against its own comment. NOT verified: the
-objective, λ and results in the paper's own text; the λ here are those of the code's configuration, which also ends an
-epoch after a tenth of the data (`share`).
-When to use it: batches of a few dozen from data with many near-duplicates, when a step of the network costs seconds.
-When not: small networks, where the selection takes several times as long as the step.
+random; this one is not. In one version the distance to the mean is added, against its own comment. NOT verified: the
+objective, λ and results in the paper's own text; the default λ are those of the code's configuration, which also ends
+an epoch after a tenth of the data (`share`).
+When to use it: Batches of a few dozen from data with many near-duplicates, when a step of the network costs seconds.
+When not: Small networks, where the selection takes several times as long as the step.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_as.core.arguments import check_integer, check_positive
 from lightning_as.core.bins import Bins
 from lightning_as.core.draw import Draw
 from lightning_as.strategies.base import Scores, Strategy
@@ -87,13 +88,9 @@ class SubmodularBatchSelection(Strategy):
     ) -> None:
         lambdas = {"uncertainty": uncertainty, "redundancy": redundancy, "closeness": closeness, "match": match}
         for name, value in lambdas.items():
-            if not 0 <= value < math.inf:
-                raise ValueError(f"`{name}` must be finite and not negative, got {value}.")
-        for name, number in (("refresh_epochs", refresh_epochs), ("partitions", partitions)):
-            if not isinstance(number, int) or isinstance(number, bool):
-                raise TypeError(f"`{name}` must be an integer, got {number!r}.")
-            if number < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {number}.")
+            check_positive(name, value, with_zero=True)
+        check_integer("refresh_epochs", refresh_epochs)
+        check_integer("partitions", partitions)
         if not 0 < epsilon < 1:
             raise ValueError(f"`epsilon` must be in (0, 1), got {epsilon}.")
         if not 0 < share <= 1:
@@ -155,14 +152,11 @@ class SubmodularBatchSelection(Strategy):
         eligible[indices] = False
         self._left = eligible.nonzero()[:, 0]
         self._draws += 1
-        return Draw(indices, self.bins.of(indices), torch.full((size,), 1 / len(self.bins), dtype=torch.float64))
-
-    def learn(self, draw: Draw, losses: Tensor, bounds: Tensor) -> None:
-        """Nothing to learn from single batches."""
+        return self._drawn_uniformly(indices)
 
     def probabilities(self) -> Tensor:
-        """1/N each: there is no law, but over a whole pass every instance is selected once."""
-        return torch.full((len(self.bins),), 1 / len(self.bins), dtype=torch.float64)
+        """1/N each: the choice is not random, but over a whole pass every instance is selected once."""
+        return self._uniform(len(self.bins))
 
     def metrics(self) -> dict[str, float]:
         """Share of the data that is eligible; mean entropy (nats) of the data as it was last scored."""

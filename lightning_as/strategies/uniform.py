@@ -1,18 +1,18 @@
 """Uniform sampling: what a `DataLoader` with `shuffle=True` does, and its fair control with replacement.
 
 Without replacement an epoch is a random permutation, cut into batches; the instances of the last, incomplete batch wait
-for a later epoch. With replacement every draw is from all instances, as the draws of most methods here are: an epoch of
-N draws then sees 63.2 % of the data, and what a method gains over that is not paid for by repeats.
+for a later epoch. With replacement every draw is from all instances, as the draws of most of these methods are: an
+epoch of N draws then sees 63.2 % of the data, and what a method gains over that is not paid for by repeats.
 
-Source: none; it is what stochastic gradient descent is defined with.
+Source: None; it is what stochastic gradient descent is defined with.
 
-Cost per step: no extra forward pass; O(N) once per epoch for the permutation, with replacement O(batch).
+Cost per step: No extra forward pass; O(N) once per epoch for the permutation, with replacement O(batch).
 
-Verified: nothing to verify.
+Verified: Nothing to verify.
 
-When to use it: as the baseline that another method has to beat.
+When to use it: As the baseline that another method has to beat.
 
-When not: never wrong.
+When not: Never wrong.
 """
 
 from __future__ import annotations
@@ -42,7 +42,6 @@ class Uniform(Strategy):
 
     def start(self, bins: Bins) -> None:
         super().start(bins)
-        self._size = len(bins)
         self._order = torch.empty(0, dtype=torch.int64)
         self._position = 0
 
@@ -52,30 +51,24 @@ class Uniform(Strategy):
 
     def _shuffle(self, generator: torch.Generator) -> None:
         if not self.replacement:
-            self._order = to_device(torch.randperm(self._size, generator=generator), self.bins.device)
+            self._order = to_device(torch.randperm(len(self.bins), generator=generator), self.bins.device)
             self._position = 0
 
     def draw(self, size: int, generator: torch.Generator) -> Draw:
         if self.replacement:
-            indices = to_device(torch.randint(self._size, (size,), generator=generator), self.bins.device)
+            indices = to_device(torch.randint(len(self.bins), (size,), generator=generator), self.bins.device)
         else:
             indices = self._next(size, generator)
-        return Draw(indices, self.bins.of(indices), self._law(size))
-
-    def learn(self, draw: Draw, losses: Tensor, bounds: Tensor) -> None:
-        """Nothing to learn."""
+        return self._drawn_uniformly(indices)
 
     def probabilities(self) -> Tensor:
-        return self._law(self._size)
+        return self._uniform(len(self.bins))
 
     def state_dict(self) -> dict[str, Any]:
         return {"order": self._order.clone().cpu(), "position": self._position}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._order, self._position = state["order"].to(self.bins.device, copy=True), state["position"]
-
-    def _law(self, size: int) -> Tensor:
-        return torch.full((size,), 1 / self._size, dtype=torch.float64, device=self.bins.device)
 
     def _next(self, size: int, generator: torch.Generator) -> Tensor:
         """The next instances of the permutation, and of another one where it ends."""

@@ -9,25 +9,25 @@ kept: τ ← a τ + (1 − a) τ_new with τ_new = (B Σ g²)^½, which is what 
 While τ is not above a threshold, plain uniform batches of b are trained on, with weights of 1, and τ_new is that of
 their scores in the training step.
 
-The law of a chosen instance, with the choice counted in, is r_i = B g_i / N: its candidate was drawn with probability
-1/N, and is B g_i times as likely to be trained on as one of B equals. ``weights="unbiased"``, 1/(N r_i), is therefore
-w_i. If all scores are 0, g is uniform.
+A chosen instance has, with the choice counted in, the probability r_i = B g_i / N: its candidate was drawn with
+probability 1/N, and is B g_i times as likely to be trained on as one of B equals. ``weights="unbiased"``, 1/(N r_i), is
+therefore w_i. If all scores are 0, g is uniform.
 
 Source: Katharopoulos and Fleuret, "Not All Samples Are Created Equal: Deep Learning with Importance Sampling" (ICML
 2018, arXiv:1803.00942), Algorithm 1, and the authors' library (idiap/importance-sampling, `ImportanceTraining`).
 
-Cost per step: `presample` forward passes of the batch beside the training while it is active, none otherwise. The
+Cost per step: While it is active `presample` forward passes of the batch beside the training, none otherwise. The
 threshold of (B + 3b)/3b is where that pays, if a backward pass costs two forward passes. O(B) for the choice.
 
-Verified: the authors' library line by line (sampler, condition, its momentum, the threshold). Not verified: the paper's
+Verified: The authors' library line by line (sampler, condition, its momentum, the threshold). Not verified: the paper's
 own text, and so the exponent in its τ. A variance falls with the batch size itself, so that the factor should be
 B Σ g² without the root: ``tau_form="ratio"``. With several processes each chooses from its own share of the candidates,
 and τ takes a step for each of them.
 
-When to use it: the forward pass is cheap beside the backward pass, gradients differ much between instances, and the
+When to use it: The forward pass is cheap beside the backward pass, gradients differ much between instances, and the
 gradient must stay that of the mean loss.
 
-When not: steps are short already, or batch norm and dropout make scores in evaluation mode poor guides: the authors
+When not: Steps are short already, or batch norm and dropout make scores in evaluation mode poor guides: the authors
 advise against both.
 """
 
@@ -39,6 +39,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from lightning_as.core.arguments import check_choice, check_integer, check_share
 from lightning_as.core.bins import Bins
 from lightning_as.core.draw import Draw
 from lightning_as.strategies.base import BatchSelector, Scores, Selection
@@ -77,19 +78,14 @@ class UpperBoundImportanceSampling(BatchSelector):
         score: Score = "bound",
         tau_form: TauForm = "sqrt",
     ) -> None:
-        if not isinstance(presample, int) or isinstance(presample, bool):
-            raise TypeError(f"`presample` must be a whole number of batches of candidates, got {presample!r}.")
-        if presample < 2:
-            raise ValueError(f"`presample` must be at least 2 batches of candidates, got {presample}.")
+        check_integer("presample", presample, least=2, unit="batches of candidates")
         if threshold is not None and not 0 <= threshold < math.inf:
             raise ValueError(
                 f"`threshold` must be finite and not negative, got {threshold}: 0 scores from the second batch on."
             )
-        if not 0 <= momentum < 1:
-            raise ValueError(f"`momentum` must be in [0, 1), got {momentum}.")
-        for name, choice, value in (("score", Score, score), ("tau_form", TauForm, tau_form)):
-            if value not in get_args(choice):
-                raise ValueError(f"`{name}` must be one of {', '.join(get_args(choice))}; got {value!r}.")
+        check_share("momentum", momentum)
+        check_choice("score", score, get_args(Score))
+        check_choice("tau_form", tau_form, get_args(TauForm))
         self.presample = presample
         self.threshold = (presample + 3) / 3 if threshold is None else threshold
         self.momentum = momentum
@@ -103,10 +99,8 @@ class UpperBoundImportanceSampling(BatchSelector):
         self._tau = 0.0
 
     def draw(self, size: int, generator: torch.Generator) -> Draw:
-        count = len(self.bins)
         size *= self.presample if self._tau > self.threshold else 1
-        indices = torch.randint(count, (size,), generator=generator)
-        return Draw(indices, self.bins.of(indices), torch.full((size,), 1 / count, dtype=torch.float64))
+        return self._drawn_uniformly(torch.randint(len(self.bins), (size,), generator=generator))
 
     def select(self, draw: Draw, scores: Scores, size: int, generator: torch.Generator) -> Selection:
         found = scores.losses if self.score == "loss" else scores.bounds
@@ -129,10 +123,6 @@ class UpperBoundImportanceSampling(BatchSelector):
         # What was chosen of candidates has weights, and was noted with them.
         if draw.weights is None and len(draw.indices):
             self._note(_shares(losses if self.score == "loss" else bounds.sqrt()))
-
-    def probabilities(self) -> Tensor:
-        """The uniform law: candidates follow it, and what is chosen depends on their scores."""
-        return torch.full((len(self.bins),), 1 / len(self.bins), dtype=torch.float64)
 
     def metrics(self) -> dict[str, float]:
         """τ, and whether it is above the threshold."""
