@@ -103,7 +103,11 @@ class LossPredictor:
         """Take over a state of as many instances and bins."""
         self._network.load_state_dict(state["network"])
         groups = self._optimizer.state_dict()["param_groups"]
-        moments = {number: part for number, part in enumerate(state["moments"]) if part}  # none before the first step
+        moments = {
+            number: {name: value.clone() for name, value in part.items()}  # which the optimizer changes in place
+            for number, part in enumerate(state["moments"])
+            if part  # there are none before the first step
+        }
         self._optimizer.load_state_dict({"state": moments, "param_groups": groups})
         self._losses = state["losses"].clone()
         self._counts = state["counts"].clone()

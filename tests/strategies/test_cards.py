@@ -1,41 +1,49 @@
 from __future__ import annotations
 
 import inspect
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from lightning_as import cli, strategies
-from lightning_as.strategies import BatchSelector, cards
+from lightning_as.strategies import BatchSelector, Strategy, cards
+from tests.helpers.catalogue import CATALOGUE
 
-ROOT = Path(__file__).parent.parent
 CARDS = cards.cards()
+METHODS = sorted(
+    name
+    for name, value in vars(strategies).items()
+    if inspect.isclass(value) and issubclass(value, Strategy) and not inspect.isabstract(value)
+)
 
 
-def test_every_strategy_has_a_card():
-    public = {name for name in strategies.__all__ if inspect.isclass(getattr(strategies, name))}
-    assert {card.name for card in CARDS} == public - {"Strategy", "BatchSelector", "Scores", "Selection"}
-    assert [card.name for card in CARDS] == sorted(card.name for card in CARDS)
+def test_every_strategy_has_a_card_a_line_and_a_place_in_the_catalogue():
+    assert [card.name for card in CARDS] == METHODS
+    assert sorted({type(make()).__name__ for make in CATALOGUE.values()}) == METHODS
+    assert all(name.split()[0] == type(make()).__name__ for name, make in CATALOGUE.items())
+    lines = cards.listing().splitlines()
+    assert [line.split()[0] for line in lines] == METHODS
+    assert all(line.endswith(card.line) for line, card in zip(lines, CARDS, strict=True))
 
 
 @pytest.mark.parametrize("card", CARDS, ids=[card.name for card in CARDS])
 def test_a_card_says_all_that_a_reader_asks(card: cards.Card):
     for label in cards.LABELS:
-        assert card.text.count(f"**{label}.**") == 1, label
+        assert len(re.findall(rf"^\*\*{label}\.\*\* [A-Z`]", card.text, re.MULTILINE)) == 1, label
     assert 20 < len(card.line) < 100
     assert card.line.endswith(".")
-    assert card.preset in cli.presets()
     method = getattr(strategies, card.name)
     assert (card.kind == "batch selector") == issubclass(method, BatchSelector)
+    assert (card.weighted, card.reads) == (method.weighted, tuple(sorted(method.reads)))
     assert ":class:" not in card.text
+    preset = (cli.PRESETS / f"{card.preset}.yaml").read_text()
+    assert preset.startswith("# ")
+    (callback,) = yaml.safe_load(preset)["trainer"]["callbacks"]
+    assert callback["init_args"]["strategy"]["class_path"] == f"lightning_as.{card.name}"
 
 
 def test_the_page_of_methods_is_made_from_the_cards():
-    page = (ROOT / "docs" / "methods.md").read_text()
-    assert page == cards.document(), "lightning-as strategies --cards > docs/methods.md"
-
-
-def test_the_listing_has_a_line_for_each():
-    lines = cards.listing().splitlines()
-    assert [line.split()[0] for line in lines] == [card.name for card in CARDS]
-    assert all(line.endswith(card.line) for line, card in zip(lines, CARDS, strict=True))
+    page = Path(__file__).parents[2] / "docs" / "methods.md"
+    assert page.read_text() == cards.document(), "lightning-as strategies --cards > docs/methods.md"
