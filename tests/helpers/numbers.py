@@ -1,12 +1,17 @@
-"""Numbers for tests of strategies, and draws as if they had been made."""
+"""Numbers for tests of strategies, draws as if they had been made, and a run beside an oracle."""
 
 from __future__ import annotations
+
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from lightning_as.core.bins import Bins
 from lightning_as.core.draw import Draw
+from lightning_as.strategies import Strategy
+
+S = TypeVar("S", bound=Strategy)
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -26,7 +31,55 @@ def random_losses(size: int, generator: torch.Generator, step: int = 0) -> Tenso
     return torch.where(torch.rand(size, generator=generator) < 0.2, 0.0, losses)
 
 
-def as_drawn(bins: Bins, indices: Tensor | list[int]) -> Draw:
+def started(strategy: S, bins: Bins | int, total: int | None = 6000, per_epoch: int = 6) -> S:
+    """A strategy at work on some bins, or on so many instances in three, in a training of so many batches."""
+    strategy.start(Bins(torch.arange(bins) % min(bins, 3)) if isinstance(bins, int) else bins)
+    strategy.plan(total, per_epoch)
+    return strategy
+
+
+def as_drawn(strategy: Strategy, indices: Tensor | list[int]) -> Draw:
     """A batch of these instances, as if drawn uniformly."""
     chosen = torch.as_tensor(indices, dtype=torch.int64)
-    return Draw(chosen, bins.of(chosen), torch.full((len(chosen),), 1 / len(bins), dtype=torch.float64))
+    return Draw(chosen, strategy.bins.of(chosen), torch.full((len(chosen),), 1 / len(strategy.bins)).double())
+
+
+def learn(strategy: Strategy, indices: Tensor | list[int], numbers: Tensor) -> None:
+    """Tell a strategy the losses of some instances, which are their bounds as well."""
+    strategy.update(as_drawn(strategy, indices), numbers, numbers)
+
+
+class Oracle(Protocol):
+    """A method by loops."""
+
+    def probabilities(self) -> list[float]:
+        """Of every instance."""
+        ...
+
+    def weights(self, indices: list[int], step: int) -> list[float]:
+        """Of a batch."""
+        ...
+
+    def learn(self, indices: list[int], numbers: list[float]) -> None:
+        """From the losses, or bounds, of a batch. Of duplicates the last counts."""
+        ...
+
+
+def follow(strategy: Strategy, oracle: Oracle, steps: int, size: int = 12) -> None:
+    """Train with random losses, and compare probabilities and weights with the oracle's before each batch."""
+    generator = seeded()
+    for step in range(steps):
+        if step % strategy.progress.per_epoch == 0:
+            strategy.start_epoch(generator)
+        expected = double(*oracle.probabilities())
+        torch.testing.assert_close(strategy.probabilities(), expected, rtol=1e-9, atol=0)
+        draw = strategy.draw(size, generator)
+        strategy.progress.step()
+        torch.testing.assert_close(draw.probabilities, expected[draw.indices], rtol=1e-9, atol=0)
+        weights = double(*oracle.weights(draw.indices.tolist(), step))
+        torch.testing.assert_close(draw.weights, weights, rtol=1e-9, atol=0)
+        # Repeat some, whose losses disagree.
+        batch = draw.indices[torch.randint(size, (size,), generator=generator)]
+        numbers = random_losses(size, generator, step)
+        learn(strategy, batch, numbers)
+        oracle.learn(batch.tolist(), numbers.tolist())

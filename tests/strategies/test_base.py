@@ -12,7 +12,7 @@ from torch import Tensor
 from lightning_as.core.bins import Bins
 from lightning_as.core.draw import Draw
 from lightning_as.strategies import BatchSelector, Scores, Selection
-from tests.helpers.numbers import as_drawn, double, seeded
+from tests.helpers.numbers import as_drawn, double, seeded, started
 
 
 class Last(BatchSelector):
@@ -43,20 +43,14 @@ class Last(BatchSelector):
         self.learned = list(state["learned"])
 
 
-def started() -> Last:
-    strategy = Last()
-    strategy.start(Bins([0, 0, 1, 1, 1]))
-    return strategy
-
-
 def test_before_it_is_started_it_has_no_bins():
     with pytest.raises(RuntimeError, match=r"Last has no bins before it is started: call `start\(bins\)`"):
         _ = Last().bins
 
 
 def test_what_is_not_finite_is_left_out_and_counted_with_one_warning(caplog: pytest.LogCaptureFixture):
-    strategy = started()
-    draw = as_drawn(strategy.bins, [3, 1, 0, 2])
+    strategy = started(Last(), 5)
+    draw = as_drawn(strategy, [3, 1, 0, 2])
     with caplog.at_level(logging.WARNING):
         strategy.update(draw, double(1.0, math.nan, 1e300, 2.0), double(4.0, 1.0, 1.0, math.inf))
         strategy.update(draw, double(1.0, 2.0, 3.0, math.inf), double(0.0, 0.0, 0.0, 0.0))
@@ -75,37 +69,35 @@ def test_what_is_not_finite_is_left_out_and_counted_with_one_warning(caplog: pyt
 
 def test_off_the_cpu_what_is_of_no_use_is_marked_and_counted_later(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(Bins, "on_host", False)
-    strategy = started()
+    strategy = started(Last(), 5)
     strategy.skipped = 4
     for _ in range(2):
         losses, bounds = double(1.0, -2.0, 1e300, math.nan), double(1.0, 1.0, 1.0, 1.0)
-        strategy.update(as_drawn(strategy.bins, [3, 1, 0, 2]), losses, bounds)
+        strategy.update(as_drawn(strategy, [3, 1, 0, 2]), losses, bounds)
         _, *told = strategy.learned[-1]
         for got, expected in zip(told, ([1.0, math.nan, 1e100, math.nan], [1.0, math.nan, 1.0, math.nan]), strict=True):
             torch.testing.assert_close(double(*got), double(*expected), equal_nan=True)
     strategy.skipped = 4
-    strategy.update(as_drawn(strategy.bins, [0]), double(math.inf), double(1.0))
+    strategy.update(as_drawn(strategy, [0]), double(math.inf), double(1.0))
     assert strategy.skipped == 5
 
 
 def test_an_unknown_score_of_a_candidate_counts_as_the_mean_of_the_others():
-    strategy = started()
+    strategy = started(Last(), 5)
     losses = double(3.0, math.nan, 1.0, math.inf, 4.0)  # of mean 8/3
-    selection = strategy.select(as_drawn(strategy.bins, [0, 1, 2, 3, 4]), Scores(losses=losses), 4, seeded())
+    selection = strategy.select(as_drawn(strategy, [0, 1, 2, 3, 4]), Scores(losses=losses), 4, seeded())
     assert selection.positions.tolist()[0] == 2
     assert set(selection.positions.tolist()[1:3]) == {1, 3}
     assert strategy.skipped == 2
-    selection = strategy.select(as_drawn(strategy.bins, [0, 1]), Scores(losses=losses[[1, 3]]), 2, seeded())
     assert strategy._known(losses[[1, 3]]).tolist() == [0, 0]
     assert strategy.probabilities().tolist() == [0.2] * 5
 
 
 def test_on_a_copy_of_its_bins_it_goes_on_and_on_others_it_begins_anew():
-    strategy = started()
-    strategy.plan(8, 4)
+    strategy = started(Last(), 5, 8, 4)
     strategy.start_epoch(seeded())
     strategy.progress.step()
-    strategy.update(as_drawn(strategy.bins, [0, 1]), double(math.nan, 1.0), double(1.0, 1.0))
+    strategy.update(as_drawn(strategy, [0, 1]), double(math.nan, 1.0), double(1.0, 1.0))
     moved = copy.copy(strategy.bins)
     for bins in (strategy.bins, moved, moved):
         strategy.work_on(bins)

@@ -17,7 +17,7 @@ from torch import Tensor
 from lightning_as.core.bins import Bins
 from lightning_as.core.draw import Draw
 from lightning_as.strategies import BatchSelector, Strategy
-from tests.helpers.catalogue import CATALOGUE
+from tests.helpers.catalogue import CATALOGUE, VARIANTS
 from tests.helpers.driver import EPOCH, Driver
 from tests.helpers.looking import no_looking
 from tests.helpers.numbers import double, seeded
@@ -27,7 +27,8 @@ Make = Callable[[], Strategy]
 EPOCHS = 4
 # 96 instances, as in every test over all strategies: some are given something for each.
 TAGS = torch.repeat_interleave(torch.arange(4), torch.tensor([31, 1, 14, 50]))[torch.randperm(96, generator=seeded())]
-every_strategy = pytest.mark.parametrize("make", CATALOGUE.values(), ids=list(CATALOGUE))
+EVERY = CATALOGUE | VARIANTS
+every_strategy = pytest.mark.parametrize("make", EVERY.values(), ids=list(EVERY))
 pytestmark = pytest.mark.filterwarnings("ignore:.*not finite")
 
 
@@ -124,7 +125,7 @@ UNBIASED = [
 @pytest.mark.parametrize("name", UNBIASED)
 def test_weights_are_unbiased_by_enumeration(name: str):
     """Σ r w f is the mean of f over the data, with the weight that each instance has when it is drawn."""
-    strategy = Driver(CATALOGUE[name](), Bins(TAGS), size=24).run(2 * EPOCH + 1).strategy
+    strategy = Driver(EVERY[name](), Bins(TAGS), size=24).run(2 * EPOCH + 1).strategy
     probabilities, values = strategy.probabilities(), torch.rand(96, dtype=torch.float64, generator=seeded(1))
     weights, generator = torch.full((96,), math.nan, dtype=torch.float64), seeded(2)
     for _ in range(5000):

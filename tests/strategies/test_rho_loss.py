@@ -2,56 +2,42 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from lightning_as import Bins, RHOLoss
+from lightning_as import RHOLoss
 from lightning_as.strategies import Scores
-from tests.helpers.numbers import as_drawn, double, random_losses, seeded
+from tests.helpers.numbers import as_drawn, random_losses, seeded, started
 
 N, SIZE = 60, 8
-BINS = Bins(torch.arange(N) % 3)
 IRREDUCIBLE = torch.rand(N, dtype=torch.float64, generator=seeded(7))
 
 
-def started(irreducible_losses: Any = IRREDUCIBLE, bins: Bins = BINS, keep: float = 0.1) -> RHOLoss:
-    strategy = RHOLoss(irreducible_losses, keep)
-    strategy.start(bins)
-    return strategy
-
-
 def choose(strategy: RHOLoss, indices: Tensor, losses: Tensor, size: int = SIZE) -> list[int]:
-    selection = strategy.select(as_drawn(strategy.bins, indices), Scores(losses=losses), size, seeded())
+    selection = strategy.select(as_drawn(strategy, indices), Scores(losses=losses), size, seeded())
     assert selection.weights is selection.probabilities is None
     return selection.positions.tolist()
 
 
 def test_the_largest_reducible_losses_are_chosen():
-    strategy, generator = started(), seeded(1)
+    strategy, generator = started(RHOLoss(IRREDUCIBLE), N), seeded(1)
     for step in range(50):
         indices, losses = torch.randint(N, (80,), generator=generator), random_losses(80, generator, step)
         reducible = [loss - float(IRREDUCIBLE[at]) for at, loss in zip(indices.tolist(), losses.tolist(), strict=True)]
         assert choose(strategy, indices, losses) == sorted(range(80), key=lambda at: -reducible[at])[:SIZE]
 
 
-def test_a_choice_computed_by_hand():
-    """Neither 0, which is learned, nor 2, which is noise, but 1, which is yet to learn."""
-    strategy = started([0.0, 0.5, 4.0, 0.9], Bins([0] * 4), keep=0.25)
-    assert choose(strategy, torch.arange(4), double(0.1, 2.0, 4.2, 1.1), 1) == [1]
-
-
 def test_candidates_are_passes_over_the_data_of_one_over_keep_batches():
-    strategy, generator = started(), seeded()
+    strategy, generator = started(RHOLoss(IRREDUCIBLE), N), seeded()
     draws = [strategy.draw(6, generator) for _ in range(3)]
     assert [draw.indices.sort().values.tolist() for draw in draws] == [list(range(N))] * 3
 
 
 @pytest.mark.parametrize("value", [0.0, math.inf, math.nan])
 def test_equal_or_strange_losses_still_give_a_batch(value: float):
-    strategy, indices = started(), torch.arange(20)
+    strategy, indices = started(RHOLoss(IRREDUCIBLE), N), torch.arange(20)
     positions = choose(strategy, indices, torch.full((20,), value).double())
     assert positions == IRREDUCIBLE[:20].argsort()[:SIZE].tolist()
     losses = torch.ones(20).double()
@@ -64,6 +50,8 @@ def test_losses_can_come_from_a_file(tmp_path: Path):
     path = str(tmp_path / "losses.pt")
     torch.save(IRREDUCIBLE.float(), path)
     assert torch.equal(RHOLoss(path).irreducible_losses, IRREDUCIBLE.float().double())
+    with pytest.raises(ValueError, match="`irreducible_losses` are of 60 instances, but the data set has 61: make"):
+        started(RHOLoss(path), 61)
     torch.save({"losses": IRREDUCIBLE}, path)
     with pytest.raises(ValueError, match=r"has a dict, not a tensor \(N,\): make them with `lightning-as irreducible"):
         RHOLoss(path)
@@ -71,18 +59,3 @@ def test_losses_can_come_from_a_file(tmp_path: Path):
     for strange in (path, str(tmp_path / "none.pt")):
         with pytest.raises(ValueError, match=r"cannot be read from .* no file of `torch.save`: make them with"):
             RHOLoss(strange)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"irreducible_losses": None}, "`irreducible_losses` is missing: make them with `lightning-as irreducible-los"),
-        ({"irreducible_losses": torch.ones(3, 2)}, r"one finite number per instance, \(N,\), got the shape \(3, 2\)"),
-        ({"irreducible_losses": [0.0, math.nan]}, "with 1 that are not finite"),
-        ({"keep": 0.3}, "`keep` must be 1 over a whole number .* got 0.3"),
-        ({"bins": Bins.single(61)}, "`irreducible_losses` are of 60 instances, but the data set has 61: make them"),
-    ],
-)
-def test_what_is_refused(options: dict[str, Any], message: str):
-    with pytest.raises(ValueError, match=message):
-        started(**options)

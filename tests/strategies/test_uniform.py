@@ -3,27 +3,20 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lightning_as.core.bins import Bins
 from lightning_as.strategies import Uniform
-from tests.helpers.numbers import seeded
-
-
-def started(replacement: bool = False) -> Uniform:
-    strategy = Uniform(replacement)
-    strategy.start(Bins(torch.arange(23) % 3))
-    return strategy
+from tests.helpers.numbers import seeded, started
 
 
 @pytest.mark.parametrize("size", [5, 23, 40])
 def test_epochs_are_permutations_that_differ_even_if_batches_straddle_them(size: int):
-    strategy, generator = started(), seeded()
+    strategy, generator = started(Uniform(), 23), seeded()
     drawn = torch.cat([strategy.draw(size, generator).indices for _ in range(-(-4 * 23 // size))])[: 4 * 23].view(4, 23)
     assert torch.equal(drawn.sort(1).values, torch.arange(23).expand(4, 23))
     assert len(drawn.unique(dim=0)) == 4
 
 
 def test_start_epoch_reshuffles_and_drops_what_was_left():
-    strategy, generator = started(), seeded()
+    strategy, generator = started(Uniform(), 23), seeded()
     first = strategy.draw(10, generator).indices
     strategy.start_epoch(generator)
     second = torch.cat([strategy.draw(10, generator).indices, strategy.draw(13, generator).indices])
@@ -32,6 +25,6 @@ def test_start_epoch_reshuffles_and_drops_what_was_left():
 
 
 def test_with_replacement_draws_repeat():
-    strategy = started(replacement=True)
+    strategy = started(Uniform(replacement=True), 23)
     strategy.start_epoch(seeded())
     assert len(strategy.draw(23, seeded()).indices.unique()) < 23
