@@ -12,7 +12,8 @@ from torch import Tensor
 from lightning_as.core.bins import Bins
 from lightning_as.core.draw import Draw
 from lightning_as.strategies import BatchSelector, Scores, Selection
-from tests.helpers.numbers import as_drawn, double, seeded, started
+from tests.helpers.statistics import double, seeded
+from tests.helpers.strategies import as_drawn, started
 
 
 class Last(BatchSelector):
@@ -67,8 +68,8 @@ def test_what_is_not_finite_is_left_out_and_counted_with_one_warning(caplog: pyt
         strategy.update(draw, double(1.0, -0.5, 1.0, 1.0), double(1.0, 1.0, 1.0, 1.0))
 
 
-def test_off_the_cpu_what_is_of_no_use_is_marked_and_counted_later(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(Bins, "on_host", False)
+@pytest.mark.usefixtures("in_torch")
+def test_off_the_cpu_what_is_of_no_use_is_marked_and_counted_later():
     strategy = started(Last(), 5)
     strategy.skipped = 4
     for _ in range(2):

@@ -20,8 +20,8 @@ from lightning_as.strategies import BatchSelector, Strategy
 from tests.helpers.catalogue import CATALOGUE, VARIANTS
 from tests.helpers.driver import EPOCH, Driver
 from tests.helpers.looking import no_looking
-from tests.helpers.numbers import double, seeded
-from tests.helpers.statistics import p_value
+from tests.helpers.statistics import double, p_value, seeded
+from tests.helpers.strategies import started
 
 Make = Callable[[], Strategy]
 EPOCHS = 4
@@ -97,7 +97,7 @@ def test_draws_follow_the_distribution_and_carry_it(make: Make, steps: int):
     """Passes follow it more closely than independent draws. A presample is followed only in the mean."""
     driver = Driver(make(), Bins(TAGS), size=24).run(steps)
     strategy, generator = driver.strategy, seeded(3)
-    draws = [strategy.draw(24, generator) for _ in range(250)]
+    draws = [strategy.draw(24, generator) for _ in range(120)]
     probabilities = strategy.probabilities()
     if "predictor" in strategy.state_dict() and strategy.state_dict()["predictor"] == "lstm":
         return
@@ -229,14 +229,11 @@ def test_draws_come_from_the_given_generator_alone(make: Make):
     assert not same([draw.indices for draw in one.trained], [draw.indices for draw in third.trained])
 
 
+@pytest.mark.usefixtures("in_torch")
 @pytest.mark.parametrize("name", [name for name, make in CATALOGUE.items() if make().any_device])
-def test_off_the_cpu_it_draws_and_learns_without_looking(name: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("lightning_as.core.execution._compiled", lambda: None)
-    monkeypatch.setattr(Bins, "on_host", False)
-    strategy, generator, losses = CATALOGUE[name](), seeded(), torch.rand(16, dtype=torch.float64, generator=seeded())
+def test_off_the_cpu_it_draws_and_learns_without_looking(name: str):
+    strategy, generator, losses = started(CATALOGUE[name](), Bins(TAGS)), seeded(), double(*range(16))
     losses[3] = math.nan
-    strategy.start(Bins(TAGS))
-    strategy.plan(12, 6)
     drawn = []
     with no_looking():
         for step in range(12):

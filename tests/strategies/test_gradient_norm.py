@@ -7,7 +7,8 @@ import pytest
 
 from lightning_as.core.bins import Bins
 from lightning_as.strategies import GradientNormSampling
-from tests.helpers.numbers import double, follow, learn, started
+from tests.helpers.statistics import double
+from tests.helpers.strategies import follow, learn, started
 
 N = 61
 

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from lightning_as.core.draw import Draw
 from lightning_as.strategies import InfoBatch
-from tests.helpers.numbers import double, learn, seeded, started
+from tests.helpers.statistics import double, seeded
+from tests.helpers.strategies import learn, started
 
 SIZE = 60
 

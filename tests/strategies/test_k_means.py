@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from lightning_as.strategies._k_means import k_means, means, nearest
-from tests.helpers.numbers import seeded
+from tests.helpers.statistics import seeded
 
 
 def cost(points: Tensor, assigned: Tensor) -> float:

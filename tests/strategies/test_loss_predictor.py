@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_as.core.bins import Bins
 from lightning_as.strategies._loss_predictor import HISTORY, LossPredictor
-from tests.helpers.numbers import double, seeded
+from tests.helpers.statistics import double, seeded
 
 TAGS = torch.arange(40) % 3
 ALL = torch.arange(40)

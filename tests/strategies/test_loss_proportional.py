@@ -10,8 +10,8 @@ import torch
 from lightning_as.core.bins import Bins
 from lightning_as.strategies import LossProportional
 from lightning_as.strategies.loss_proportional import biased_weights
-from tests.helpers.numbers import double, follow, learn, random_losses, seeded, started
-from tests.helpers.statistics import p_value
+from tests.helpers.statistics import double, p_value, seeded
+from tests.helpers.strategies import follow, learn, random_losses, started
 
 N = 61
 TAGS = torch.arange(N) % 3

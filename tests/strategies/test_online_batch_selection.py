@@ -8,11 +8,17 @@ import pytest
 import torch
 
 from lightning_as.strategies import OnlineBatchSelection, Scores
-from tests.helpers.numbers import double, random_losses, seeded, started
-from tests.helpers.statistics import p_value
+from tests.helpers.statistics import double, p_value, seeded
+from tests.helpers.strategies import random_losses, started
 
 N, BATCH = 130, 20
-BEFORE = {"s_start": 1e8, "s_end": 1e8, "sort_period": 100, "recompute_every": 2.0, "recompute_ratio": 1.0}
+BEFORE: dict[str, Any] = {
+    "s_start": 1e8,
+    "s_end": 1e8,
+    "sort_period": 100,
+    "recompute_every": 2.0,
+    "recompute_ratio": 1.0,
+}
 
 
 def over_ranks(size: int, pressure: float) -> list[float]:

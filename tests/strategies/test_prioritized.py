@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from lightning_as.strategies import PrioritizedSampling
-from tests.helpers.numbers import double, follow, learn, random_losses, seeded, started
-from tests.helpers.statistics import p_value
+from tests.helpers.statistics import double, p_value, seeded
+from tests.helpers.strategies import follow, learn, random_losses, started
 
 N, TOTAL = 90, 100
 variants = pytest.mark.parametrize("variant", ["proportional", "rank"])

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from lightning_as.strategies import RepeatedRandomSubset
-from tests.helpers.numbers import seeded, started
-from tests.helpers.statistics import p_value
+from tests.helpers.statistics import p_value, seeded
+from tests.helpers.strategies import started
 
 N = 23
 

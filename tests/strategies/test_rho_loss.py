@@ -9,7 +9,8 @@ from torch import Tensor
 
 from lightning_as import RHOLoss
 from lightning_as.strategies import Scores
-from tests.helpers.numbers import as_drawn, random_losses, seeded, started
+from tests.helpers.statistics import seeded
+from tests.helpers.strategies import as_drawn, random_losses, started
 
 N, SIZE = 60, 8
 IRREDUCIBLE = torch.rand(N, dtype=torch.float64, generator=seeded(7))

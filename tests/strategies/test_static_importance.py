@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from lightning_as.strategies import Scores, StaticImportanceSampling
-from tests.helpers.numbers import double, random_losses, seeded, started
+from tests.helpers.statistics import double, seeded
+from tests.helpers.strategies import random_losses, started
 
 N = 83
 

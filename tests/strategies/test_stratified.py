@@ -9,7 +9,8 @@ import torch
 from lightning_as.core.bins import Bins
 from lightning_as.strategies import Scores, StratifiedSampling
 from lightning_as.strategies.stratified import allocate
-from tests.helpers.numbers import as_drawn, double, seeded, started
+from tests.helpers.statistics import double, seeded
+from tests.helpers.strategies import as_drawn, learn, started
 
 TAGS = torch.arange(60) % 3
 # Two-dimensional, and bin j spreads j + 1 times as far as the first.
@@ -87,7 +88,7 @@ def test_deviations_and_allocation_by_loops_and_draws_of_that_many_uniformly(clu
         each = double(*(count / 40 / size for count, size in zip(counts, sizes, strict=True)))
         torch.testing.assert_close(draw.probabilities, each[strategy.strata[draw.indices]])
         torch.testing.assert_close(draw.weights, 1 / (60 * draw.probabilities))
-    strategy.update(draw, torch.ones(40).double(), torch.rand(40, generator=generator).double())
+    learn(strategy, torch.arange(60), torch.rand(60, dtype=torch.float64, generator=generator))
     assert strategy.allocation(40).tolist() == counts  # from the inputs alone
 
 

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from lightning_as.core.bins import Bins
 from lightning_as.strategies import Scores, SubmodularBatchSelection
-from tests.helpers.numbers import double, seeded, started
+from tests.helpers.statistics import double, seeded
+from tests.helpers.strategies import started
 
 N, D, C = 60, 4, 3
 EXACT = 1e-300  # ε with which all are compared

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from lightning_as.strategies import Uniform
-from tests.helpers.numbers import seeded, started
+from tests.helpers.statistics import seeded
+from tests.helpers.strategies import started
 
 
 @pytest.mark.parametrize("size", [5, 23, 40])

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from lightning_as import UpperBoundImportanceSampling
 from lightning_as.strategies import Scores, Selection
-from tests.helpers.numbers import as_drawn, double, seeded, started
-from tests.helpers.statistics import p_value
+from tests.helpers.statistics import double, p_value, seeded
+from tests.helpers.strategies import as_drawn, started
 
 N, SIZE = 60, 8
 

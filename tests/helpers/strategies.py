@@ -1,4 +1,4 @@
-"""Numbers for tests of strategies, draws as if they had been made, and a run beside an oracle."""
+"""A strategy at work, batches as if drawn by it, and a training of it beside an oracle."""
 
 from __future__ import annotations
 
@@ -10,18 +10,9 @@ from torch import Tensor
 from lightning_as.core.bins import Bins
 from lightning_as.core.draw import Draw
 from lightning_as.strategies import Strategy
+from tests.helpers.statistics import double, seeded
 
 S = TypeVar("S", bound=Strategy)
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    """A generator."""
-    return torch.Generator().manual_seed(seed)
-
-
-def double(*values: float) -> Tensor:
-    """A vector in float64."""
-    return torch.tensor(values, dtype=torch.float64)
 
 
 def random_losses(size: int, generator: torch.Generator, step: int = 0) -> Tensor:
@@ -56,11 +47,11 @@ class Oracle(Protocol):
         """Of every instance."""
         ...
 
-    def weights(self, indices: list[int], step: int) -> list[float]:
+    def weights(self, indices: list[int], step: int, /) -> list[float]:
         """Of a batch."""
         ...
 
-    def learn(self, indices: list[int], numbers: list[float]) -> None:
+    def learn(self, indices: list[int], numbers: list[float], /) -> None:
         """From the losses, or bounds, of a batch. Of duplicates the last counts."""
         ...
 
