@@ -95,4 +95,5 @@ def _markdown(text: str) -> str:
     """A docstring as Markdown: roles and double backticks become code, labels bold."""
     text = re.sub(r":\w+:`~?([^`]+)`", lambda role: f"`{role[1].rpartition('.')[2]}`", text)
     text = text.replace("``", "`")
-    return re.sub(rf"^({'|'.join(LABELS)}):", r"\n**\1.**", text, flags=re.MULTILINE).strip()
+    text = re.sub(rf"^({'|'.join(LABELS)}):", r"\n**\1.**", text, flags=re.MULTILINE)
+    return re.sub(r"\n{3,}", "\n\n", text).strip()

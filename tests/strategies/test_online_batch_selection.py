@@ -90,7 +90,7 @@ class Script:
     ],
     ids=str,
 )
-def test_draws_losses_sorts_and_recomputations_are_those_of_the_script(changes: dict[str, float], batch: int):
+def test_draws_losses_sorts_and_recomputations_are_those_of_the_script(changes: dict[str, Any], batch: int):
     options, epochs = BEFORE | changes, 6
     strategy, oracle = started(OnlineBatchSelection(reweight=True, **options), N, epochs * 6), Script(epochs, options)
     generator, twin, noise = seeded(1), seeded(1), seeded(2)
