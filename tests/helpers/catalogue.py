@@ -35,7 +35,7 @@ CATALOGUE: dict[str, Callable[[], Strategy]] = {
     "AdaptiveSampling": lambda: AdaptiveSampling(beta=3),
     "StratifiedSampling": lambda: StratifiedSampling(clusters_per_bin=2, deviation="gradients"),
     "GopalSampling": lambda: GopalSampling(update_every=40),
-    "InfoBatch": lambda: InfoBatch(delta=0.6),
+    "InfoBatch": lambda: InfoBatch(delta=0.5),
     "LearnedProposal": LearnedProposal,
     "OnlineBatchSelection": lambda: OnlineBatchSelection(s_start=100, s_end=1.01, sort_period=30, recompute_every=0.7),
     "OnlineBatchSelection shuffled": lambda: OnlineBatchSelection(first_pass="shuffled", reweight=True),

@@ -54,7 +54,7 @@ def test_what_is_not_finite_is_left_out_and_counted_with_one_warning(caplog: pyt
     draw = as_drawn(strategy, [3, 1, 0, 2])
     with caplog.at_level(logging.WARNING):
         strategy.update(draw, double(1.0, math.nan, 1e300, 2.0), double(4.0, 1.0, 1.0, math.inf))
-        strategy.update(draw, double(1.0, 2.0, 3.0, math.inf), double(0.0, 0.0, 0.0, 0.0))
+        strategy.update(draw, double(1.0, 2.0, 3.0, 4.0), double(0.0, 0.0, 0.0, math.inf))
         strategy.update(draw, double(0.0, 2.0, 3.0, 4.0), double(0.0, 1.0, 2.0, 3.0))
     assert strategy.learned == [
         ([3, 0], [1.0, 1e100], [4.0, 1.0]),
