@@ -37,7 +37,9 @@ def test_rounding_does_not_make_a_subset_smaller():
     assert len(strategy.state_dict()["subsets"]["rows"][0]) == 29
 
 
-@pytest.mark.parametrize(("fraction", "size", "per_permutation"), [(0.3, 6, 3), (0.5, 11, 2), (0.1, 2, 11), (0.01, 1, 23)])
+@pytest.mark.parametrize(
+    ("fraction", "size", "per_permutation"), [(0.3, 6, 3), (0.5, 11, 2), (0.1, 2, 11), (0.01, 1, 23)]
+)
 def test_without_replacement_subsets_are_disjoint_until_the_rest_is_too_short(
     fraction: float, size: int, per_permutation: int
 ):
