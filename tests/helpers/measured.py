@@ -6,13 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, seed_everything
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch import Callback, LightningModule
 from torch.nn.functional import cross_entropy
 
-from lightning_as import AdaptiveDataModule, AdaptiveSamplingCallback, Strategy
+from lightning_as import AdaptiveDataModule, Strategy
 from tests.helpers.processes import Report
-from tests.helpers.tiny import BATCH, Tiny, TinyData, tiny_trainer
+from tests.helpers.tiny import BATCH, Tiny, TinyData, tiny_fit
 
 EPOCHS = 4
 
@@ -31,25 +30,17 @@ def fit(
     make: Callable[[], Strategy],
     path: Path,
     num_workers: int = 0,
-    seed: int = 0,
     processes: int = 1,
-    ckpt_path: Any = None,
     callbacks: tuple[Callback, ...] = (),
+    module: Callable[[], LightningModule] = Measured,
+    **options: Any,
 ) -> None:
-    """A fit of its own: only the checkpoint can make it equal to one with another seed.
+    """A fit of its own, with batches of one size in all: only the checkpoint can make it equal to one of another seed.
 
     Each process writes its `Report` to `path`, with the suffix ``.0.pt`` and so on.
     """
-    seed_everything(seed, verbose=False)
-    strategy, module = make(), Measured()
-    trainer = tiny_trainer(
-        path.parent,
-        callbacks=[AdaptiveSamplingCallback(strategy, logits_from="net"), Report(path, strategy), *callbacks],
-        enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
-        limit_val_batches=1,
-        max_epochs=EPOCHS,
-        devices=processes,
-        strategy="ddp_fork" if processes > 1 else "auto",
-    )
+    strategy = make()
     data = AdaptiveDataModule(TinyData(batch_size=BATCH // processes, num_workers=num_workers))
-    trainer.fit(module, datamodule=data, ckpt_path=ckpt_path)
+    devices: dict[str, Any] = {"devices": processes, "strategy": "ddp_fork" if processes > 1 else "auto"}
+    options = {"max_epochs": EPOCHS, "limit_val_batches": 1, **devices, **options}
+    tiny_fit(path.parent, strategy, module, data, callbacks=(Report(path, strategy), *callbacks), **options)

@@ -58,8 +58,7 @@ class Report(Callback):
     """Writes down, in each process, what was trained on and learnt: to `path` with the suffix ``.0.pt`` and so on."""
 
     def __init__(self, path: Path, strategy: Strategy) -> None:
-        self.path = path
-        self.strategy = strategy
+        self.path, self.strategy = path, strategy
         self.batches: list[tuple[Tensor, Tensor]] = []
         self.states: list[dict[str, Any]] = []
         self.gradients: list[list[Tensor]] = []

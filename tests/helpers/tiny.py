@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import logging
+import random
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+import pytest
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
@@ -18,18 +22,23 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_as import AdaptiveDataModule, AdaptiveSamplingCallback
 from lightning_as.data.image_data import ImageDataModule, ImageDataset
 from tests.helpers.recording import Recording
+from tests.helpers.statistics import seeded
 
 BATCH, EPOCH = 16, 6  # instances in a batch, batches in an epoch
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
     """Standard normal numbers, the same each time."""
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(shape, generator=seeded(seed))
+
+
+def refused(message: str) -> Any:
+    return pytest.raises(MisconfigurationException, match=message)
 
 
 def tiny_dataset(size: int = BATCH * EPOCH) -> TensorDataset:
     """Instances of 8 features in 4 classes of unequal sizes. The features are multiples of 1/16."""
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded()
     features = torch.randn(size, 8, generator=generator).mul(16).round() / 16
     return TensorDataset(features, (features @ torch.randn(8, 4, generator=generator)).argmax(1))
 
@@ -39,9 +48,7 @@ class TinyData(LightningDataModule):
 
     def __init__(self, size: int = BATCH * EPOCH, batch_size: int = BATCH, **options: Any) -> None:
         super().__init__()
-        self.dataset = tiny_dataset(size)
-        self.batch_size = batch_size
-        self.options = options
+        self.dataset, self.batch_size, self.options = tiny_dataset(size), batch_size, options
 
     def train_dataloader(self) -> DataLoader[Any]:
         return DataLoader(self.dataset, self.batch_size, shuffle=True, **self.options)
@@ -90,6 +97,41 @@ class Tiny(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=self.lr, momentum=0.9)
 
 
+class Noisy(Tiny):
+    """Has everything that a forward pass could disturb: batch norm, dropout, and random numbers of all libraries."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        norm = nn.BatchNorm1d(16, momentum=None)  # the count of its batches matters, too
+        self.net = nn.Sequential(nn.Linear(8, 16), norm, nn.Dropout(0.5), nn.ReLU(), nn.Linear(16, 4))
+        self.frozen = nn.Dropout().eval()
+        self.unused = nn.Linear(3, 3)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        _ = random.random(), np.random.rand(), torch.rand(1)  # as augmentation would
+        return batch
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        noise = 0.01 * float(np.random.rand()) + 0.01 * random.random()
+        return super().training_step((batch[0] + noise, batch[1]), batch_idx)
+
+
+class Manual(Tiny):
+    """Steps by itself, twice in a batch for good measure, and returns nothing, as Lightning's own examples do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        optimizer: Any = self.optimizers()
+        for _ in range(2):
+            loss = super().training_step(batch, batch_idx)
+            optimizer.zero_grad()
+            self.manual_backward(loss)
+            optimizer.step()
+
+
 class Watch(Callback):
     """Keeps the batches that were trained on, and the logits of each, by means of its own."""
 
@@ -115,16 +157,10 @@ class Watch(Callback):
 def tiny_trainer(folder: Path, **options: Any) -> Trainer:
     """A quiet Trainer on the CPU."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    defaults: dict[str, Any] = {
-        "accelerator": "cpu",
-        "max_epochs": 1,
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "default_root_dir": folder,
-    }
-    return Trainer(**{**defaults, **options})
+    quiet: dict[str, Any] = dict.fromkeys(
+        ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False
+    )
+    return Trainer(**{"accelerator": "cpu", "max_epochs": 1, "default_root_dir": folder, **quiet, **options})
 
 
 class Fitted(NamedTuple):
@@ -132,7 +168,7 @@ class Fitted(NamedTuple):
 
     strategy: Any
     watch: Watch
-    trainer: Trainer
+    trainer: Any
     module: Any
     messages: list[str]
     """Its warnings."""

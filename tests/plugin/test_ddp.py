@@ -13,32 +13,22 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from lightning_as import AdaptiveDataLoader, AdaptiveDataModule
-from tests.helpers.processes import Report, within
+from lightning_as import AdaptiveDataLoader
+from tests.helpers import measured
+from tests.helpers.processes import within
 from tests.helpers.recording import Recording
-from tests.helpers.tiny import BATCH, EPOCH, Tiny, TinyData, differences, tell, tiny_dataset, tiny_fit
+from tests.helpers.tiny import BATCH, EPOCH, Tiny, differences, tell, tiny_dataset, tiny_fit
 from tests.helpers.versions import counted
 
 pytestmark = pytest.mark.slow
 
 
 def fit(
-    path: Path, processes: int, make: Callable[[], LightningModule] = Tiny, num_workers: int = 0, **options: Any
+    path: Path, processes: int, module: Callable[[], LightningModule] = Tiny, **options: Any
 ) -> list[dict[str, Any]]:
-    """A fit in so many processes, with batches of the same size in all.
-
-    Returns:
-        The report of each.
-    """
-
-    def run() -> None:
-        strategy, callbacks = Recording(), options.pop("callbacks", ())
-        data = AdaptiveDataModule(TinyData(batch_size=BATCH // processes, num_workers=num_workers))
-        more: dict[str, Any] = {"devices": processes, "strategy": "ddp_fork" if processes > 1 else "auto"}
-        callbacks = (Report(path, strategy), *callbacks)
-        tiny_fit(path.parent, strategy, make, data, callbacks=callbacks, **{"max_epochs": 2, **more, **options})
-
-    assert within(300, run) == ""
+    """The report of each process of a fit."""
+    options = {"max_epochs": 2, "limit_val_batches": 0, **options}
+    assert within(300, lambda: measured.fit(Recording, path, processes=processes, module=module, **options)) == ""
     return [torch.load(path.with_suffix(f".{rank}.pt")) for rank in range(processes)]
 
 
@@ -68,9 +58,9 @@ def weighted_gradients(report: dict[str, Any]) -> list[list[Tensor]]:
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_two_processes_draw_and_learn_and_weight_as_one_with_twice_the_batch_does(tmp_path: Path, num_workers: int):
-    options: dict[str, Any] = {"ours": {"weights": "unbiased"}}
-    (alone,) = fit(tmp_path / "one", 1, frozen, num_workers, **options)
-    both = fit(tmp_path / "two", 2, frozen, num_workers, **options)
+    options: dict[str, Any] = {"ours": {"weights": "unbiased"}, "num_workers": num_workers}
+    (alone,) = fit(tmp_path / "one", 1, frozen, **options)
+    both = fit(tmp_path / "two", 2, frozen, **options)
     assert len(alone["batches"]) == 2 * EPOCH
     assert float((1 / torch.stack(alone["probabilities"])).std()) > 0.1 * BATCH * EPOCH
     for rank, report in enumerate(both):
@@ -111,9 +101,7 @@ class Differing(Tiny):
 
     def __init__(self, fails: bool = False, all_have: dict[str, Any] | None = None, **second_has: Any) -> None:
         super().__init__()
-        self.fails = fails
-        self.all_have = all_have or {}
-        self.second_has = second_has
+        self.fails, self.all_have, self.second_has = fails, all_have or {}, second_has
 
     def train_dataloader(self) -> AdaptiveDataLoader:
         options: dict[str, Any] = {"batch_size": BATCH // 2, "seed": 0, **self.all_have}
@@ -129,10 +117,7 @@ class Differing(Tiny):
     ("options", "message"),
     [
         ({"batches_per_epoch": 5}, "The processes do not agree on the batches per epoch: 6, 5"),
-        (
-            {"all_have": {"num_workers": 2}, "prefetch_factor": 1},
-            "The processes do not agree on the `prefetch_factor`: 2, 1",
-        ),
+        ({"all_have": {"num_workers": 2}, "prefetch_factor": 1}, "do not agree on the `prefetch_factor`: 2, 1"),
         ({"fails": True}, "a user's bug"),
         ({}, ""),
     ],
@@ -148,20 +133,12 @@ def test_processes_that_differ_end_with_an_error_in_time(tmp_path: Path, options
 
 def test_ddp_with_one_device_leaves_the_sampler_in_place(tmp_path: Path):
     def run() -> None:
-        samplers: list[Any] = []
-
-        class Made(AdaptiveDataModule):
-            def train_dataloader(self) -> AdaptiveDataLoader:
-                loader = super().train_dataloader()
-                samplers.append(loader.sampler)
-                return loader
-
-        data = Made(TinyData())
-        strategy, watch, trainer, _, _ = tiny_fit(tmp_path, data=data, strategy="ddp", devices=1, max_epochs=2)
-        loader: Any = trainer.train_dataloader
+        loader: Any = AdaptiveDataLoader(tiny_dataset(), BATCH)
+        sampler = loader.sampler
+        strategy, watch, trainer, *_ = tiny_fit(tmp_path, data=loader, strategy="ddp", devices=1, max_epochs=2)
         assert torch.distributed.is_initialized()
-        assert [loader.sampler] == samplers
-        assert loader.sampler.strategy is strategy
+        assert trainer.train_dataloader.sampler is sampler
+        assert sampler.strategy is strategy
         tell(2 * EPOCH, strategy, watch)
 
     # Its process group has threads, which would stop every process that is forked from this one later on.

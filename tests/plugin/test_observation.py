@@ -8,43 +8,30 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins import MixedPrecision
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import TensorDataset
 
 from lightning_as import AdaptiveDataLoader
 from lightning_as.losses import BinaryCrossEntropy, CrossEntropy
-from lightning_as.plugin.observation import TARGET_NAMES, Observation, Observer, targets_of
+from lightning_as.plugin.observation import TARGET_NAMES, Observer, targets_of
+from tests.helpers.gradients import own_gradients
 from tests.helpers.recording import Recording
-from tests.helpers.tiny import normal, tiny_fit
+from tests.helpers.tiny import Manual, Tiny, normal, refused, tiny_fit
 
 pytestmark = pytest.mark.filterwarnings("ignore:::lightning")
 B, C, N = 6, 4, 48
-INPUTS, TARGETS = normal(B, 3), torch.arange(B) % C
+INPUTS, TARGETS = normal(B, 8), torch.arange(B) % C
 BATCH = (INPUTS, TARGETS)
 
 
-class Net(LightningModule):
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.body = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 5, bias=False))
-        self.head = nn.Linear(5, C)
-
+class Net(Tiny):
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.body(x).tanh())
-
-    def training_step(self, batch: Any, batch_idx: int) -> Any:
-        return cross_entropy(self(batch[0]), batch[1])
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), lr=0.1)
+        return self.net(x)
 
 
-def observer(module: Any = None, size: int = B, weights: Tensor | None = None, **options: Any) -> Observer:
+def observer(module: Any = None, size: int = B, weights: Tensor | None = None, **options: Any) -> Any:
     """An observer, with a hook that has seen the training pass of a batch if `logits_from` asks for it."""
     defaults = {"logits_from": None, "recompute": False, "target_key": None}
     defaults |= {"per_sample_loss": CrossEntropy(), "gradient_bound": None}
@@ -55,15 +42,10 @@ def observer(module: Any = None, size: int = B, weights: Tensor | None = None, *
     return result
 
 
-def observed(observing: Observer, outputs: Any, batch: Any = BATCH) -> Observation:
-    found = observing.observe(outputs, batch, B)
-    assert found is not None
+def observed(observing: Observer, outputs: Any, batch: Any = BATCH, **options: Any) -> Any:
+    found: Any = observing.observe(outputs, batch, B, **options)
     assert not any(row.requires_grad for row in found[:2])
     return found
-
-
-def raises(message: str) -> Any:
-    return pytest.raises(MisconfigurationException, match=message)
 
 
 # --- Losses and bounds ---
@@ -77,7 +59,7 @@ def by_autograd(logits: Tensor, targets: Tensor = TARGETS, loss: Any = None) -> 
 
 
 @pytest.mark.parametrize("recompute", [False, True])
-@pytest.mark.parametrize("logits_from", [None, "head"])
+@pytest.mark.parametrize("logits_from", [None, "net"])
 def test_logits_come_from_what_the_step_returns_or_the_hook_saw_or_a_pass_of_its_own(
     logits_from: str | None, recompute: bool
 ):
@@ -85,7 +67,6 @@ def test_logits_come_from_what_the_step_returns_or_the_hook_saw_or_a_pass_of_its
     observing = observer(module, logits_from=logits_from, recompute=recompute)
     sources: list[tuple[dict[str, Any], Tensor]] = [({"logits": own}, own)]
     if observing.hook is not None:
-        assert observing.hook.logits is not None
         sources.append(({}, observing.hook.logits))
     elif recompute:
         sources.append(({}, module.eval()(INPUTS)))
@@ -116,19 +97,17 @@ def test_what_nobody_reads_is_zero_and_needs_nothing():
     assert (losses.tolist(), bounds.tolist()) == ([1.0] * B, [0.0] * B)
     nothing = observer(reads=frozenset())
     assert [row.tolist() for row in observed(nothing, None, "nothing here")[:2]] == [[0.0] * B] * 2
-    found = nothing.observe(None, BATCH, B, labelled=True)
-    assert found is not None
-    assert found.labels is TARGETS
+    assert observed(nothing, None, labelled=True).labels is TARGETS
 
 
 def test_autograd_without_a_backward_pass_observes_nothing():
-    assert observer(logits_from="head", gradient_bound="autograd").observe({"loss": 0}, BATCH, B) is None
+    assert observer(logits_from="net", gradient_bound="autograd").observe({"loss": 0}, BATCH, B) is None
 
 
-NO_LOGITS = r", and no logits\. Either .*logits_from=…\), one of body, .*head; or return {'loss': .*recompute=True\)\."
+NO_LOGITS = r", and no logits\. Either .*logits_from=…\), one of net, .*net.2; or return {'loss': .*recompute=True\)\."
 LOSSES = "The losses must be one for each of the 6 instances drawn, got the shape "
 LOGITS = "The logits must have one row for each of the 6 instances drawn, got "
-HOOK = "`logits_from='head'` gave no output with a row per instance in the training step: name .*, one of body, .*head"
+HOOK = "`logits_from='net'` gave no output with a row per instance in the training step: name .*, one of net, .*net.2"
 
 
 @pytest.mark.parametrize(
@@ -141,22 +120,22 @@ HOOK = "`logits_from='head'` gave no output with a row per instance in the train
         ({}, {"logits": normal(B, C), "losses": torch.rand(B, 1)}, LOSSES + r"\(6, 1\): use `reduction='none'`"),
         ({"per_sample_loss": lambda z, y: z.sum()}, {"logits": normal(B, C)}, LOSSES + r"\(\)"),
         ({"gradient_bound": lambda z, y: z.sum()}, {"logits": normal(B, C)}, r"`gradient_bound` must give .*\(\)"),
-        ({"logits_from": "head", "size": B - 1}, {"loss": 0}, HOOK),
+        ({"logits_from": "net", "size": B - 1}, {"loss": 0}, HOOK),
         # Weights that have found no output to scale are missing even if the logits are not.
-        ({"logits_from": "head", "size": B - 1, "weights": torch.ones(B - 1)}, {"logits": normal(B, C)}, HOOK),
+        ({"logits_from": "net", "size": B - 1, "weights": torch.ones(B - 1)}, {"logits": normal(B, C)}, HOOK),
     ],
 )
 def test_what_is_missing_or_not_one_per_instance(options: dict[str, Any], outputs: Any, message: str):
-    with raises(message):
+    with refused(message):
         observer(**options).observe(outputs, BATCH, B)
 
 
 def test_an_observer_that_cannot_be_leaves_no_hook_behind():
     module, linear = Net(), frozenset({"linear_bounds"})
-    with raises("`logits_from='tail'` is no submodule of Net"):
+    with refused("`logits_from='tail'` is no submodule of Net"):
         observer(module, reads=linear, logits_from="tail")
-    with raises("`gradient_bound` is of the logits, but the strategy goes by the gradients of all linear layers"):
-        observer(module, reads=linear, logits_from="head", gradient_bound="autograd")
+    with refused("`gradient_bound` is of the logits, but the strategy goes by the gradients of all linear layers"):
+        observer(module, reads=linear, logits_from="net", gradient_bound="autograd")
     assert all(len(part._forward_hooks) == 0 for part in module.modules())
 
 
@@ -166,11 +145,10 @@ def test_an_observer_that_cannot_be_leaves_no_hook_behind():
 def test_labels_are_targets_of_one_whole_number_each():
     for targets in (TARGETS, TARGETS[:, None], TARGETS.int(), TARGETS > 1):
         labels = observer().labels((INPUTS, targets), B)
-        assert labels is not None
         assert labels.tolist() == targets.flatten().tolist()
     for targets in (TARGETS.float(), TARGETS.expand(2, B).T, list(range(B)), torch.tensor(1)):
         assert observer().labels((INPUTS, targets), B) is None
-    with raises("A batch of 6 was drawn, but a tuple of 2 has 5 targets: each position in the data set must give one"):
+    with refused("A batch of 6 was drawn, but a tuple of 2 has 5 targets: each position in the data set must give one"):
         observer().labels((INPUTS, TARGETS[:5]), B)
 
 
@@ -184,8 +162,7 @@ class Counting(UserDict[str, Any]):
 
 def test_targets_are_looked_up_once_in_a_batch_for_losses_bounds_and_labels():
     batch, logits = Counting({"labels": (TARGETS + 1) % C, "fine": TARGETS}), normal(B, C)
-    found = observer(target_key="fine").observe({"logits": logits}, batch, B, labelled=True)
-    assert found is not None
+    found = observed(observer(target_key="fine"), {"logits": logits}, batch, labelled=True)
     assert found.labels is TARGETS
     torch.testing.assert_close((found.losses.double(), found.bounds), by_autograd(logits), rtol=1e-5, atol=1e-6)
     assert batch.asked == 1
@@ -202,11 +179,7 @@ def test_the_targets_are_the_second_of_a_pair_or_have_a_usual_name_or_are_where_
 @pytest.mark.parametrize(
     ("batch", "key", "message"),
     [
-        (
-            (INPUTS, TARGETS, TARGETS),
-            None,
-            "Which part of the batch, a tuple of 3, has the targets. Please name .*_key=",
-        ),
+        ((INPUTS, TARGETS, TARGETS), None, "the batch, a tuple of 3, has the targets. Please name .*_key="),
         ({"x": INPUTS, "class": TARGETS}, None, "the batch, a mapping with 'x', 'class', has the targets"),
         ({"labels": TARGETS, "label": TARGETS}, None, "the batch, a mapping with 'labels', 'label', has the targets"),
         (INPUTS, None, "the batch, a Tensor, has the targets"),
@@ -215,36 +188,22 @@ def test_the_targets_are_the_second_of_a_pair_or_have_a_usual_name_or_are_where_
     ],
 )
 def test_batches_whose_targets_are_not_clear(batch: Any, key: Any, message: str):
-    with raises(message):
+    with refused(message):
         targets_of(batch, key)
 
 
 # --- Gradients as observed in the backward passes of a training ---
 
-DATA = TensorDataset(normal(N, 3, seed=1), torch.arange(N) % C)
+DATA = TensorDataset(normal(N, 8, seed=1), torch.arange(N) % C)
 
 
-class Manual(Net):
-    def __init__(self) -> None:
-        super().__init__()
-        self.automatic_optimization = False
-
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        optimizer: Any = self.optimizers()
-        optimizer.zero_grad()
-        loss = super().training_step(batch, batch_idx)
-        self.manual_backward(loss)
-        optimizer.step()
-        return loss
-
-
-class Weighing(Net):
+class Weighing(Tiny):
     """Multiplies its losses by the weights itself."""
 
     importance_weights: Tensor | None = None
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
-        losses = cross_entropy(self(batch[0]), batch[1], reduction="none")
+        losses = cross_entropy(self.net(batch[0]), batch[1], reduction="none")
         return (losses if self.importance_weights is None else losses * self.importance_weights).mean()
 
 
@@ -259,32 +218,22 @@ def half_precision() -> dict[str, Any]:
     return {"plugins": [MixedPrecision("16-mixed", "cpu", scaler)], "accumulate_grad_batches": 3}
 
 
-SETTINGS: dict[str, tuple[type[Net], Any, float]] = {
-    "plain, clipped": (Net, lambda: {"gradient_clip_val": 1e-3}, 1e-5),
-    "float64, accumulated": (Net, lambda: {"precision": "64-true", "accumulate_grad_batches": 3}, 1e-6),
-    "scaled half, accumulated": (Net, half_precision, 0.05),
+SETTINGS: dict[str, tuple[type[Tiny], Any, float]] = {
+    "plain, clipped": (Tiny, lambda: {"gradient_clip_val": 1e-3}, 1e-5),
+    "float64, accumulated": (Tiny, lambda: {"precision": "64-true", "accumulate_grad_batches": 3}, 1e-6),
+    "scaled half, accumulated": (Tiny, half_precision, 0.05),
     "manual": (Manual, lambda: {}, 1e-5),
     "weighing by itself": (Weighing, lambda: {}, 1e-5),
 }
-
-
-def own_gradients(module: nn.Module, wide: list[nn.Parameter], inputs: Tensor, targets: Tensor) -> Tensor:
-    """The squared norm of each sample's own gradient, with respect to the parameters or, without any, the logits."""
-    found = []
-    for x, y in zip(inputs, targets, strict=True):
-        logits = module(x[None])
-        gradients = torch.autograd.grad(cross_entropy(logits, y[None]), wide or logits)
-        found.append(sum(float(gradient.double().square().sum()) for gradient in gradients))
-    return torch.tensor(found, dtype=torch.float64)
 
 
 @pytest.mark.parametrize(("kind", "options", "tolerance"), SETTINGS.values(), ids=SETTINGS.keys())
 @pytest.mark.parametrize("weights", ["none", "unbiased"])
 @pytest.mark.parametrize("gradients", ["logits", "linear"])
 def test_observed_gradients_are_those_of_each_sample_s_own_loss(
-    tmp_path: Path, kind: type[Net], options: Any, tolerance: float, weights: str, gradients: str
+    tmp_path: Path, kind: type[Tiny], options: Any, tolerance: float, weights: str, gradients: str
 ):
-    ours = {"logits_from": "head", "weights": weights, "gradient_bound": "autograd" if gradients == "logits" else None}
+    ours = {"weights": weights, "gradient_bound": "autograd" if gradients == "logits" else None}
     strategy: Recording = (Recording if gradients == "logits" else Linear)(beta=2)
     module, copy, expected = kind(), kind(), list[Tensor]()
 
@@ -294,22 +243,23 @@ def test_observed_gradients_are_those_of_each_sample_s_own_loss(
             targets = DATA.tensors[1][sampler.current.indices]
             wide = [] if gradients == "logits" else list(copy.parameters())
             with torch.autocast("cpu", enabled=False):
-                expected.append(own_gradients(copy, wide, inputs[0], targets))
+                expected.append(own_gradients(copy.net, inputs[0], targets, wide))
 
-    module.register_forward_pre_hook(before)
+    module.net.register_forward_pre_hook(before)
     loader = AdaptiveDataLoader(DATA, B, seed=0)
     sampler: Any = loader.sampler
     tiny_fit(tmp_path, strategy, lambda: module, loader, ours=ours, max_epochs=2, **options())
-    assert len(strategy.told) == len(expected) == 2 * N // B
+    assert len(strategy.told) == 2 * N // B
+    passes = len(expected) // len(strategy.told)  # through the module in a step, of which the last counts
     assert any(float(draw.probabilities.max()) > 1.1 / N for draw, _, _ in strategy.told)  # and so have the weights
-    for (_, losses, bounds), norms in zip(strategy.told, expected, strict=True):
+    for (_, losses, bounds), norms in zip(strategy.told, expected[passes - 1 :: passes], strict=True):
         torch.testing.assert_close(bounds, norms, rtol=tolerance, atol=tolerance / 100)
         assert float(losses.min()) > 0
         assert float(bounds.min()) < 0.95 * float(bounds.max())
-    assert all(len(part._forward_hooks) == 0 for part in module.modules())
+    assert sum(len(part._forward_hooks) for part in module.modules()) == 1  # that of the Watch
 
 
-class Apart(Net):
+class Apart(Tiny):
     """Its loss depends on no linear layer."""
 
     def __init__(self) -> None:
@@ -317,22 +267,17 @@ class Apart(Net):
         self.other = nn.Parameter(torch.ones(3))
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
-        self(batch[0])
+        self.net(batch[0])
         return (batch[0] * self.other).square().mean()
 
 
 @pytest.mark.parametrize(
     ("strategy", "bound", "message"),
     [
-        (
-            Recording,
-            "autograd",
-            "the output of 'head', which `gradient_bound='autograd'` needs: name a submodule whose",
-        ),
+        (Recording, "autograd", "the output of 'net', which `gradient_bound='autograd'` needs: name a submodule whose"),
         (Linear, None, "any linear layer, which the strategy needs: use another"),
     ],
 )
 def test_a_gradient_that_does_not_come_by(tmp_path: Path, strategy: Any, bound: Any, message: str):
-    with raises(f"No gradient came back to {message}"):
-        ours = {"logits_from": "head", "gradient_bound": bound}
-        tiny_fit(tmp_path, strategy(), Apart, AdaptiveDataLoader(DATA, B, seed=0), ours=ours)
+    with refused(f"No gradient came back to {message}"):
+        tiny_fit(tmp_path, strategy(), Apart, ours={"gradient_bound": bound})

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
+from lightning.pytorch.callbacks import LambdaCallback, ModelCheckpoint, OnExceptionCheckpoint
 from torch.utils.data import DataLoader
 
 from lightning_as import AdaptiveDataLoader
@@ -36,20 +35,12 @@ class WithLoaders(Tiny):
         return DataLoader(tiny_dataset(), BATCH)
 
 
-class Setting(NamedTuple):
-    """What is trained, on which data, and with which options of the Trainer."""
-
-    num_workers: int = 0
-    module: type[Tiny] = Tiny
-    data: str = "wrapped"
-    options: dict[str, Any] = {"max_epochs": 3}  # noqa: RUF012
-
-
-def fit(setting: Setting, folder: Path, callbacks: tuple[Callback, ...], seed: int, ckpt_path: Any = None) -> Fitted:
+def fit(folder: Path, callbacks: tuple[Callback, ...] = (), **setting: Any) -> Fitted:
     """A fit of its own: only the checkpoint can make it equal to one with another seed."""
-    data = "own" if setting.data == "own" else make_data(setting.data, setting.num_workers)
-    options: dict[str, Any] = {"val_check_interval": 3, "limit_val_batches": 1, **setting.options}
-    return tiny_fit(folder, None, setting.module, data, callbacks=callbacks, seed=seed, ckpt_path=ckpt_path, **options)
+    setting = {"max_epochs": 3, "val_check_interval": 3, "limit_val_batches": 1, **setting}
+    kind, num_workers = setting.pop("data", "wrapped"), setting.pop("num_workers", 0)
+    data = kind if kind == "own" else make_data(kind, num_workers)
+    return tiny_fit(folder, data=data, callbacks=callbacks, **setting)
 
 
 def check(rest: Fitted, whole: Fitted, done: int) -> None:
@@ -80,50 +71,35 @@ MOMENTS = {
     "validation-step=12": 12,
 }
 SHORT = {"batch-step=6": 6, "batch-step=8": 8, "epoch-step=8": 8}
-RELOAD = {"max_epochs": 3, "reload_dataloaders_every_n_epochs": 1}
-SETTINGS: dict[str, tuple[Setting, dict[str, int]]] = {
-    "plain": (Setting(), MOMENTS),
-    "scheduled, max_steps": (Setting(2, Scheduled, options={"max_epochs": -1, "max_steps": 2 * EPOCH + 4}), MOMENTS),
-    "loader of the module": (Setting(2, WithLoaders, "own"), MOMENTS),
-    "reloaded": (Setting(2, options=RELOAD), MOMENTS),
-    "ready": (Setting(2, data="ready"), MOMENTS),
-    "ready, reloaded": (Setting(data="ready", options=RELOAD), MOMENTS),
-    "limited": (Setting(2, options={"max_epochs": 3, "limit_train_batches": 4}), SHORT),
-    "accumulated": (
-        Setting(options={"max_epochs": 3, "accumulate_grad_batches": 2}),
-        {"batch-step=4": 8, "batch-step=6": 12},
-    ),
+SETTINGS: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
+    "plain": ({}, MOMENTS),
+    "scheduled": ({"num_workers": 2, "make": Scheduled, "max_epochs": -1, "max_steps": 2 * EPOCH + 4}, MOMENTS),
+    "loader of the module": ({"num_workers": 2, "make": WithLoaders, "data": "own"}, MOMENTS),
+    "reloaded": ({"num_workers": 2, "reload_dataloaders_every_n_epochs": 1}, MOMENTS),
+    "ready": ({"num_workers": 2, "data": "ready"}, MOMENTS),
+    "ready, reloaded": ({"data": "ready", "reload_dataloaders_every_n_epochs": 1}, MOMENTS),
+    "limited": ({"num_workers": 2, "limit_train_batches": 4}, SHORT),
+    "accumulated": ({"accumulate_grad_batches": 2}, {"batch-step=4": 8, "batch-step=6": 12}),
 }
 
 
 @pytest.mark.parametrize(("setting", "moments"), SETTINGS.values(), ids=SETTINGS.keys())
-def test_a_resumed_fit_is_the_uninterrupted_one(setting: Setting, moments: dict[str, int], tmp_path: Path):
-    whole = fit(setting, tmp_path, saving(tmp_path), seed=0)
+def test_a_resumed_fit_is_the_uninterrupted_one(setting: dict[str, Any], moments: dict[str, int], tmp_path: Path):
+    whole = fit(tmp_path, saving(tmp_path), **setting)
     for name, done in moments.items():
         if not (LOSES_COUNT and name.startswith("batch")):
-            check(fit(setting, tmp_path, (), seed=1, ckpt_path=tmp_path / f"{name}.ckpt"), whole, done)
+            check(fit(tmp_path, seed=1, ckpt_path=tmp_path / f"{name}.ckpt", **setting), whole, done)
 
 
-class At(Callback):
-    """Does something when so many batches have been trained on."""
-
-    def __init__(self, steps: int, action: Callable[[], None], hook: str) -> None:
-        def act(trainer: Trainer, *_: Any) -> None:
-            if trainer.global_step == steps:
-                action()
-
-        setattr(self, hook, act)
-
-
-def fail() -> None:
-    raise ValueError("something broke")
-
-
-def broken_off(setting: Setting, folder: Path, hook: str, steps: int, ckpt_path: Any = None) -> Path:
+def broken_off(folder: Path, hook: str, steps: int, **setting: Any) -> Path:
     """The checkpoint of a fit that broke off when so many batches had been trained on."""
-    callbacks = (At(steps, fail, hook), OnExceptionCheckpoint(folder))
+
+    def fail(trainer: Trainer, *_: Any) -> None:
+        if trainer.global_step == steps:
+            raise ValueError("something broke")
+
     with pytest.raises(ValueError, match="something broke"):
-        fit(setting, folder, callbacks, seed=0 if ckpt_path is None else 1, ckpt_path=ckpt_path)
+        fit(folder, (LambdaCallback(**{hook: fail}), OnExceptionCheckpoint(folder)), **setting)
     return folder / "on_exception.ckpt"
 
 
@@ -141,19 +117,19 @@ IN_VALIDATION = [(9, "on_validation_start"), (12, "on_validation_end")]
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_an_exception_anywhere_in_the_loop_is_resumed_exactly(num_workers: int, tmp_path: Path):
-    setting = Setting(num_workers)
-    whole = fit(setting, tmp_path, (), seed=0)
+    whole = fit(tmp_path, num_workers=num_workers)
     for steps, hook in IN_TRAINING[2:4] if num_workers else IN_TRAINING + IN_VALIDATION:
         if not (LOSES_COUNT and hook == "on_train_batch_end"):
-            path = broken_off(setting, tmp_path, hook, steps)
-            check(fit(setting, tmp_path, (), seed=1, ckpt_path=path), whole, steps)
+            path = broken_off(tmp_path, hook, steps, num_workers=num_workers)
+            check(fit(tmp_path, seed=1, ckpt_path=path, num_workers=num_workers), whole, steps)
             path.unlink()
 
 
 def test_a_fit_that_is_resumed_twice_in_one_epoch_is_the_uninterrupted_one(tmp_path: Path):
-    whole = fit(Setting(2), tmp_path, saving(tmp_path), seed=0)
-    path = broken_off(Setting(2), tmp_path, "on_before_backward", 10, tmp_path / "batch-step=8.ckpt")
-    check(fit(Setting(2), tmp_path, (), seed=2, ckpt_path=path), whole, 10)
+    whole = fit(tmp_path, saving(tmp_path), num_workers=2)
+    again: dict[str, Any] = {"seed": 1, "num_workers": 2}
+    path = broken_off(tmp_path, "on_before_backward", 10, ckpt_path=tmp_path / "batch-step=8.ckpt", **again)
+    check(fit(tmp_path, seed=2, ckpt_path=path, num_workers=2), whole, 10)
     checkpoint = torch.load(tmp_path / "batch-step=7.ckpt", weights_only=True)  # plain data
     pending = checkpoint["callbacks"]["AdaptiveSamplingCallback"]["sampler"]["pending"]
     assert [draw["indices"].tolist() for draw in pending] == whole.strategy.indices()[7:11]

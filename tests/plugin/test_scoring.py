@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import random
-import warnings
 from collections import UserDict
 from contextlib import nullcontext
+from copy import deepcopy
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import LambdaCallback
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import TensorDataset
 
 from lightning_as import AdaptiveDataLoader, AdaptiveDataModule, Bins, Draw, Uniform
 from lightning_as.losses import gradient_bound
@@ -25,7 +25,7 @@ from lightning_as.plugin.scoring import take_rows
 from lightning_as.strategies import BatchSelector, Scores, Selection, Strategy
 from lightning_as.strategies.base import Reading
 from tests.helpers.processes import within
-from tests.helpers.tiny import BATCH, EPOCH, Tiny, TinyData, differences, tiny_dataset, tiny_fit
+from tests.helpers.tiny import BATCH, EPOCH, Noisy, Tiny, TinyData, differences, refused, tiny_dataset, tiny_fit
 
 FACTOR = 3
 ALL: frozenset[Reading] = frozenset({"losses", "bounds", "logits", "features", "inputs"})
@@ -39,8 +39,7 @@ class Chooser(Uniform, BatchSelector):
 
     def __init__(self, by_loss: bool = True, weighted: bool = False) -> None:
         super().__init__(replacement=True)
-        self.by_loss = by_loss
-        self.weighted = weighted  # pyright: ignore[reportAttributeAccessIssue]
+        self.by_loss, self.weighted = by_loss, weighted  # pyright: ignore[reportAttributeAccessIssue]
         self.asked: list[tuple[Draw, Scores, Selection]] = []
         self.learnt: list[tuple[Draw, Tensor]] = []
 
@@ -48,7 +47,6 @@ class Chooser(Uniform, BatchSelector):
         return super().draw(FACTOR * size, generator)
 
     def select(self, draw: Draw, scores: Scores, size: int, generator: torch.Generator) -> Selection:
-        assert scores.losses is not None
         positions = scores.losses.argsort(descending=True)[:size] if self.by_loss else torch.arange(size)
         weights = torch.arange(1.0, size + 1).double() if self.weighted else None
         selection = Selection(positions, weights, weights)
@@ -71,8 +69,7 @@ class Asking(Uniform):
 
     def __init__(self, reads: frozenset[Any], wanted: Tensor) -> None:
         super().__init__(replacement=True)
-        self.reads = reads  # pyright: ignore[reportAttributeAccessIssue]
-        self._wanted = wanted
+        self.reads, self._wanted = reads, wanted  # pyright: ignore[reportAttributeAccessIssue]
         self.got: list[tuple[Tensor, Scores]] = []
 
     def wanted(self) -> Tensor | None:
@@ -82,36 +79,14 @@ class Asking(Uniform):
         self.got.append((indices, scores))
 
 
-class Noisy(Tiny):
-    """Has everything that a forward pass could disturb: batch norm, dropout, and random numbers of all libraries."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        norm = nn.BatchNorm1d(16, momentum=None)  # the count of its batches matters, too
-        self.net = nn.Sequential(nn.Linear(8, 16), norm, nn.Dropout(0.5), nn.ReLU(), nn.Linear(16, 4))
-        self.frozen = nn.Dropout().eval()
-        self.unused = nn.Linear(3, 3)
-
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        _ = random.random(), np.random.rand(), torch.rand(1)  # as augmentation would
-        return batch
-
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        x, y = batch
-        x = x + 0.01 * float(np.random.rand()) + 0.01 * random.random()
-        return cross_entropy(self.net(x), y)
-
-
 class InPlace(Noisy):
     """Changes its batches in place: before and after they come to the device, and in `forward`."""
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        batch[0].add_(1)
-        return batch
+        return [batch[0].add_(1), batch[1]]
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        batch[0].mul_(2)
-        return batch
+        return [batch[0].mul_(2), batch[1]]
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x.mul_(0.5))
@@ -121,28 +96,21 @@ class Before(Callback):
     """Keeps, as of before each batch, the batch, the module, its flags, and the global random states."""
 
     def __init__(self) -> None:
-        self.batches: list[Any] = []
-        self.weights: list[dict[str, Tensor]] = []
-        self.rest: list[Any] = []
+        self.batches, self.weights, self.rest = list[Any](), list[dict[str, Tensor]](), list[Any]()
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        self.batches.append([part.clone() for part in batch])
-        self.weights.append({name: value.clone() for name, value in pl_module.state_dict().items()})
-        numpy: Any = np.random.get_state()
-        states = [torch.get_rng_state(), torch.tensor(numpy[1].astype(int)), random.random()]
+        self.batches.append(deepcopy(batch))
+        self.weights.append(deepcopy(pl_module.state_dict()))
+        states = [torch.get_rng_state(), np.random.get_state()[1].tolist(), random.random()]  # pyright: ignore
         self.rest.append([[part.training for part in pl_module.modules()], states])
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         self.on_train_batch_start(trainer, pl_module, [], 0)
 
 
-def fit(
-    folder: Path, sampling: Strategy, make: Any = Noisy, data: Any = None, num_workers: int = 0, **options: Any
-) -> Before:
-    before = Before()
-    data = TinyData(num_workers=num_workers) if data is None else data
-    options = {"max_epochs": 2, **options, "callbacks": (before, *options.get("callbacks", ()))}
-    tiny_fit(folder, sampling, make, AdaptiveDataModule(data), **options)
+def fit(folder: Path, sampling: Strategy, make: Any = Noisy, data: Any = None, **options: Any) -> Before:
+    before, data = Before(), AdaptiveDataModule(TinyData() if data is None else data)
+    tiny_fit(folder, sampling, make, data, callbacks=(before,), **{"max_epochs": 2, **options})
     return before
 
 
@@ -155,15 +123,13 @@ def test_training_does_not_notice_that_something_is_scored(
     tmp_path: Path, make: Any, num_workers: int, options: dict[str, Any], select: bool
 ):
     plain_sampling = (Unscored if select else Uniform)(replacement=True)
-    plain = fit(tmp_path, plain_sampling, make, num_workers=num_workers, **options)
+    plain = fit(tmp_path, plain_sampling, make, TinyData(num_workers=num_workers), **options)
     strategy = Chooser(by_loss=False) if select else Asking(ALL, torch.arange(37))
-    scored = fit(tmp_path, strategy, make, num_workers=num_workers, **options)
+    scored = fit(tmp_path, strategy, make, TinyData(num_workers=num_workers), **options)
     if isinstance(strategy, Chooser):
         assert len(strategy.asked) == len(strategy.learnt) == 2 * EPOCH
-        scores = strategy.asked[-1][1]
-        assert scores.logits is not None
-        in_bf16 = torch.equal(scores.logits.bfloat16().double(), scores.logits)
-        assert in_bf16 == ("precision" in options)
+        logits: Any = strategy.asked[-1][1].logits
+        assert torch.equal(logits.bfloat16().double(), logits) == ("precision" in options)
     else:
         assert len(strategy.got) == 2 + 2 * EPOCH  # before each epoch, and after each batch
     assert len(scored.batches) == 2 * EPOCH + 1
@@ -232,7 +198,7 @@ class Weighted(Noisy):
 @pytest.mark.parametrize("weighted", [False, True])
 def test_the_chosen_candidates_are_trained_on_and_learnt_from(tmp_path: Path, weighted: bool):
     strategy, module = Chooser(weighted=weighted), Weighted()
-    before = fit(tmp_path, strategy, lambda: module, num_workers=2)
+    before = fit(tmp_path, strategy, lambda: module, TinyData(num_workers=2))
     assert len(strategy.asked) == len(strategy.learnt) == 2 * EPOCH
     for at, (draw, scores, selection) in enumerate(strategy.asked):
         learnt, losses = strategy.learnt[at]
@@ -242,10 +208,9 @@ def test_the_chosen_candidates_are_trained_on_and_learnt_from(tmp_path: Path, we
         assert torch.equal(learnt.bins, draw.bins[selection.positions])
         assert differences(before.batches[at], [part[learnt.indices] for part in tiny_dataset().tensors]) == []
         # The weights and probabilities of a selection take the place of the draw's own.
-        expected = selection.weights if weighted else draw.probabilities[:BATCH]
-        assert torch.equal(learnt.probabilities, expected)  # pyright: ignore[reportArgumentType]
-        assert differences([learnt.weights], [selection.weights]) == []
-        assert differences([module.given[at]], [None if selection.weights is None else selection.weights.float()]) == []
+        weights = selection.weights
+        expected = [draw.probabilities[:BATCH], None, None] if weights is None else [weights, weights, weights.float()]
+        assert differences([learnt.probabilities, learnt.weights, module.given[at]], expected) == []
 
 
 class Both(Chooser):
@@ -259,32 +224,25 @@ class Both(Chooser):
         return torch.arange(0, 95, 5)
 
     def refresh(self, indices: Tensor, scores: Scores) -> None:
-        assert scores.losses is not None
-        self.known[indices] = scores.losses
+        self.known[indices] = scores.losses  # pyright: ignore
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("precision", "num_workers"), [("32-true", 2), ("bf16-mixed", 0)])
 def test_two_processes_choose_each_from_their_share_and_all_know(tmp_path: Path, num_workers: int, precision: Any):
-    class Report(Callback):
-        def __init__(self) -> None:
-            self.states: list[Any] = []
+    def report(trainer: Any, pl_module: Any) -> None:
+        asked = [(draw.indices, *scores, selection.positions) for draw, scores, selection in strategy.asked]
+        drawn = [(draw.indices, draw.weights, draw.probabilities) for draw, _ in strategy.learnt]
+        found = {"known": known, "weights": before.weights, "asked": asked, "drawn": drawn, "batches": before.batches}
+        torch.save(found, tmp_path / f"{trainer.global_rank}.pt")
 
-        def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
-            self.states.append([strategy.known.clone(), *pl_module.state_dict().values()])
-
-        def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-            asked = [(draw.indices, *scores, selection.positions) for draw, scores, selection in strategy.asked]
-            drawn = [(draw.indices, draw.weights, draw.probabilities) for draw, _ in strategy.learnt]
-            saved = {"states": self.states, "asked": asked, "drawn": drawn, "batches": before.batches}
-            torch.save(saved, tmp_path / f"{trainer.global_rank}.pt")
-
-    strategy, before = Both(weighted=True), Before()
+    strategy, before, known = Both(weighted=True), Before(), list[Tensor]()
+    keeping = LambdaCallback(on_train_batch_end=lambda *_: known.append(strategy.known.clone()), on_fit_end=report)
     data = AdaptiveDataModule(TinyData(batch_size=BATCH // 2, num_workers=num_workers))
-    options = {"devices": 2, "strategy": "ddp_fork", "precision": precision, "callbacks": (before, Report())}
+    options = {"devices": 2, "strategy": "ddp_fork", "precision": precision, "callbacks": (before, keeping)}
     assert within(300, lambda: tiny_fit(tmp_path, strategy, Tiny, data, max_epochs=2, **options)) == ""
     one, other = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
-    for name in ("states", "drawn", "asked"):
+    for name in ("known", "weights", "drawn", "asked"):
         assert differences(one[name], other[name]) == [], name
     dataset = tiny_dataset().tensors
     assert len(one["drawn"]) == 2 * EPOCH
@@ -300,30 +258,28 @@ def test_two_processes_choose_each_from_their_share_and_all_know(tmp_path: Path,
             assert torch.equal(scores[4], dataset[0][indices])  # of this share's own rows
 
 
-class Mappings(TinyData):
-    def train_dataloader(self) -> DataLoader[Any]:
-        rows = [{"x": x, "y": y} for x, y in self.dataset]
-        return DataLoader(rows, BATCH, shuffle=True)  # pyright: ignore[reportArgumentType]
-
-
 class Convolution(Tiny):
     def __init__(self) -> None:
         super().__init__()
         self.net = nn.Sequential(nn.Unflatten(1, (8, 1)), nn.Conv1d(8, 4, 1), nn.Flatten())
 
 
+MAPPINGS: Any = [{"x": x, "y": y} for x, y in tiny_dataset()]
+
+
 @pytest.mark.parametrize(
     ("reads", "make", "data", "message"),
     [
-        ("losses", Tiny, Mappings, "the batch is a mapping with 'x', 'y': use `logits_from`"),
-        ("inputs", Tiny, Mappings, "Asking goes by the inputs, the first tensor of a tuple, but the batch is a map"),
-        ("features", Convolution, TinyData, "Asking goes by the inputs of the last linear layer"),
+        ("losses", Tiny, MAPPINGS, "the batch is a mapping with 'x', 'y': use `logits_from`"),
+        ("inputs", Tiny, MAPPINGS, "Asking goes by the inputs, the first tensor of a tuple, but the batch is a map"),
+        ("features", Convolution, tiny_dataset(), "Asking goes by the inputs of the last linear layer"),
     ],
 )
 def test_what_cannot_be_scored_is_refused(tmp_path: Path, reads: Any, make: Any, data: Any, message: str):
-    asking, wrapped = Asking(frozenset({reads}), torch.arange(3)), AdaptiveDataModule(data(), bins=None)
-    with pytest.raises(MisconfigurationException, match=message):
-        tiny_fit(tmp_path, asking, make, wrapped)
+    with refused(message):
+        tiny_fit(
+            tmp_path, Asking(frozenset({reads}), torch.arange(3)), make, AdaptiveDataLoader(data, BATCH, bins=None)
+        )
 
 
 class Point(NamedTuple):
@@ -334,17 +290,13 @@ class Point(NamedTuple):
 def test_rows_are_taken_from_whatever_has_them():
     x, y, at = torch.arange(12.0).view(6, 2), torch.arange(6), torch.tensor([4, 0, 4])
     ragged = [torch.zeros(length) for length in (1, 2, 6, 4, 5, 3)]
-    batch = {
-        "pair": (x, [y, None]),
-        "point": Point(x, list("abcdef")),
-        "scalar": torch.tensor(3.0),
-        "ragged": ragged,
-    }
+    pair, point, scalar = (x, [y, None]), Point(x, list("abcdef")), torch.tensor(3.0)
+    batch = {"pair": pair, "point": point, "scalar": scalar, "ragged": ragged}
     taken = take_rows(batch, at, 6)
     assert differences(taken["pair"], (x[at], [y[at], None])) == []
     assert isinstance(taken["point"], Point)
     assert differences(taken["point"], (x[at], ["e", "a", "e"])) == []
-    assert taken["scalar"] is batch["scalar"]
+    assert taken["scalar"] is scalar
     assert [len(one) for one in taken["ragged"]] == [5, 1, 5]
     parts = take_rows([{"x": x[:2]}, y[:2]], torch.tensor([1]), 2)  # as many parts as candidates
     assert differences(parts, [{"x": x[1:2]}, y[1:2]]) == []
@@ -356,10 +308,7 @@ def test_rows_are_taken_from_whatever_has_them():
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_after_a_fit_the_loader_gives_its_batches_as_they_are(fails: bool, tmp_path: Path):
-    class Own(Tiny):
-        def train_dataloader(self) -> AdaptiveDataLoader:
-            return loader
-
+    class Failing(Tiny):
         def training_step(self, batch: Any, batch_idx: int) -> Any:
             if fails and batch_idx == 2:
                 raise ValueError("something broke")
@@ -367,7 +316,7 @@ def test_after_a_fit_the_loader_gives_its_batches_as_they_are(fails: bool, tmp_p
 
     loader = AdaptiveDataLoader(tiny_dataset(), BATCH)
     with pytest.raises(ValueError, match="something broke") if fails else nullcontext():
-        tiny_fit(tmp_path, Chooser(), Own, "own", limit_train_batches=4)
+        tiny_fit(tmp_path, Chooser(), Failing, loader, limit_train_batches=4)
     batches = list(loader)
     assert [len(x) for x, _ in batches] == [BATCH] * EPOCH
     assert torch.equal(torch.cat([x for x, _ in batches]).sum(0), tiny_dataset().tensors[0].sum(0))  # each once
@@ -384,10 +333,8 @@ def test_a_fit_draws_no_more_than_it_trains_on_and_knows_its_new_length(num_work
 
     data = AdaptiveDataModule(TinyData(num_workers=num_workers))
     options: Any = {"ours": {"logits_from": None}, "max_epochs": 2, "limit_train_batches": 4}  # it reads nothing
-    strategy, _, trainer, module, _ = tiny_fit(tmp_path, Counting(), Tiny, data, **options)
+    strategy, _, trainer, module, _ = tiny_fit(tmp_path, Counting(), data=data, **options)
     assert trainer.global_step == strategy.drawn == strategy.progress.total == 8
     trainer.fit_loop.max_epochs = 3
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        trainer.fit(module, datamodule=data)
+    trainer.fit(module, datamodule=data)
     assert trainer.global_step == strategy.drawn == strategy.progress.total == 12

@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from lightning_as import AdaptiveBatchSampler, AdaptiveDataLoader, Bins
 from lightning_as.plugin.wiring import (
@@ -20,7 +20,6 @@ from lightning_as.plugin.wiring import (
     gather_batch,
     gather_rows,
     length_of_training,
-    refuse_overfit_batches,
 )
 from tests.helpers.tiny import EPOCH, Tiny, TinyData, Watch, tiny_trainer
 
@@ -36,7 +35,6 @@ def trainer(others: list[Tensor] | None = None, loader: Any = None, **attributes
 
     collectives: list[Tensor] = []
     strategy = SimpleNamespace(all_gather=all_gather, root_device=torch.device("cpu"), collectives=collectives)
-    attributes = {"overfit_batches": 0, **attributes}
     size = 1 + len(others or [])
     return SimpleNamespace(world_size=size, strategy=strategy, train_dataloader=loader, **attributes)  # pyright: ignore[reportReturnType]
 
@@ -89,17 +87,25 @@ def test_processes_that_would_draw_differently(other: dict[str, Any], message: s
         check_processes_agree(trainer(asked), *mine)
 
 
+class Endless(IterableDataset[Any]):
+    def __iter__(self) -> Any:
+        yield torch.rand(8, 8), torch.zeros(8, dtype=torch.int64)
+
+
 def test_the_sampler_is_found_in_our_loader_alone():
     loader = AdaptiveDataLoader(DATA, 4)
     assert find_loader(trainer(loader=loader)) == (loader, loader.sampler)
-    plain = DataLoader(DATA, sampler=AdaptiveBatchSampler(Bins.single(12), 4), batch_size=None)
-    with pytest.raises(MisconfigurationException, match="is a DataLoader that draws from a AdaptiveBatchSampler"):
-        find_loader(trainer(loader=plain))
+    ours_elsewhere = DataLoader(DATA, sampler=AdaptiveBatchSampler(Bins.single(12), 4), batch_size=None)
+    for other, message in (
+        (ours_elsewhere, "is a DataLoader that draws from a AdaptiveBatchSampler"),
+        (DataLoader(DATA, 4), "is a DataLoader that draws from a SequentialSampler, .* return `Ada"),
+        ({"a": loader, "b": loader}, "needs one train DataLoader, but .* gave a dict"),
+        (DataLoader(Endless(), batch_size=None), "IterableDataset has no indices"),
+    ):
+        with pytest.raises(MisconfigurationException, match=message):
+            find_loader(trainer(loader=other))
     with pytest.raises(MisconfigurationException, match=r"among 1 process\(es\), but the Trainer has 2"):
         find_loader(trainer([torch.zeros(0)], loader=loader))
-    refuse_overfit_batches(trainer())
-    with pytest.raises(MisconfigurationException, match=r"`overfit_batches=0\.5` replaces the sampler"):
-        refuse_overfit_batches(trainer(overfit_batches=0.5))
 
 
 @pytest.mark.parametrize(
