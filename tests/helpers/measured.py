@@ -1,7 +1,5 @@
 """A module that logs an accuracy, and a fit of it that writes down what it did, for one or several processes."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Fits in processes of their own."""
 
-from __future__ import annotations
-
 import contextlib
 import multiprocessing
 import os

@@ -1,7 +1,5 @@
 """A strategy that keeps what it was told, for tests of what the callback tells it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from torch import Tensor

@@ -1,7 +1,5 @@
 """A tiny data set, DataModule and module as users have them, and what watches a fit of them."""
 
-from __future__ import annotations
-
 import logging
 import random
 import warnings
@@ -136,12 +134,11 @@ class Watch(Callback):
     """Keeps the batches that were trained on, and the logits of each, by means of its own."""
 
     def __init__(self) -> None:
-        self.batches: list[tuple[Tensor, Tensor]] = []
-        self.logits: list[Tensor] = []
+        self.batches, self.logits = list[Any](), list[Tensor]()
         self._logits: Tensor | None = None
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage == "fit" and hasattr(pl_module, "net"):
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if hasattr(pl_module, "net"):
             pl_module.get_submodule("net").register_forward_hook(self._see)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:

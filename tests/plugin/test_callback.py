@@ -1,7 +1,5 @@
 """The callback with a cooperating module: what it learns, saves, logs and refuses, and that it makes no GPU wait."""
 
-from __future__ import annotations
-
 import csv
 from contextlib import ExitStack
 from pathlib import Path
@@ -123,9 +121,6 @@ def test_arguments_out_of_range(arguments: dict[str, Any], error: type[Exception
     with pytest.raises(error, match=message):
         AdaptiveSamplingCallback(**arguments)
     assert isinstance(AdaptiveSamplingCallback(weight_power=1.0).strategy, AdaptiveSampling)
-
-
-# --- As if all were on a GPU ---
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,5 @@
 """Several processes draw one global batch, share it, and keep one distribution between them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Every strategy under a Trainer: resumed exactly, and in step among processes."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

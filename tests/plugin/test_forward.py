@@ -1,7 +1,5 @@
 """Forward passes beside the training: of what the loop makes of a batch, and unnoticed by it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

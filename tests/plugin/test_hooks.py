@@ -43,9 +43,6 @@ class Around(LightningModule):
         self.net = nn.Identity()
 
 
-# --- The hook on the logits ---
-
-
 def armed(output: Any, weights: Tensor | None = None, keep_gradient: bool = False) -> tuple[Any, Any]:
     """A hook on a submodule that has just given `output`, and what came through the hook."""
     module = Around()
@@ -140,9 +137,6 @@ def test_a_submodule_that_is_not_there_and_names_for_messages_that_are_cut_after
     many = nn.Sequential(*(nn.Identity() for _ in range(31)))
     assert submodules(many) == ", ".join(map(str, range(30))) + ", … (31 in all)"
     assert submodules(many[:30]) == ", ".join(map(str, range(30)))
-
-
-# --- The gradients of the linear layers ---
 
 
 def watched(module: LightningModule, weights: Tensor | None = None) -> Any:

@@ -1,7 +1,5 @@
 """Irreducible losses: of two models, each trained on the half of the data that the other scores."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable
 from functools import partial

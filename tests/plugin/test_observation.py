@@ -1,7 +1,5 @@
 """Losses, bounds, labels and targets of a batch, in all the forms that a module may give them."""
 
-from __future__ import annotations
-
 from collections import UserDict
 from pathlib import Path
 from typing import Any
@@ -46,9 +44,6 @@ def observed(observing: Observer, outputs: Any, batch: Any = BATCH, **options: A
     found: Any = observing.observe(outputs, batch, B, **options)
     assert not any(row.requires_grad for row in found[:2])
     return found
-
-
-# --- Losses and bounds ---
 
 
 def by_autograd(logits: Tensor, targets: Tensor = TARGETS, loss: Any = None) -> tuple[Tensor, Tensor]:
@@ -137,9 +132,6 @@ def test_an_observer_that_cannot_be_leaves_no_hook_behind():
     with refused("`gradient_bound` is of the logits, but the strategy goes by the gradients of all linear layers"):
         observer(module, reads=linear, logits_from="net", gradient_bound="autograd")
     assert all(len(part._forward_hooks) == 0 for part in module.modules())
-
-
-# --- Labels and targets ---
 
 
 def test_labels_are_targets_of_one_whole_number_each():

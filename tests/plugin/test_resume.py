@@ -1,7 +1,5 @@
 """A resumed fit is the uninterrupted one, bit for bit: its batches, its distribution and its parameters."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Forward passes beside the training: right scores, and a training that does not notice them."""
 
-from __future__ import annotations
-
 import random
 from collections import UserDict
 from contextlib import nullcontext
@@ -19,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import TensorDataset
 
-from lightning_as import AdaptiveDataLoader, AdaptiveDataModule, Bins, Draw, Uniform
+from lightning_as import AdaptiveDataLoader, AdaptiveDataModule, Draw, Uniform
 from lightning_as.losses import gradient_bound
 from lightning_as.plugin.scoring import take_rows
 from lightning_as.strategies import BatchSelector, Scores, Selection, Strategy
@@ -32,13 +30,33 @@ ALL: frozenset[Reading] = frozenset({"losses", "bounds", "logits", "features", "
 pytestmark = pytest.mark.filterwarnings("ignore:::lightning")
 
 
-class Chooser(Uniform, BatchSelector):
+class Unscored(Uniform):
+    """Draws what a `Chooser` of the first candidates trains on, without any scoring."""
+
+    def draw(self, size: int, generator: torch.Generator) -> Draw:
+        return super().draw(FACTOR * size, generator).select(torch.arange(size))
+
+
+class Asking(Uniform):
+    """Wants instances scored before each draw, and keeps what it gets."""
+
+    def __init__(self, reads: frozenset[Any] = ALL, wanted: Tensor | None = None) -> None:
+        super().__init__(replacement=True)
+        self.reads, self._wanted = reads, wanted  # pyright: ignore[reportAttributeAccessIssue]
+        self.got: list[tuple[Tensor, Scores]] = []
+
+    def wanted(self) -> Tensor | None:
+        return self._wanted
+
+    def refresh(self, indices: Tensor, scores: Scores) -> None:
+        self.got.append((indices, scores))
+
+
+class Chooser(Asking, BatchSelector):
     """Trains on the candidates with the largest losses, or on the first, whatever their losses are."""
 
-    reads = ALL
-
-    def __init__(self, by_loss: bool = True, weighted: bool = False) -> None:
-        super().__init__(replacement=True)
+    def __init__(self, by_loss: bool = True, weighted: bool = False, wanted: Tensor | None = None) -> None:
+        super().__init__(wanted=wanted)
         self.by_loss, self.weighted = by_loss, weighted  # pyright: ignore[reportAttributeAccessIssue]
         self.asked: list[tuple[Draw, Scores, Selection]] = []
         self.learnt: list[tuple[Draw, Tensor]] = []
@@ -55,28 +73,6 @@ class Chooser(Uniform, BatchSelector):
 
     def learn(self, draw: Draw, losses: Tensor, bounds: Tensor) -> None:
         self.learnt.append((draw, losses.clone()))
-
-
-class Unscored(Uniform):
-    """Draws what a `Chooser` of the first candidates trains on, without any scoring."""
-
-    def draw(self, size: int, generator: torch.Generator) -> Draw:
-        return super().draw(FACTOR * size, generator).select(torch.arange(size))
-
-
-class Asking(Uniform):
-    """Wants instances scored before each draw, and keeps what it gets."""
-
-    def __init__(self, reads: frozenset[Any], wanted: Tensor) -> None:
-        super().__init__(replacement=True)
-        self.reads, self._wanted = reads, wanted  # pyright: ignore[reportAttributeAccessIssue]
-        self.got: list[tuple[Tensor, Scores]] = []
-
-    def wanted(self) -> Tensor | None:
-        return self._wanted
-
-    def refresh(self, indices: Tensor, scores: Scores) -> None:
-        self.got.append((indices, scores))
 
 
 class InPlace(Noisy):
@@ -96,11 +92,12 @@ class Before(Callback):
     """Keeps, as of before each batch, the batch, the module, its flags, and the global random states."""
 
     def __init__(self) -> None:
-        self.batches, self.weights, self.rest = list[Any](), list[dict[str, Tensor]](), list[Any]()
+        self.batches, self.weights, self.rest, self.given = list[Any](), list[Any](), list[Any](), list[Any]()
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         self.batches.append(deepcopy(batch))
         self.weights.append(deepcopy(pl_module.state_dict()))
+        self.given.append(getattr(pl_module, "importance_weights", None))
         states = [torch.get_rng_state(), np.random.get_state()[1].tolist(), random.random()]  # pyright: ignore
         self.rest.append([[part.training for part in pl_module.modules()], states])
 
@@ -190,15 +187,11 @@ def test_wanted_instances_get_the_scores_of_a_plain_pass(tmp_path: Path, read: s
 class Weighted(Noisy):
     importance_weights: Any = None
 
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        self.given = [*getattr(self, "given", []), self.importance_weights]
-        return super().training_step(batch, batch_idx)
-
 
 @pytest.mark.parametrize("weighted", [False, True])
 def test_the_chosen_candidates_are_trained_on_and_learnt_from(tmp_path: Path, weighted: bool):
-    strategy, module = Chooser(weighted=weighted), Weighted()
-    before = fit(tmp_path, strategy, lambda: module, TinyData(num_workers=2))
+    strategy = Chooser(weighted=weighted)
+    before = fit(tmp_path, strategy, Weighted, TinyData(num_workers=2))
     assert len(strategy.asked) == len(strategy.learnt) == 2 * EPOCH
     for at, (draw, scores, selection) in enumerate(strategy.asked):
         learnt, losses = strategy.learnt[at]
@@ -210,21 +203,7 @@ def test_the_chosen_candidates_are_trained_on_and_learnt_from(tmp_path: Path, we
         # The weights and probabilities of a selection take the place of the draw's own.
         weights = selection.weights
         expected = [draw.probabilities[:BATCH], None, None] if weights is None else [weights, weights, weights.float()]
-        assert differences([learnt.probabilities, learnt.weights, module.given[at]], expected) == []
-
-
-class Both(Chooser):
-    """A selector that wants instances scored, too: 19, which two processes cannot share in halves."""
-
-    def start(self, bins: Bins) -> None:
-        super().start(bins)
-        self.known = torch.zeros(len(bins), dtype=torch.float64)
-
-    def wanted(self) -> Tensor | None:
-        return torch.arange(0, 95, 5)
-
-    def refresh(self, indices: Tensor, scores: Scores) -> None:
-        self.known[indices] = scores.losses  # pyright: ignore
+        assert differences([learnt.probabilities, learnt.weights, before.given[at]], expected) == []
 
 
 @pytest.mark.slow
@@ -233,26 +212,29 @@ def test_two_processes_choose_each_from_their_share_and_all_know(tmp_path: Path,
     def report(trainer: Any, pl_module: Any) -> None:
         asked = [(draw.indices, *scores, selection.positions) for draw, scores, selection in strategy.asked]
         drawn = [(draw.indices, draw.weights, draw.probabilities) for draw, _ in strategy.learnt]
-        found = {"known": known, "weights": before.weights, "asked": asked, "drawn": drawn, "batches": before.batches}
+        got = [(indices, *scores) for indices, scores in strategy.got]
+        found = {"got": got, "weights": before.weights, "asked": asked, "drawn": drawn, "batches": before.batches}
         torch.save(found, tmp_path / f"{trainer.global_rank}.pt")
 
-    strategy, before, known = Both(weighted=True), Before(), list[Tensor]()
-    keeping = LambdaCallback(on_train_batch_end=lambda *_: known.append(strategy.known.clone()), on_fit_end=report)
+    # A selector that wants instances scored, too: 19, which two processes cannot share in halves.
+    strategy, before = Chooser(weighted=True, wanted=torch.arange(0, 95, 5)), Before()
     data = AdaptiveDataModule(TinyData(batch_size=BATCH // 2, num_workers=num_workers))
-    options = {"devices": 2, "strategy": "ddp_fork", "precision": precision, "callbacks": (before, keeping)}
+    callbacks = (before, LambdaCallback(on_fit_end=report))
+    options = {"devices": 2, "strategy": "ddp_fork", "precision": precision, "callbacks": callbacks}
     assert within(300, lambda: tiny_fit(tmp_path, strategy, Tiny, data, max_epochs=2, **options)) == ""
     one, other = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
-    for name in ("known", "weights", "drawn", "asked"):
+    assert len(one["got"]) == 2 + 2 * EPOCH
+    for name in ("got", "weights", "drawn", "asked"):
         assert differences(one[name], other[name]) == [], name
     dataset = tiny_dataset().tensors
     assert len(one["drawn"]) == 2 * EPOCH
     of_selection = torch.arange(1.0, BATCH // 2 + 1, dtype=torch.float64)
     for at, (drawn, weights, probabilities) in enumerate(one["drawn"]):
-        for rank, report in enumerate((one, other)):
+        for rank, its in enumerate((one, other)):
             assert torch.equal(weights[rank::2], of_selection)
             assert torch.equal(probabilities[rank::2], of_selection)
             share = drawn[rank::2]  # the global batch is dealt out in turn
-            assert differences(report["batches"][at], [part[share] for part in dataset]) == []
+            assert differences(its["batches"][at], [part[share] for part in dataset]) == []
             indices, *scores, positions = one["asked"][2 * at + rank]
             assert torch.equal(share, indices[positions])
             assert torch.equal(scores[4], dataset[0][indices])  # of this share's own rows
@@ -276,10 +258,9 @@ MAPPINGS: Any = [{"x": x, "y": y} for x, y in tiny_dataset()]
     ],
 )
 def test_what_cannot_be_scored_is_refused(tmp_path: Path, reads: Any, make: Any, data: Any, message: str):
+    loader = AdaptiveDataLoader(data, BATCH, bins=None)
     with refused(message):
-        tiny_fit(
-            tmp_path, Asking(frozenset({reads}), torch.arange(3)), make, AdaptiveDataLoader(data, BATCH, bins=None)
-        )
+        tiny_fit(tmp_path, Asking(frozenset({reads}), torch.arange(3)), make, loader)
 
 
 class Point(NamedTuple):

@@ -1,7 +1,5 @@
 """Importance weights: unbiased by enumeration, and the steps of a training are those of the weighted loss."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +37,6 @@ def test_by_enumeration_the_expected_weighted_loss_is_the_mean():
     r, losses = driver.strategy.probabilities(), normal(30).double()
     expected = float((r * importance_weights(r, 30) * losses).sum())
     assert expected == pytest.approx(float(losses.mean()), rel=1e-12) != pytest.approx(float((r * losses).sum()))
-
-
-# --- In training ---
 
 
 class Unaware(Tiny):
