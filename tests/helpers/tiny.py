@@ -185,17 +185,8 @@ def tiny_fit(
 ) -> Fitted:
     """Fit a module with the callback, a Watch, and options of the Trainer, from a random state of its own.
 
-    Args:
-        folder: For all files.
-        sampling: The method. Default: a new `Recording`.
-        make: Makes the module.
-        data: A DataModule or loader; "own" for what the module has. Default: the tiny data, wrapped.
-        ours: Options of the callback, beside ``logits_from="net"``.
-        callbacks: More callbacks.
-        seed: Of all that is random.
-        ckpt_path: The checkpoint to go on from.
-        compile: Whether the module is compiled.
-        options: Of the Trainer; without validation if nothing is said.
+    Unless it is said otherwise by a new `Recording`, on the tiny data, wrapped, from the logits of "net", and without
+    validation; `ours` are options of the callback, and the data "own" are what the module has.
     """
     seed_everything(seed, verbose=False)
     module, strategy, watch = make(), Recording() if sampling is None else sampling, Watch()

@@ -14,11 +14,10 @@ from lightning.pytorch.tuner.tuning import Tuner
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from torch.utils.data import DataLoader
 
 from lightning_as import AdaptiveSampling, AdaptiveSamplingCallback, PrioritizedSampling, Strategy, Uniform
 from tests.helpers.looking import no_looking
-from tests.helpers.tiny import BATCH, EPOCH, ReadyData, Tiny, make_data, tiny_dataset, tiny_fit, tiny_trainer
+from tests.helpers.tiny import EPOCH, ReadyData, Tiny, make_data, tiny_dataset, tiny_fit, tiny_trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore:::lightning")
 
@@ -71,20 +70,6 @@ def test_schedules_begin_again_with_a_new_trainer_and_go_on_with_a_resumed_one(t
     assert fit(2, find=True) == whole
     fit(1, more=[ModelCheckpoint(tmp_path, "half")])
     assert fit(2, ckpt_path=tmp_path / "half.ckpt") == whole[4:]
-
-
-def test_testing_a_checkpoint_between_two_fits_leaves_the_state_alone(tmp_path: Path):
-    saving = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=2)  # amid the epoch
-    data = make_data("ready")
-    strategy, _, trainer, module, _ = tiny_fit(tmp_path, data=data, callbacks=(saving,), limit_train_batches=3)
-    callback = trainer.callbacks[0]  # pyright: ignore[reportAttributeAccessIssue]
-    known = strategy.probabilities()
-    loader = DataLoader(tiny_dataset(), BATCH)
-    tiny_trainer(tmp_path, callbacks=[callback]).test(module, loader, tmp_path / "step=2.ckpt", verbose=False)
-    tiny_trainer(tmp_path, callbacks=[callback], limit_train_batches=3).fit(module, datamodule=data)
-    assert len(strategy.told) == 6
-    draw = strategy.told[3][0]
-    torch.testing.assert_close(draw.probabilities, known[draw.indices], rtol=1e-12, atol=0)
 
 
 def test_it_logs_its_figures(tmp_path: Path):

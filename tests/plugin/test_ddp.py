@@ -15,7 +15,7 @@ from lightning_as import AdaptiveDataLoader
 from tests.helpers import measured
 from tests.helpers.processes import within
 from tests.helpers.recording import Recording
-from tests.helpers.tiny import BATCH, EPOCH, Tiny, differences, tell, tiny_dataset, tiny_fit
+from tests.helpers.tiny import BATCH, EPOCH, Tiny, differences, tiny_dataset, tiny_fit
 from tests.helpers.versions import counted
 
 pytestmark = pytest.mark.slow
@@ -55,10 +55,13 @@ def weighted_gradients(report: dict[str, Any]) -> list[list[Tensor]]:
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_two_processes_draw_and_learn_and_weight_as_one_with_twice_the_batch_does(tmp_path: Path, num_workers: int):
+def test_two_processes_are_as_one_with_twice_the_batch_which_goes_on_from_their_checkpoint(
+    tmp_path: Path, num_workers: int
+):
+    saving = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=7)
     options: dict[str, Any] = {"ours": {"weights": "unbiased"}, "num_workers": num_workers}
     (alone,) = fit(tmp_path / "one", 1, frozen, **options)
-    both = fit(tmp_path / "two", 2, frozen, **options)
+    both = fit(tmp_path / "two", 2, frozen, callbacks=(saving,), **options)
     assert len(alone["batches"]) == 2 * EPOCH
     assert float((1 / torch.stack(alone["probabilities"])).std()) > 0.1 * BATCH * EPOCH
     for rank, report in enumerate(both):
@@ -69,6 +72,10 @@ def test_two_processes_draw_and_learn_and_weight_as_one_with_twice_the_batch_doe
             assert torch.equal(y, all_y[rank::2])
     for report in (alone, *both):
         torch.testing.assert_close(report["gradients"], weighted_gradients(alone), rtol=0, atol=1e-6)
+    (rest,) = fit(tmp_path / "rest", 1, frozen, seed=1, ckpt_path=tmp_path / "step=7.ckpt", **options)
+    assert len(rest["drawn"]) == 2 * EPOCH - 7
+    for name in ("drawn", "states"):
+        assert differences(rest[name], alone[name][7:]) == []
 
 
 @pytest.mark.parametrize(("step", "num_workers"), [(7, 0), (7, 2), pytest.param(12, 2, marks=counted)])
@@ -83,15 +90,6 @@ def test_a_fit_in_two_processes_is_resumed_exactly(tmp_path: Path, step: int, nu
             assert differences(report[name], expected[name][step:]) == []
         assert differences(report["weights"], expected["weights"]) == []
     assert not torch.equal(rest[0]["batches"][0][0], rest[1]["batches"][0][0])
-
-
-def test_a_checkpoint_of_two_processes_goes_on_in_one_with_twice_the_batch(tmp_path: Path):
-    saving = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=7)
-    both = fit(tmp_path / "two", 2, frozen, callbacks=(saving,))
-    (alone,) = fit(tmp_path / "one", 1, frozen, seed=1, ckpt_path=tmp_path / "step=7.ckpt")
-    assert len(alone["drawn"]) == 2 * EPOCH - 7
-    assert differences(alone["drawn"], both[0]["drawn"][7:]) == []
-    assert differences(alone["states"], both[0]["states"][7:]) == []
 
 
 class Differing(Tiny):
@@ -127,17 +125,3 @@ def test_processes_that_differ_end_with_an_error_in_time(tmp_path: Path, options
     failure = within(300, run)
     assert message in failure
     assert bool(message) == bool(failure)
-
-
-def test_ddp_with_one_device_leaves_the_sampler_in_place(tmp_path: Path):
-    def run() -> None:
-        loader: Any = AdaptiveDataLoader(tiny_dataset(), BATCH)
-        sampler = loader.sampler
-        strategy, watch, trainer, *_ = tiny_fit(tmp_path, data=loader, strategy="ddp", devices=1, max_epochs=2)
-        assert torch.distributed.is_initialized()
-        assert trainer.train_dataloader.sampler is sampler
-        assert sampler.strategy is strategy
-        tell(2 * EPOCH, strategy, watch)
-
-    # Its process group has threads, which would stop every process that is forked from this one later on.
-    assert within(300, run) == ""

@@ -52,7 +52,7 @@ def numbered() -> TensorDataset:
 def losses_of(tmp_path: Path) -> Callable[..., Tensor]:
     """The losses by two epochs of each model."""
 
-    def losses_of(loader: Any = None, make: Any = Remembering, logits_from: Any = "net", **options: Any) -> Tensor:
+    def losses_of(loader: Any = None, make: Any = Remembering, logits_from: str = "net", **options: Any) -> Tensor:
         loader = DataLoader(numbered(), 16) if loader is None else loader
         trainer = partial(tiny_trainer, tmp_path, max_epochs=2)
         return irreducible_losses(make, loader, trainer, logits_from=logits_from, **options)
@@ -95,14 +95,8 @@ def test_the_seed_decides_and_any_train_loader_will_do(losses_of: Any):
 def test_losses_of_ones_own_and_named_targets(losses_of: Any):
     own = losses_of(target_key=1, per_sample_loss=lambda logits, targets: targets.double())
     assert torch.equal(own, numbered().tensors[1].double())
-    for options, message in (
-        ({"logits_from": "head"}, "`logits_from='head'` is no submodule of Remembering"),
-        ({"logits_from": None}, "which Remembering does not define"),
-        ({"target_key": "y"}, "`target_key='y'` is not in the batch"),
-        ({"per_sample_loss": lambda z, y: z.sum()}, r"must be one for each of the 16 .* \(\)"),
-    ):
-        with refused(message):
-            losses_of(**options)
+    with refused("`logits_from='head'` is no submodule of Remembering"):
+        losses_of(logits_from="head")
 
 
 @pytest.mark.slow

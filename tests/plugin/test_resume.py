@@ -61,13 +61,8 @@ def saving(folder: Path) -> tuple[Callback, ...]:
 
 
 # Amid an epoch, after its last batch, at its end, and after validations in it and at its end.
-MOMENTS = {
-    "batch-step=7": 7,
-    "batch-step=12": 12,
-    "epoch-step=12": 12,
-    "validation-step=9": 9,
-    "validation-step=12": 12,
-}
+PLACES = {"batch": (7, 12), "epoch": (12,), "validation": (9, 12)}
+MOMENTS = {f"{at}-step={step}": step for at, steps in PLACES.items() for step in steps}
 SHORT = {"batch-step=6": 6, "batch-step=8": 8, "epoch-step=8": 8}
 SETTINGS: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
     "plain": ({}, MOMENTS),

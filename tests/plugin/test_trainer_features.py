@@ -211,15 +211,22 @@ def test_the_batch_size_finder_leaves_no_trace_but_the_batch_size(fit: Fit, tmp_
 
 
 @pytest.mark.parametrize(("kind", "num_workers"), [("wrapped", 2), ("ready", 0)])
-def test_two_fits_with_a_validation_between_them_are_as_one_long_fit(
+def test_two_fits_are_as_one_long_fit_whatever_is_validated_and_tested_between_them(
     fit: Fit, tmp_path: Path, kind: str, num_workers: int
 ):
+    def save_amid(trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 3:
+            trainer.save_checkpoint(tmp_path / "amid.ckpt")
+
     whole = fit(make=Plain, data=make_data(kind, num_workers), max_epochs=2).strategy
     data = make_data(kind, num_workers)
-    first = fit(make=Plain, data=data)
+    first = fit(make=Plain, data=data, callbacks=(LambdaCallback(on_train_batch_start=save_amid),))
     before = state_of(first)
     first.trainer.limit_val_batches = 1.0
     first.trainer.validate(first.module, datamodule=data, verbose=False)
+    assert differences(state_of(first), before) == []
+    loader = TinyData().val_dataloader()
+    again(first, tmp_path).test(Plain(), loader, tmp_path / "amid.ckpt", verbose=False)
     assert differences(state_of(first), before) == []
     again(first, tmp_path).fit(first.module, datamodule=data)
     tell(2 * EPOCH, first.strategy, first.watch)

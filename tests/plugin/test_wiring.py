@@ -52,12 +52,9 @@ def test_the_rows_of_several_processes_are_put_together_in_the_order_of_the_glob
     rows = gather_batch(alone, [torch.tensor([1.5], dtype=torch.bfloat16), torch.tensor([3])], cpu)
     assert [row.dtype for row in rows] == [torch.float64, torch.float64]
     assert [row.tolist() for row in rows] == [[1.5], [3.0]]
-    check_processes_agree(alone, *loader_and_sampler(AdaptiveDataLoader(DATA, 4)))
+    loader = AdaptiveDataLoader(DATA, 4)
+    check_processes_agree(alone, loader, loader.sampler)  # pyright: ignore[reportArgumentType]
     assert alone.strategy.collectives == []
-
-
-def loader_and_sampler(loader: AdaptiveDataLoader) -> Any:
-    return loader, loader.sampler
 
 
 @pytest.mark.parametrize(
@@ -73,13 +70,13 @@ def loader_and_sampler(loader: AdaptiveDataLoader) -> Any:
 )
 def test_processes_that_would_draw_differently(other: dict[str, Any], message: str):
     options: dict[str, Any] = {"dataset": DATA, "batch_size": 4, "seed": 0}
-    mine, others = (loader_and_sampler(AdaptiveDataLoader(**given)) for given in (options, options | other))
+    mine, others = AdaptiveDataLoader(**options), AdaptiveDataLoader(**options | other)
     elsewhere: Any = trainer([torch.zeros(0)])
     asked: list[Tensor] = []
     elsewhere.strategy.all_gather = lambda facts: asked.append(facts) or torch.stack([facts, facts])  # all agree
-    check_processes_agree(elsewhere, *others)
+    check_processes_agree(elsewhere, others, others.sampler)  # pyright: ignore[reportArgumentType]
     with refused(f"The processes do not agree {message}"):
-        check_processes_agree(trainer(asked), *mine)
+        check_processes_agree(trainer(asked), mine, mine.sampler)  # pyright: ignore[reportArgumentType]
 
 
 class Endless(IterableDataset[Any]):
