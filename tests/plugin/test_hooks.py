@@ -75,22 +75,14 @@ def test_of_the_passes_while_it_is_armed_the_last_with_a_gradient_and_of_that_si
     hook.remove()  # a second time does nothing
 
 
-@pytest.mark.parametrize(
-    "output",
-    [
-        (normal(B, 2), None),
-        {"logits": normal(B, 2)},
-        SimpleNamespace(logits="none"),
-        normal(2 * B, 2),
-        torch.tensor(1.0),
-        SimpleNamespace(logits=torch.tensor(1.0)),
-    ],
-)
-def test_an_output_without_a_row_per_instance_is_passed_through_unseen(output: Any):
-    for weights in (None, torch.ones(B)):
-        hook, passed = armed(output, weights)
-        assert passed is output
-        assert hook.logits is None
+def test_an_output_without_a_row_per_instance_is_passed_through_unseen():
+    scalar, rows = torch.tensor(1.0), normal(B, 2)
+    odd = ((rows, None), {"logits": rows}, SimpleNamespace(logits="none"), SimpleNamespace(logits=scalar))
+    for output in (*odd, scalar, normal(2 * B, 2)):
+        for weights in (None, torch.ones(B)):
+            hook, passed = armed(output, weights)
+            assert passed is output
+            assert hook.logits is None
 
 
 def test_an_output_with_logits_in_it_as_hugging_face_gives_is_seen():

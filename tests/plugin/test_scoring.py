@@ -286,16 +286,17 @@ def test_rows_are_taken_from_whatever_has_them():
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_after_a_fit_the_loader_gives_its_batches_as_they_are(fails: bool, tmp_path: Path):
+def test_after_a_fit_nothing_is_left_on_the_loader_and_the_module(fails: bool, tmp_path: Path):
     class Failing(Tiny):
         def training_step(self, batch: Any, batch_idx: int) -> Any:
             if fails and batch_idx == 2:
                 raise ValueError("something broke")
             return super().training_step(batch, batch_idx)
 
-    loader = AdaptiveDataLoader(tiny_dataset(), BATCH)
+    loader, module = AdaptiveDataLoader(tiny_dataset(), BATCH), Failing()
     with pytest.raises(ValueError, match="something broke") if fails else nullcontext():
-        tiny_fit(tmp_path, Chooser(), Failing, loader, limit_train_batches=4)
+        tiny_fit(tmp_path, Chooser(), lambda: module, loader, limit_train_batches=4)
+    assert len(module.net._forward_hooks) == 1  # that of the Watch
     batches = [x for x, _ in loader]
     assert [len(x) for x in batches] == [BATCH] * EPOCH
     assert torch.equal(torch.cat(batches).sum(0), tiny_dataset().tensors[0].sum(0))  # each once
