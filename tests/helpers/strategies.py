@@ -32,7 +32,9 @@ def started(strategy: S, bins: Bins | int, total: int | None = 6000, per_epoch: 
 def as_drawn(strategy: Strategy, indices: Tensor | list[int]) -> Draw:
     """A batch of these instances, as if drawn uniformly."""
     chosen = torch.as_tensor(indices, dtype=torch.int64)
-    return Draw(chosen, strategy.bins.of(chosen), torch.full((len(chosen),), 1 / len(strategy.bins)).double())
+    bins = strategy.bins.of(chosen)
+    within = 1 / double(*strategy.bins.sizes)[bins]
+    return Draw(chosen, bins, torch.full_like(within, 1 / len(strategy.bins)), within)
 
 
 def learn(strategy: Strategy, indices: Tensor | list[int], numbers: Tensor) -> None:

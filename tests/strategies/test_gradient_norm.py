@@ -5,7 +5,6 @@ from statistics import fmean
 
 import pytest
 
-from lightning_as.core.bins import Bins
 from lightning_as.strategies import GradientNormSampling
 from tests.helpers.statistics import double
 from tests.helpers.strategies import follow, learn, started
@@ -80,7 +79,7 @@ def test_sampling_is_uniform_until_more_than_the_share_is_known():
 
 @pytest.mark.parametrize(("saved", "loaded"), [(None, 4), (4, None), (8, 4)])
 def test_a_state_of_another_staleness_is_refused(saved: int | None, loaded: int | None):
-    one, other = (started(GradientNormSampling(staleness=value), Bins.single(9)) for value in (saved, loaded))
+    one, other = (started(GradientNormSampling(staleness=value), 9) for value in (saved, loaded))
     for index in range(9):
         learn(one, [index], double(1))
     with pytest.raises(ValueError, match=f"is of another `staleness` than {loaded}: use the one it was saved with"):

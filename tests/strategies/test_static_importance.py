@@ -23,8 +23,8 @@ def test_the_probabilities_and_the_weights_by_the_formula(share: float):
     values = random_losses(N, seeded())
     expected = naive(values.tolist(), share)
     strategy = started(StaticImportanceSampling(share, values), N)  # pyright: ignore[reportArgumentType]
-    for changed in (values, strategy.state_dict()["constants"], strategy.probabilities()):
-        changed.fill_(1)  # which are copies
+    values.fill_(1)
+    strategy.probabilities().fill_(1)  # which are copies
     started(strategy, N)
     assert strategy.reads == frozenset()
     assert strategy.wanted() is None
@@ -32,8 +32,7 @@ def test_the_probabilities_and_the_weights_by_the_formula(share: float):
     draw = strategy.draw(500, seeded(1))
     torch.testing.assert_close(draw.probabilities, expected[draw.indices], rtol=1e-12, atol=0)
     torch.testing.assert_close(draw.weights, 1 / (N * expected[draw.indices]), rtol=1e-12, atol=0)
-    largest = max(1 / (N * p) for p in expected.tolist() if p)
-    assert strategy.metrics() == {"largest_weight": pytest.approx(largest)}
+    assert strategy.metrics() == {"largest_weight": pytest.approx(1 / (N * float(expected[expected > 0].min())))}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.uint8])
@@ -47,9 +46,6 @@ def test_the_inputs_are_wanted_once_and_their_squared_norms_are_the_constants(dt
     assert strategy.wanted() is None
     norms = [math.fsum(x * x for x in row) for row in inputs.tolist()]
     torch.testing.assert_close(strategy.probabilities(), naive(norms, 0.5), rtol=1e-12, atol=0)
-    restored = started(StaticImportanceSampling(), N)
-    restored.load_state_dict(strategy.state_dict())
-    assert restored.wanted() is None
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5])
@@ -65,9 +61,7 @@ def test_the_inputs_are_wanted_once_and_their_squared_norms_are_the_constants(dt
 def test_constants_at_the_ends_of_float64(share: float, values: list[float], expected: list[float]):
     strategy = started(StaticImportanceSampling(share, values), 3)
     torch.testing.assert_close(strategy.probabilities(), naive(expected, share))
-    weights = strategy.draw(1000, seeded()).weights
-    assert weights is not None
-    assert torch.isfinite(weights).all()
+    assert math.isfinite(strategy.metrics()["largest_weight"])  # of those that are drawn
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

@@ -16,16 +16,11 @@ def test_epochs_are_permutations_that_differ_even_if_batches_straddle_them(size:
     assert len(drawn.unique(dim=0)) == 4
 
 
-def test_start_epoch_reshuffles_and_drops_what_was_left():
-    strategy, generator = started(Uniform(), 23), seeded()
+def test_an_epoch_drops_what_was_left_and_with_replacement_draws_repeat():
+    strategy, repeated, generator = started(Uniform(), 23), started(Uniform(replacement=True), 23), seeded()
     first = strategy.draw(10, generator).indices
     strategy.start_epoch(generator)
-    second = torch.cat([strategy.draw(10, generator).indices, strategy.draw(13, generator).indices])
+    second = torch.cat([strategy.draw(size, generator).indices for size in (10, 13)])
     assert second.sort().values.tolist() == list(range(23))
     assert second[:10].tolist() != first.tolist()
-
-
-def test_with_replacement_draws_repeat():
-    strategy = started(Uniform(replacement=True), 23)
-    strategy.start_epoch(seeded())
-    assert len(strategy.draw(23, seeded()).indices.unique()) < 23
+    assert len(repeated.draw(23, generator).indices.unique()) < 23
