@@ -19,10 +19,6 @@ def fixed(indices: Tensor) -> Tensor:
     return ((indices * 7) % 10).double().clamp(min=2) - 2
 
 
-LOSSES = fixed(torch.arange(SIZE))
-BELOW = LOSSES.lt(LOSSES.mean())
-
-
 def train(strategy: InfoBatch, epochs: int, batches: int, generator: torch.Generator) -> list[Draw]:
     """A training whose losses are fixed."""
     strategy.progress.reset()
@@ -36,17 +32,12 @@ def train(strategy: InfoBatch, epochs: int, batches: int, generator: torch.Gener
     return drawn
 
 
-def one_pass(strategy: InfoBatch, generator: torch.Generator) -> Draw:
-    """The whole of the next pass, as one batch."""
-    below = int(BELOW.sum())
-    return strategy.draw(SIZE - below + int((1 - strategy.prune_share) * below + 1e-9), generator)
-
-
 @pytest.mark.parametrize("prune_share", [0.0, 0.25, 0.5, 0.9])
 def test_passes_agree_with_the_rule_in_plain_python(prune_share: float):
     strategy = started(InfoBatch(prune_share), SIZE)
     train(strategy, 1, 6, seeded(1))
-    below = {i for i in range(SIZE) if LOSSES.tolist()[i] < math.fsum(LOSSES.tolist()) / SIZE}
+    losses = fixed(torch.arange(SIZE)).tolist()
+    below = {i for i in range(SIZE) if losses[i] < math.fsum(losses) / SIZE}
     kept = len(below) * round(100 - 100 * prune_share) // 100  # of 30 with 0.9 it is 3, not 2.99…
     length = SIZE - len(below) + kept
     chances = [(kept / len(below) if i in below else 1) / length for i in range(SIZE)]
@@ -54,9 +45,9 @@ def test_passes_agree_with_the_rule_in_plain_python(prune_share: float):
     assert strategy.metrics()["pruned"] == pytest.approx((len(below) - kept) / SIZE)
     chosen, generator = [], seeded(2)
     for _ in range(40):
-        draw = one_pass(strategy, generator)
+        draw = strategy.draw(length, generator)  # the whole of the next pass
         listed = draw.indices.tolist()
-        assert len(set(listed)) == len(listed) == length
+        assert len(set(listed)) == length
         assert set(range(SIZE)) - below <= set(listed)
         torch.testing.assert_close(draw.weights, double(*(1 / (1 - prune_share) if i in below else 1 for i in listed)))
         torch.testing.assert_close(draw.probabilities, double(*chances)[draw.indices], rtol=1e-12, atol=0)
@@ -81,22 +72,20 @@ def test_each_training_ends_with_all_weights_1_and_whole_passes(epochs: int, bat
                 assert rest[start : start + SIZE].sort().values.tolist() == list(range(SIZE))
 
 
-def test_epochs_that_are_cut_short_count_as_whole_ones_and_a_training_may_end_amid_one():
-    strategy, seen = started(InfoBatch(), SIZE, 48), []
-    for _ in range(8):
+@pytest.mark.parametrize(
+    ("delta", "total", "epochs", "batches", "expected"),
+    [(0.875, 48, 8, 3, [True] * 21 + [False] * 3), (0.5, 9, 2, 6, [True] * 4 + [False] * 8)],
+)
+def test_epochs_that_are_cut_short_count_as_whole_ones_and_a_training_may_end_amid_one(
+    delta: float, total: int, epochs: int, batches: int, expected: list[bool]
+):
+    strategy, seen = started(InfoBatch(delta=delta), SIZE, total), []
+    for _ in range(epochs):
         strategy.start_epoch(seeded())
-        seen.append(strategy.pruning)
-        for _ in range(3):
-            strategy.draw(10, seeded())
-            strategy.progress.step()
-    assert seen == [True] * 7 + [False]
-    strategy, seen = started(InfoBatch(delta=0.5), SIZE, 9), []
-    for _ in range(2):
-        strategy.start_epoch(seeded())
-        for _ in range(6):
+        for _ in range(batches):
             seen.append(strategy.pruning)
             strategy.progress.step()
-    assert seen == [True] * 4 + [False] * 8
+    assert seen == expected
 
 
 def test_the_last_of_duplicates_counts_and_others_keep_their_scores():

@@ -1,9 +1,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -11,6 +9,7 @@ from torch import Tensor
 from lightning_as.core.bins import Bins
 from lightning_as.strategies._loss_predictor import HISTORY, LossPredictor
 from tests.helpers.statistics import double, seeded
+from tests.helpers.strategies import random_losses
 
 TAGS = torch.arange(40) % 3
 ALL = torch.arange(40)
@@ -19,37 +18,29 @@ ALL = torch.arange(40)
 def learned(steps: int) -> tuple[LossPredictor, dict[int, list[float]]]:
     """A predictor after random batches, with duplicates and zeros, and the losses of every instance by loops."""
     predictor, generator = LossPredictor(Bins(TAGS)), seeded()
-    memory: dict[int, list[float]] = {index: [1.0] for index in range(len(TAGS))}
+    memory = {index: [1.0] for index in range(len(TAGS))}
     for _ in range(steps):
-        indices = torch.randint(len(TAGS), (12,), generator=generator)
-        losses = torch.rand(12, dtype=torch.float64, generator=generator) * 3
-        losses[torch.rand(12, generator=generator) < 0.2] = 0.0
+        indices, losses = torch.randint(len(TAGS), (12,), generator=generator), random_losses(12, generator, step=1)
         predictor.learn(indices, losses)
         for index, loss in dict(zip(indices.tolist(), losses.tolist(), strict=True)).items():
             memory[index] = [*memory[index], loss][-HISTORY:]
     return predictor, memory
 
 
-def sigmoid(x: Any) -> Any:
-    return 1 / (1 + np.exp(-x))
-
-
 def naive(state: dict[str, Tensor], losses: list[float], tag: int) -> float:
     """The network by its equations, in float64."""
-    part = {name: value.double().numpy() for name, value in state.items()}
-    sequence = [np.array([loss]) for loss in losses]
+    part = {name: value.double() for name, value in state.items()}
+    sequence = [double(loss) for loss in losses]
     for layer in range(2):
-        h, c, outputs = np.zeros(32), np.zeros(32), []
-        for x in sequence:
+        h = c = torch.zeros(32, dtype=torch.float64)
+        for at, x in enumerate(sequence):
             gates = part[f"recurrent.weight_ih_l{layer}"] @ x + part[f"recurrent.bias_ih_l{layer}"]
             gates = gates + part[f"recurrent.weight_hh_l{layer}"] @ h + part[f"recurrent.bias_hh_l{layer}"]
-            enter, forget, cell, leave = np.split(gates, 4)
-            c = sigmoid(forget) * c + sigmoid(enter) * np.tanh(cell)
-            h = sigmoid(leave) * np.tanh(c)
-            outputs.append(h)
-        sequence = outputs
-    features = np.concatenate([sequence[-1], part["embedding.weight"][tag]])
-    return float((part["linear.weight"] @ features + part["linear.bias"])[0])
+            enter, forget, cell, leave = gates.split(32)
+            c = forget.sigmoid() * c + enter.sigmoid() * cell.tanh()
+            sequence[at] = h = leave.sigmoid() * c.tanh()
+    features = torch.cat([sequence[-1], part["embedding.weight"][tag]])
+    return float(part["linear.weight"] @ features + part["linear.bias"])
 
 
 @pytest.mark.parametrize("steps", [0, 1, 60])
@@ -67,9 +58,8 @@ def test_the_memory_by_loops_and_predictions_by_the_equations_of_the_network(ste
 
 def test_a_step_is_one_of_adam_on_the_squared_error_before_the_memory_moves():
     predictor, _ = learned(5)
-    network = predictor._network
+    network, before = predictor._network, predictor.state_dict()
     indices, losses = torch.tensor([3, 4, 3]), double(0.5, 2.0, 1.5)
-    before = predictor.state_dict()
     predictions = network(before["losses"][indices], before["counts"][indices].long(), TAGS[indices])
     error = (predictions - losses.float()).square().mean()
     gradients = torch.autograd.grad(error, list(network.parameters()))

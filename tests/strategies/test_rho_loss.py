@@ -16,8 +16,8 @@ N, SIZE = 60, 8
 IRREDUCIBLE = torch.rand(N, dtype=torch.float64, generator=seeded(7))
 
 
-def choose(strategy: RHOLoss, indices: Tensor, losses: Tensor, size: int = SIZE) -> list[int]:
-    selection = strategy.select(as_drawn(strategy, indices), Scores(losses=losses), size, seeded())
+def choose(strategy: RHOLoss, indices: Tensor, losses: Tensor) -> list[int]:
+    selection = strategy.select(as_drawn(strategy, indices), Scores(losses=losses), SIZE, seeded())
     assert selection.weights is selection.probabilities is None
     return selection.positions.tolist()
 

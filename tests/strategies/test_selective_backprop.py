@@ -76,42 +76,31 @@ def test_composer_draws_without_replacement_by_enumeration(keep: float):
     assert p_value(torch.tensor(chosen), expected) > 1e-3
 
 
-def sizes(strategy: SelectiveBackprop, epochs: int, batches: int) -> list[list[int]]:
-    """How many batches of candidates each draw of a training has."""
-    generator = seeded()
-    strategy.progress.reset()
-    found = []
-    for _ in range(epochs):
-        strategy.start_epoch(generator)
-        found.append([])
-        for _ in range(batches):
-            found[-1].append(len(strategy.draw(SIZE, generator).indices) // SIZE)
-            strategy.progress.step()
-    return found
-
-
-def test_the_first_epoch_of_each_training_keeps_everything_and_the_history_goes_on():
-    strategy = started(SelectiveBackprop(), N)
-    choose(strategy, torch.rand(24, generator=seeded()).double(), SIZE, seeded())
-    for _ in range(2):
-        assert sizes(strategy, 3, 4) == [[1] * 4, [4] * 4, [4] * 4]
-        assert len(strategy.state_dict()["history"]) == 24
-    assert strategy.metrics() == {"choosing": 1.0}
+OF_16 = {"form": "composer", "start": 6 / 16, "end": 12 / 16}
 
 
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
+        ({"form": "percentile"}, [[1] * 4, [4] * 4, [4] * 4, [4] * 4]),  # the first epoch keeps everything
         ({}, [[1] * 4, [1, 1, 2, 1], [2, 1, 2, 1], [1] * 4]),  # of 16 batches the 7th to the 12th, but no even one
         ({"interrupt": 0}, [[1] * 4, [1, 1, 2, 2], [2] * 4, [1] * 4]),
         ({"interrupt": 3, "start": 0.0, "end": 1.0, "keep": 0.2}, [[5, 5, 1, 5]] * 4),
     ],
 )
-def test_composer_chooses_in_its_part_of_each_training(options: dict[str, Any], expected: list[list[int]]):
-    options = {"start": 6 / 16, "end": 12 / 16, **options}
-    strategy = started(SelectiveBackprop("composer", **options), N, 16, 4)
+def test_how_many_batches_of_candidates_each_draw_of_a_training_has(options: dict[str, Any], expected: list[list[int]]):
+    strategy, generator = started(SelectiveBackprop(**OF_16 | options), N, 16, 4), seeded()
+    choose(strategy, torch.rand(24, generator=generator).double(), SIZE, generator)
+    history = strategy.state_dict()["history"]
     for _ in range(2):
-        assert sizes(strategy, 4, 4) == expected
+        strategy.progress.reset()
+        for epoch in expected:
+            strategy.start_epoch(generator)
+            for factor in epoch:
+                assert len(strategy.draw(SIZE, generator).indices) == factor * SIZE
+                strategy.progress.step()
+        assert torch.equal(strategy.state_dict()["history"], history)
+    assert strategy.metrics() == {"choosing": options.get("form") == "percentile" or options.get("end") == 1.0}
 
 
 @pytest.mark.parametrize("form", ["percentile", "composer"])

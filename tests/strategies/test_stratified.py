@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+import random
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ from lightning_as.core.bins import Bins
 from lightning_as.strategies import Scores, StratifiedSampling
 from lightning_as.strategies.stratified import allocate
 from tests.helpers.statistics import double, seeded
-from tests.helpers.strategies import as_drawn, learn, started
+from tests.helpers.strategies import as_drawn, learn, random_losses, started
 
 TAGS = torch.arange(60) % 3
 # Two-dimensional, and bin j spreads j + 1 times as far as the first.
@@ -31,10 +33,8 @@ def naive_allocation(size: int, shares: list[float]) -> list[int]:
     low, high = 0.0, 2 * size / min(share for share in shares if share > 0)
     for _ in range(400):
         middle = (low + high) / 2
-        if math.fsum(max(1.0, middle * share) for share in shares) > size:
-            high = middle
-        else:
-            low = middle
+        above = math.fsum(max(1.0, middle * share) for share in shares) > size
+        low, high = (low, middle) if above else (middle, high)
     ideal = [max(1.0, low * share) for share in shares]
     counts = [math.floor(value + 1e-9) for value in ideal]
     order = sorted(range(len(shares)), key=lambda j: (-(round(ideal[j] - counts[j], 9)), j))
@@ -45,11 +45,9 @@ def naive_allocation(size: int, shares: list[float]) -> list[int]:
 
 @pytest.mark.parametrize("seed", range(30))
 def test_the_allocation_is_neymans_with_at_least_one_each(seed: int):
-    generator = seeded(seed)
-    strata = int(torch.randint(1, 30, (1,), generator=generator))
-    size = strata + int(torch.randint(0, 200, (1,), generator=generator))
-    shares = torch.rand(strata, dtype=torch.float64, generator=generator).pow(4)
-    shares[torch.rand(strata, generator=generator) < 0.2] = 0.0
+    numbers = random.Random(seed)
+    strata = numbers.randrange(1, 30)
+    size, shares = strata + numbers.randrange(200), random_losses(strata, seeded(seed))
     shares[0] += 0.01
     counts = allocate(size, shares, torch.ones_like(shares))
     assert counts.sum() == size
@@ -73,9 +71,8 @@ def test_deviations_and_allocation_by_loops_and_draws_of_that_many_uniformly(clu
     strategy, deviations, sizes = stratified(clusters_per_bin=clusters), [], []
     for stratum in range(3 * clusters):
         rows = INPUTS.double()[strategy.strata == stratum].tolist()
-        mean = [math.fsum(row[k] for row in rows) / len(rows) for k in range(2)]
-        squares = [sum((row[k] - mean[k]) ** 2 for k in range(2)) for row in rows]
-        deviations.append(math.sqrt(math.fsum(squares) / len(rows)))
+        mean = [fmean(row[k] for row in rows) for k in range(2)]
+        deviations.append(math.sqrt(fmean(math.dist(row, mean) ** 2 for row in rows)))
         sizes.append(len(rows))
     torch.testing.assert_close(strategy.deviations, double(*deviations), rtol=1e-5, atol=1e-7)  # the inputs are float32
     counts = naive_allocation(40, [n * d for n, d in zip(sizes, deviations, strict=True)])
@@ -92,41 +89,24 @@ def test_deviations_and_allocation_by_loops_and_draws_of_that_many_uniformly(clu
     assert strategy.allocation(40).tolist() == counts  # from the inputs alone
 
 
-class Oracle:
-    """The running means of Ĝ, by loops."""
-
-    def __init__(self, strata: list[int], momentum: float) -> None:
-        self.strata, self.momentum = strata, momentum
-        self.squares: list[float | None] = [None] * (max(strata) + 1)
-
-    def batch(self, indices: list[int], bounds: list[float]) -> None:
-        for j in range(len(self.squares)):
-            own = [bound for i, bound in zip(indices, bounds, strict=True) if self.strata[i] == j]
-            if own:
-                new, old = math.fsum(own) / len(own), self.squares[j]
-                self.squares[j] = new if old is None else self.momentum * old + (1 - self.momentum) * new
-
-    def deviations(self) -> list[float]:
-        known = [square for square in self.squares if square is not None]
-        mean = math.fsum(known) / len(known) if known else 1.0
-        return [math.sqrt(mean if square is None else square) for square in self.squares]
-
-
 @pytest.mark.parametrize("momentum", [0.0, 0.5, 0.9])
 def test_running_deviations_agree_with_loops(momentum: float):
     strategy, generator = stratified(clusters_per_bin=3, deviation="gradients", momentum=momentum), seeded()
-    oracle = Oracle(strategy.strata.tolist(), momentum)
-    sizes = torch.bincount(strategy.strata).tolist()
+    strata, sizes = strategy.strata.tolist(), torch.bincount(strategy.strata).tolist()
+    squares: dict[int, float] = {}
     for step in range(100):
         draw = strategy.draw(20, generator)
         if step % 3 == 0:  # any indices, as of a batch that was drawn before: some strata have none
             draw = as_drawn(strategy, torch.randint(60, (5,), generator=generator))
-        bounds = torch.rand(len(draw.indices), dtype=torch.float64, generator=generator).pow(6)
-        bounds[torch.rand(len(bounds), generator=generator) < 0.3] = 0.0
+        bounds = random_losses(len(draw.indices), generator)
         strategy.update(draw, torch.ones_like(bounds), bounds)
-        oracle.batch(draw.indices.tolist(), bounds.tolist())
-        torch.testing.assert_close(strategy.deviations, double(*oracle.deviations()), rtol=1e-12, atol=0)
-        shares = [n * d for n, d in zip(sizes, oracle.deviations(), strict=True)]
+        for j in range(9):
+            own = [bound for i, bound in zip(draw.indices.tolist(), bounds.tolist(), strict=True) if strata[i] == j]
+            if own:
+                squares[j] = momentum * squares.get(j, fmean(own)) + (1 - momentum) * fmean(own)
+        deviations = [math.sqrt(squares.get(j, fmean(squares.values()))) for j in range(9)]
+        torch.testing.assert_close(strategy.deviations, double(*deviations), rtol=1e-12, atol=0)
+        shares = [n * d for n, d in zip(sizes, deviations, strict=True)]
         assert strategy.allocation(33).tolist() == naive_allocation(33, shares)
 
 
