@@ -1,7 +1,5 @@
 """Every strategy with options for small data: what the tests over all of them go through."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from lightning_as.strategies import (

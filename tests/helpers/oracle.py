@@ -1,7 +1,5 @@
 """Algorithm 1 of the thesis, line by line, in O(N) per batch and float64: what the fast code must agree with."""
 
-from __future__ import annotations
-
 import math
 
 from torch import Tensor

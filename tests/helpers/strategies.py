@@ -1,7 +1,5 @@
 """A strategy at work, batches as if drawn by it, and a training of it beside an oracle."""
 
-from __future__ import annotations
-
 from typing import Protocol, TypeVar
 
 import torch

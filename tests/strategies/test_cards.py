@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import inspect
 import re
 from pathlib import Path
@@ -12,11 +10,8 @@ from lightning_as.strategies import BatchSelector, Strategy, cards
 from tests.helpers.catalogue import CATALOGUE
 
 CARDS = cards.cards()
-METHODS = sorted(
-    name
-    for name, value in vars(strategies).items()
-    if inspect.isclass(value) and issubclass(value, Strategy) and not inspect.isabstract(value)
-)
+CLASSES = [value for value in vars(strategies).values() if inspect.isclass(value) and issubclass(value, Strategy)]
+METHODS = sorted(value.__name__ for value in CLASSES if not inspect.isabstract(value))
 
 
 def test_every_strategy_has_a_card_a_line_and_a_place_in_the_catalogue():

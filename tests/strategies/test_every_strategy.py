@@ -1,7 +1,5 @@
 """What every strategy of the catalogue has to keep, whatever its method."""
 
-from __future__ import annotations
-
 import itertools
 import math
 import pickle
@@ -95,8 +93,7 @@ def test_draws_are_what_they_say_and_stay_it(make: Make, ahead: int, size: int):
 @pytest.mark.parametrize("steps", [0, 2 * EPOCH + 1])
 def test_draws_follow_the_distribution_and_carry_it(make: Make, steps: int):
     """Passes follow it more closely than independent draws. A presample is followed only in the mean."""
-    driver = Driver(make(), Bins(TAGS), size=24).run(steps)
-    strategy, generator = driver.strategy, seeded(3)
+    strategy, generator = Driver(make(), Bins(TAGS), size=24).run(steps).strategy, seeded(3)
     draws = [strategy.draw(24, generator) for _ in range(120)]
     probabilities = strategy.probabilities()
     if "predictor" in strategy.state_dict() and strategy.state_dict()["predictor"] == "lstm":

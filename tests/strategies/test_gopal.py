@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import math
 
 import pytest
@@ -8,7 +6,7 @@ import torch
 from lightning_as.core.bins import Bins
 from lightning_as.strategies import GopalSampling
 from tests.helpers.statistics import double, seeded
-from tests.helpers.strategies import follow, learn, started
+from tests.helpers.strategies import follow, started
 
 SIZES = [31, 1, 12, 56]
 TAGS = torch.arange(4).repeat_interleave(torch.tensor(SIZES))[torch.randperm(100, generator=seeded())]
@@ -56,20 +54,3 @@ def test_agrees_with_algorithm_1(delta: float, window: int | None):
     follow(strategy, Algorithm1(window, delta), 119)
     assert delta == 0 or (strategy.bin_probabilities - double(*SIZES) / 100).abs().max() > 0.01 * delta
     assert strategy.metrics()["age_p"] == 119 % -(-window // 12)
-
-
-def test_one_step_is_what_is_computed_by_hand():
-    """Sizes 3 and 1; norms 1, 3 in bin 0 and 4, 4 in bin 1: roots 3 √5 and 4, halved with 3/4 and 1/4."""
-    strategy = started(GopalSampling(4), Bins([0, 0, 0, 1]))
-    assert strategy.bin_probabilities.tolist() == [0.75, 0.25]
-    learn(strategy, [0, 3, 1, 3], double(1, 16, 9, 16))
-    first = 3 * math.sqrt(5) / (3 * math.sqrt(5) + 4)
-    assert strategy.bin_probabilities.tolist() == pytest.approx([(first + 0.75) / 2, (1 - first + 0.25) / 2], rel=1e-14)
-
-
-def test_every_bin_keeps_its_share_of_the_floor_even_if_its_gradients_vanish():
-    strategy, generator = started(GopalSampling(), Bins(TAGS)), seeded(7)
-    for _ in range(60):
-        draw = strategy.draw(16, generator)
-        strategy.update(draw, draw.probabilities, (draw.bins == 3).double())
-    torch.testing.assert_close(strategy.bin_probabilities[:3], double(*SIZES[:3]) / 200)

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import math
 
 import pytest
@@ -70,22 +68,6 @@ def test_each_training_ends_with_all_weights_1_and_whole_passes(epochs: int, bat
         if any(heavy[:end]):  # the pass that is dropped was pruned; otherwise the first one just goes on
             for start in range(0, len(rest) - SIZE + 1, SIZE):
                 assert rest[start : start + SIZE].sort().values.tolist() == list(range(SIZE))
-
-
-@pytest.mark.parametrize(
-    ("delta", "total", "epochs", "batches", "expected"),
-    [(0.875, 48, 8, 3, [True] * 21 + [False] * 3), (0.5, 9, 2, 6, [True] * 4 + [False] * 8)],
-)
-def test_epochs_that_are_cut_short_count_as_whole_ones_and_a_training_may_end_amid_one(
-    delta: float, total: int, epochs: int, batches: int, expected: list[bool]
-):
-    strategy, seen = started(InfoBatch(delta=delta), SIZE, total), []
-    for _ in range(epochs):
-        strategy.start_epoch(seeded())
-        for _ in range(batches):
-            seen.append(strategy.pruning)
-            strategy.progress.step()
-    assert seen == expected
 
 
 def test_the_last_of_duplicates_counts_and_others_keep_their_scores():

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ from lightning_as.core.draw import Draw
 from lightning_as.strategies import LearnedFilter, Scores
 from tests.helpers.measured import EPOCHS, Measured, fit
 from tests.helpers.statistics import double, p_value, seeded
-from tests.helpers.strategies import learn
+from tests.helpers.strategies import as_drawn, learn
 from tests.helpers.strategies import started as at_work
 from tests.helpers.tiny import EPOCH, TinyData, differences, tiny_trainer
 
@@ -48,8 +46,7 @@ class Oracle:
     """The features and the log-likelihood of one episode, by loops and autograd."""
 
     def __init__(self, theta: Tensor, labels: bool) -> None:
-        self.theta = theta.clone().requires_grad_()
-        self.labels = labels
+        self.theta, self.labels = theta.clone().requires_grad_(), labels
         self.log_likelihood = torch.zeros((), dtype=torch.float64)
         self.steps, self.losses, self.best = 0, [], 0.0
 
@@ -90,7 +87,6 @@ def test_choices_and_the_policy_gradient_agree_with_loops_and_autograd(labels: b
         scores = scores_of(draw, generator)
         uniforms = torch.rand(2 * SIZE, dtype=torch.float64, generator=seeded(step)).tolist()
         selection = strategy.select(draw, scores, SIZE, seeded(step))
-        assert selection.weights is None
         assert selection.positions.tolist() == oracle.select(draw.indices.tolist(), scores, uniforms)
         assert scores.losses is not None
         trained = scores.losses[selection.positions]
@@ -104,9 +100,8 @@ def test_choices_and_the_policy_gradient_agree_with_loops_and_autograd(labels: b
     assert torch.equal(strategy.theta, theta)
     strategy.validated({"val/accuracy": 0.9})
     reward = -math.log(10 / TOTAL)
-    oracle.log_likelihood.backward()
-    assert oracle.theta.grad is not None
-    torch.testing.assert_close(strategy.theta, theta + 0.01 * reward * oracle.theta.grad, rtol=1e-10, atol=1e-12)
+    (gradient,) = torch.autograd.grad(oracle.log_likelihood, oracle.theta)
+    torch.testing.assert_close(strategy.theta, theta + 0.01 * reward * gradient, rtol=1e-10, atol=1e-12)
     assert strategy.metrics()["reward"] == pytest.approx(reward)
     after = strategy.theta
     one_step(strategy)
@@ -129,9 +124,8 @@ def test_at_first_seven_in_eight_are_kept_at_random():
 
 
 def test_a_policy_that_is_not_trained_stays_and_one_that_drops_all_still_fills_the_batch(tmp_path: Path):
-    theta = double(1, 0, 0, 0, 0, 0, -200)
+    theta, losses = double(1, 0, 0, 0, 0, 0, -200), torch.rand(16, dtype=torch.float64, generator=seeded())
     strategy = started(theta=theta, path=tmp_path, train_policy=False)
-    losses = torch.rand(16, dtype=torch.float64, generator=seeded())
     scores = Scores(losses=losses, logits=torch.zeros(16, C).double())
     selection = strategy.select(strategy.draw(SIZE, seeded()), scores, SIZE, seeded())
     assert selection.positions.tolist() == losses.argsort(descending=True)[:SIZE].tolist()
@@ -140,34 +134,19 @@ def test_a_policy_that_is_not_trained_stays_and_one_that_drops_all_still_fills_t
     assert strategy.metrics() == {"keep_probability": pytest.approx(0, abs=1e-80), "best": 1.0}
 
 
-def test_the_margin_without_classes_goes_by_the_loss():
-    strategy = started(Bins.single(N))
-    draw = strategy.draw(SIZE, seeded())
+def test_the_margin_without_classes_goes_by_the_loss_and_no_score_makes_a_feature_not_a_number():
+    strategy, draw = started(Bins.single(N)), as_drawn(started(), torch.arange(6))
     scores = scores_of(draw, seeded())
-    with_classes = started().features(draw._replace(bins=LABELS[draw.indices]), scores)
-    torch.testing.assert_close(strategy.features(draw, scores), with_classes)
-    losses = double(*range(16))
-    one_logit = strategy.features(draw, Scores(losses=losses, logits=torch.zeros(16, 1).double()))
-    torch.testing.assert_close(one_logit[:, 1:3], torch.stack([(-losses).exp(), 2 * (-losses).exp() - 1], dim=1))
-
-
-def test_no_score_makes_a_feature_or_the_policy_not_a_number():
-    strategy = started()
-    draw = strategy.draw(SIZE, seeded())
-    losses = torch.tensor([math.nan, math.inf, -math.inf, 1e300, -1e300, 0.0] + [1.0] * 10).double()
-    logits = torch.full((16, C), math.inf).double()
-    logits[1], logits[2], logits[3] = math.nan, 1e308, -math.inf
-    for scores in (
-        Scores(losses=losses, logits=logits),
-        Scores(losses=losses, logits=torch.zeros(16, 1).double()),
-        Scores(losses=losses, logits=torch.zeros(16, C, 3, 3).double()),
-        Scores(losses=double(math.nan).expand(16), logits=torch.zeros(16, 2).double()),  # fewer than the classes
-    ):
-        assert len(strategy.select(draw, scores, SIZE, seeded()).positions.unique()) == SIZE
-        assert bool(strategy.features(draw, scores).isfinite().all())
-    strategy.validated({"val/accuracy": math.nan})
-    strategy.validated({"val/accuracy": 1.0})
-    assert bool(strategy.theta.isfinite().all())
+    with_classes = started().features(draw, scores)
+    torch.testing.assert_close(strategy.features(draw._replace(bins=torch.zeros_like(draw.bins)), scores), with_classes)
+    p = (-double(*range(6))).exp()
+    one_logit = strategy.features(draw, Scores(losses=double(*range(6)), logits=torch.zeros(6, 1).double()))
+    torch.testing.assert_close(one_logit[:, 1:3], torch.stack([p, 2 * p - 1], dim=1))
+    losses = double(math.nan, math.inf, -math.inf, 1e300, -1e300, 0.0)
+    logits = double(math.inf, math.nan, 1e308, -math.inf, 0.0, 1.0)
+    for shape in ((6, C), (6, 1), (6, C, 3, 3), (6, 2)):  # which are fewer than the classes
+        scores = Scores(losses=losses, logits=logits.view(6, *[1] * (len(shape) - 1)).expand(shape))
+        assert bool(started().features(draw, scores).isfinite().all())
 
 
 def test_a_saved_policy_is_another_runs_if_it_has_the_features(tmp_path: Path):

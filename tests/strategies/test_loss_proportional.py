@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import math
 from statistics import fmean
 from typing import Any
@@ -112,8 +110,3 @@ def test_large_powers_of_any_losses_leave_a_distribution(predictor: Any, losses:
         assert draw.weights is not None
         assert (draw.probabilities > 0).all()
         assert draw.weights.isfinite().all()
-
-
-def test_a_state_of_another_predictor_is_refused():
-    with pytest.raises(ValueError, match="is of `predictor='lstm'`, but here it is 'history': use the one"):
-        started(LossProportional(), N).load_state_dict(started(LossProportional(predictor="lstm"), N).state_dict())

@@ -1,7 +1,5 @@
 """What the constructors refuse: a message names the option and the value; and which schedules need an end."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import nullcontext
 from math import inf, nan
@@ -11,7 +9,8 @@ import pytest
 import torch
 
 from lightning_as import strategies as s
-from lightning_as.core.bins import Bins
+from tests.helpers.statistics import double
+from tests.helpers.strategies import learn, started
 
 Make = Callable[..., s.Strategy]
 REFUSED: dict[Make, dict[str, Any]] = {
@@ -83,7 +82,38 @@ def test_options_out_of_their_range_are_refused(make: Make, options: dict[str, A
     ],
 )
 def test_a_schedule_needs_an_end_in_sight(make: Make, message: str | None):
-    strategy = make()
-    strategy.start(Bins.single(60))
     with pytest.raises(ValueError, match=message) if message else nullcontext():
-        strategy.plan(None, 6)
+        started(make(), 60, None)
+
+
+@pytest.mark.parametrize(
+    ("make", "option", "saved", "here", "message"),
+    [
+        (
+            s.GradientNormSampling,
+            "staleness",
+            None,
+            4,
+            "is of another `staleness` than 4: use the one it was saved with",
+        ),
+        (s.GradientNormSampling, "staleness", 4, None, "is of another `staleness` than None: use the one"),
+        (s.GradientNormSampling, "staleness", 8, 4, "is of another `staleness` than 4: use the one"),
+        (s.LossProportional, "predictor", "lstm", "history", "is of `predictor='lstm'`, but here it is 'history': use"),
+        (
+            s.PrioritizedSampling,
+            "variant",
+            "rank",
+            "proportional",
+            "is of `variant='rank'`, but here it is 'proportional'",
+        ),
+        (s.StaticImportanceSampling, "constants", range(9), range(9, 0, -1), "of other `constants` than those given"),
+    ],
+)
+def test_a_state_of_another_option_is_refused(make: Make, option: str, saved: Any, here: Any, message: str):
+    one, other = (started(make(**{option: value}), 9) for value in (saved, here))
+    for index in range(9):
+        learn(one, [index], double(1))
+    before = other.probabilities()
+    with pytest.raises(ValueError, match=message):
+        other.load_state_dict(one.state_dict())
+    assert torch.equal(other.probabilities(), before)

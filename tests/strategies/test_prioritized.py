@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import math
 from typing import Any
 
@@ -83,9 +81,3 @@ def test_beta_goes_from_the_start_to_1_and_begins_again_with_a_new_training():
             strategy.progress.step()
         assert seen == pytest.approx([min(1, 0.4 + 0.6 * step / 11) for step in range(16)])
     assert started(PrioritizedSampling(), N, 1, 1).beta == 0.4
-
-
-def test_a_state_of_the_other_variant_is_refused():
-    one, other = (started(PrioritizedSampling(variant), N) for variant in ("proportional", "rank"))
-    with pytest.raises(ValueError, match="is of `variant='rank'`, but here it is 'proportional'"):
-        one.load_state_dict(other.state_dict())

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import math
 import random
 from statistics import fmean

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import math
 from typing import Any
 
@@ -78,9 +76,8 @@ class Oracle:
         """Of what was compared the best was picked, each time."""
         for step, (candidates, picks) in enumerate(strategy.compared[-len(picked) :]):
             assert picks[0].tolist() == picked[:step]
-            compared = candidates[0].tolist()
-            gains = self.gains(compared, picked[:step], lambdas, normalise)
-            assert gains[compared.index(picked[step])] >= max(gains) - 1e-9
+            gains = self.gains(candidates[0].tolist(), picked[:step], lambdas, normalise)
+            assert gains[candidates[0].tolist().index(picked[step])] >= max(gains) - 1e-9
 
 
 @pytest.mark.parametrize("normalise", [False, True])
@@ -102,27 +99,15 @@ def test_each_pick_is_the_best_of_as_many_as_the_algorithm_says(lambdas: list[fl
     assert len({tuple(candidates[0].tolist()) for candidates, _ in strategy.compared}) == 32  # others each time
 
 
-def test_a_pick_by_hand():
-    """Instances on a line at 0, 1, 2 and 9, mean 3; only redundancy and closeness, 1 and 1."""
-    line, options = (double(0, 1, 2, 9).unsqueeze(1), torch.zeros(4, 2).double()), {"uncertainty": 0, "match": 0}
-    # First the closest to 3: 2. Then 0 gains 2 − 3, 1 gains 1 − 2, 9 gains 7 − 6 = 1.
-    assert knowing(line, redundancy=1, closeness=1, **options).draw(2, seeded()).indices.tolist() == [2, 3]
-    # Normalised the term of the mean turns positive, and so does the preference; and the λ cancel.
-    for closeness in (1, 7):
-        strategy = knowing(line, redundancy=0, closeness=closeness, normalise=True, **options)
-        assert strategy.draw(1, seeded()).indices.tolist() == [3]
-
-
 def test_parts_are_picked_from_first_and_then_their_picks():
     strategy = knowing(partitions=5)
     drawn = strategy.draw(4, seeded()).indices.tolist()
     shapes = [tuple(candidates.shape) for candidates, _ in strategy.compared]
     assert shapes == [(5, 12 - k) for k in range(4)] + [(1, 20 - k) for k in range(4)]
-    parts = strategy.compared[0][0]
+    parts, union = strategy.compared[0][0], strategy.compared[4][0][0].tolist()
     assert len(parts.unique()) == 60
-    union = strategy.compared[4][0][0].tolist()
-    for row, part in enumerate(parts):
-        assert [x for x in union if x in part.tolist()][:3] == strategy.compared[3][1][row].tolist()
+    for row, part in enumerate(parts.tolist()):
+        assert [x for x in union if x in part][:3] == strategy.compared[3][1][row].tolist()
     Oracle().check(strategy, drawn, LAMBDAS)
     strategy = knowing(partitions=10)  # parts that are smaller than a batch are not made
     strategy.draw(8, seeded())

@@ -1,7 +1,4 @@
-from __future__ import annotations
-
 import math
-from itertools import product
 from typing import Any
 
 import pytest
@@ -11,7 +8,7 @@ from torch import Tensor
 from lightning_as import UpperBoundImportanceSampling
 from lightning_as.strategies import Scores, Selection
 from tests.helpers.statistics import double, p_value, seeded
-from tests.helpers.strategies import as_drawn, started
+from tests.helpers.strategies import as_drawn, random_losses, started
 
 N, SIZE = 60, 8
 
@@ -52,8 +49,7 @@ def test_weights_probabilities_and_tau_are_those_of_a_naive_loop(score: Any, tau
     positions = chosen(started(UpperBoundImportanceSampling(score=score), N), values, 40_000).positions
     assert p_value(positions, double(*oracle.shares(values.tolist()))) > 1e-3
     for step in range(100):
-        values = torch.rand(3 * SIZE, dtype=torch.float64, generator=generator).pow(4)
-        values[torch.rand(3 * SIZE, generator=generator) < 0.3] = 0
+        values = random_losses(3 * SIZE, generator, step)
         if step == 50:
             values.zero_()
         if step % 3:
@@ -65,23 +61,22 @@ def test_weights_probabilities_and_tau_are_those_of_a_naive_loop(score: Any, tau
             strategy.update(draw, values[:SIZE], values[:SIZE])  # which counts nothing
         else:
             values = values[:SIZE]
-            draw = as_drawn(strategy, torch.randint(5, (SIZE,), generator=generator))
-            strategy.update(draw, values if score == "loss" else values + 1, values)
+            strategy.update(as_drawn(strategy, [0, 3, 1, 3, 2, 0, 4, 4]), values + (score == "bound"), values)
         oracle.note(values.tolist())
         assert strategy.metrics()["tau"] == pytest.approx(oracle.tau, rel=1e-12)
 
 
 def test_the_weighted_mean_is_that_of_the_data_by_enumeration():
     """Over all candidates that may be drawn, three of four instances with replacement, and all choices among them."""
-    f, bounds = [3.0, -1.0, 10.0, 0.5], [0.04, 1.0, 0.5, 2.0]
+    f, bounds = double(3, -1, 10, 0.5), double(0.04, 1, 0.5, 2)
     strategy, expectation = started(UpperBoundImportanceSampling(presample=3), 4), 0.0
-    for drawn in product(range(4), repeat=3):
-        found = double(*(bounds[i] for i in drawn))
-        selection = strategy.select(as_drawn(strategy, list(drawn)), Scores(bounds=found), 300, seeded())
+    for drawn in torch.cartesian_prod(*[torch.arange(4)] * 3):
+        selection = strategy.select(as_drawn(strategy, drawn), Scores(bounds=bounds[drawn]), 300, seeded())
         weights = torch.full((3,), math.nan, dtype=torch.float64)
         weights[selection.positions] = selection.weights  # pyright: ignore[reportArgumentType]
-        expectation += float((found.sqrt() / found.sqrt().sum() * weights * double(*(f[i] for i in drawn))).sum()) / 64
-    assert expectation == pytest.approx(sum(f) / 4, rel=1e-12)
+        norms = bounds[drawn].sqrt()
+        expectation += float((norms / norms.sum() * weights * f[drawn]).sum()) / 4**3
+    assert expectation == pytest.approx(float(f.mean()), rel=1e-12)
 
 
 def test_candidates_are_drawn_once_tau_is_above_the_threshold_and_draws_may_run_ahead():
