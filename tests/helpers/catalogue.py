@@ -50,6 +50,7 @@ CATALOGUE: dict[str, Callable[[], Strategy]] = {
 }
 
 VARIANTS: dict[str, Callable[[], Strategy]] = {
+    "AdaptiveSampling by statistic": lambda: AdaptiveSampling(3, 0.5, 0, "second_moment", "gradient", "statistic", 0.2),
     "GradientNormSampling for ever": lambda: GradientNormSampling(warm_up=0.0),
     "LossProportional unbiased": lambda: LossProportional(smoothing=0.1, bias_exponent=1.0),
     "PrioritizedSampling unbiased": lambda: PrioritizedSampling(beta_start=1.0),

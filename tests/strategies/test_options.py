@@ -89,23 +89,11 @@ def test_a_schedule_needs_an_end_in_sight(make: Make, message: str | None):
 @pytest.mark.parametrize(
     ("make", "option", "saved", "here", "message"),
     [
-        (
-            s.GradientNormSampling,
-            "staleness",
-            None,
-            4,
-            "is of another `staleness` than 4: use the one it was saved with",
-        ),
+        (s.GradientNormSampling, "staleness", None, 4, "`staleness` than 4: use the one it was saved with"),
         (s.GradientNormSampling, "staleness", 4, None, "is of another `staleness` than None: use the one"),
         (s.GradientNormSampling, "staleness", 8, 4, "is of another `staleness` than 4: use the one"),
         (s.LossProportional, "predictor", "lstm", "history", "is of `predictor='lstm'`, but here it is 'history': use"),
-        (
-            s.PrioritizedSampling,
-            "variant",
-            "rank",
-            "proportional",
-            "is of `variant='rank'`, but here it is 'proportional'",
-        ),
+        (s.PrioritizedSampling, "variant", "rank", "proportional", "`variant='rank'`, but here it is 'proportional'"),
         (s.StaticImportanceSampling, "constants", range(9), range(9, 0, -1), "of other `constants` than those given"),
     ],
 )
