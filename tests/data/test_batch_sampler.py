@@ -1,4 +1,3 @@
-import io
 import itertools
 import pickle
 from collections.abc import Callable
@@ -8,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from lightning_as import AdaptiveBatchSampler, AdaptiveSampling, Bins, Draw, OnlineBatchSelection
 from lightning_as.data.batch_sampler import FORMAT
 from tests.helpers.looking import no_looking
+from tests.helpers.statistics import saved
 from tests.helpers.tiny import differences
 
 SIZE, BATCH, EPOCH = 97, 8, 12
@@ -50,14 +49,6 @@ def run(sampler: AdaptiveBatchSampler, count: int, ahead: int = 0) -> list[list[
             if not queue:
                 break
             trained.append(train(sampler, queue.pop(0)).indices.tolist())
-
-
-def saved(sampler: AdaptiveBatchSampler) -> dict[str, Any]:
-    """The state, once written to a file and read again."""
-    file = io.BytesIO()
-    torch.save(sampler.state_dict(), file)
-    file.seek(0)
-    return torch.load(file, weights_only=True)
 
 
 def test_without_a_strategy_epochs_of_any_length_are_shuffled_without_replacement():
@@ -101,7 +92,7 @@ def test_there_is_one_list_of_pending_draws_and_between_epochs_the_batch_size_ma
     train(sampler, batch)
     sampler.end_epoch()
     other = adaptive(batch_size=4)
-    other.load_state_dict(saved(sampler))
+    other.load_state_dict(saved(sampler.state_dict()))
     assert len(next(iter(other))) == 4
     assert torch.equal(other.strategy.probabilities(), sampler.strategy.probabilities())
 
@@ -113,7 +104,7 @@ def test_resumed_it_goes_on_with_the_same_draws(ahead: int, trained: int):
     expected = run(whole, 3 * EPOCH, ahead)
     assert run(stopped, trained, ahead) == expected[:trained]
     stopped.strategy.skipped = 7
-    resumed.load_state_dict(saved(stopped))
+    resumed.load_state_dict(saved(stopped.state_dict()))
     assert run(resumed, 3 * EPOCH - trained, ahead) == expected[trained:]
     assert torch.equal(resumed.strategy.probabilities(), whole.strategy.probabilities())
     assert resumed.strategy.skipped == 7
@@ -125,7 +116,6 @@ def test_resumed_it_goes_on_with_the_same_draws(ahead: int, trained: int):
     [
         (make, {}, r"strategy AdaptiveSampling, but here it is Uniform: give AdaptiveSamplingCallback the strategy"),
         (lambda: adaptive(batch_size=9), {}, r"middle of an epoch with `batch_size` 8, but here it is 9: use 8"),
-        (lambda: adaptive(tags=torch.zeros(SIZE).long()), {}, r"other bins: 97 instances in 5 bins, here 97 in 1"),
         (lambda: adaptive(tags=(TAGS + 1) % 5), {}, r"other bins: 97 .* here 97 in 5, or in another order"),
         (lambda: adaptive(tags=TAGS[:50]), {}, r"other bins: 97 instances in 5 bins, here 50 in 5"),
         (adaptive, {"format": None}, r"an older layout of lightning_as \(1, this version has 2\): resume with that"),
@@ -135,8 +125,8 @@ def test_resumed_it_goes_on_with_the_same_draws(ahead: int, trained: int):
 def test_a_state_of_something_else_changes_nothing(other: Callable[[], Any], changes: dict[str, Any], message: str):
     source, sampler = adaptive(), other()
     run(source, 2)
-    state = {key: value for key, value in {**saved(source), **changes}.items() if value is not None}
-    assert saved(source)["format"] == FORMAT == 2
+    state = {key: value for key, value in {**saved(source.state_dict()), **changes}.items() if value is not None}
+    assert saved(source.state_dict())["format"] == FORMAT == 2
     generator, probabilities = sampler.generator.get_state(), sampler.strategy.probabilities()
     with pytest.raises(ValueError, match=message):
         sampler.load_state_dict(state)
@@ -150,10 +140,9 @@ def test_off_the_cpu_batches_are_tensors_that_nobody_looks_at_and_those_of_the_c
     monkeypatch.setattr(Bins, "on_host", False)
     sampler, resumed = adaptive(), adaptive(seed=99)
     assert run(sampler, 5) == expected[:5]
-    resumed.load_state_dict(saved(sampler))
+    resumed.load_state_dict(saved(sampler.state_dict()))
     assert run(resumed, EPOCH - 5) == expected[5:]
-    for sampler in (make(), adaptive()):
-        batches = iter(sampler)
+    for batches in (iter(make()), iter(adaptive())):
         next(batches)
         with no_looking():
             batch: Any = next(batches)
@@ -167,7 +156,6 @@ def test_a_strategy_works_where_it_can_and_takes_its_state_with_it(monkeypatch: 
     assert not sampler.bins_at_work.on_host
     sampler.attach(OnlineBatchSelection())
     assert sampler.bins_at_work is sampler.bins
-    assert sampler.bins_at_work.on_host
     moved, stayed = adaptive(), adaptive()
     for sampler in (moved, stayed):
         run(sampler, EPOCH)
@@ -199,33 +187,25 @@ def test_attached_again_a_strategy_keeps_its_state_and_another_starts_anew():
     assert not torch.equal(sampler.strategy.probabilities(), probabilities)
 
 
-class Echo(Dataset[list[int]]):
-    def __getitem__(self, index: list[int]) -> list[int]:
-        return index
-
-
-def test_processes_workers_and_copies_draw_the_same_and_leave_the_global_generator_alone():
+def test_processes_and_copies_draw_the_same_and_leave_the_global_generator_alone():
     whole = list(make(batch_size=2 * BATCH))
-    shares = [list(make(num_replicas=2, rank=rank)) for rank in range(2)]
-    assert shares == [[batch[rank::2] for batch in whole] for rank in range(2)]
+    for rank in range(2):
+        assert list(make(num_replicas=2, rank=rank)) == [batch[rank::2] for batch in whole]
     state = torch.get_rng_state()
-    expected = list(adaptive())
-    assert list(pickle.loads(pickle.dumps(adaptive()))) == expected
+    assert list(pickle.loads(pickle.dumps(adaptive()))) == list(adaptive())
     assert torch.equal(torch.get_rng_state(), state)
-    assert list(DataLoader(Echo(), sampler=adaptive(), batch_size=None, num_workers=2)) == expected
 
 
 @pytest.mark.parametrize(
-    ("options", "error", "message"),
+    ("options", "message"),
     [
-        ({"batch_size": 0}, ValueError, "`batch_size` must be at least 1, got 0"),
-        ({"batch_size": 2.5}, TypeError, "`batch_size` must be an integer, got 2.5"),
-        ({"batch_size": 98}, ValueError, "`batch_size` is 98 .* only 97 instances"),
-        ({"batch_size": 50, "num_replicas": 2}, ValueError, "`batch_size` is 50 in each of 2"),
-        ({"batches_per_epoch": 0}, ValueError, "`batches_per_epoch` must be at least 1, got 0"),
-        ({"rank": 1}, ValueError, "`rank` must be from 0 to .* got 1"),
+        ({"batch_size": 0}, "`batch_size` must be at least 1, got 0"),
+        ({"batch_size": 98}, "`batch_size` is 98 .* only 97 instances"),
+        ({"batch_size": 50, "num_replicas": 2}, "`batch_size` is 50 in each of 2"),
+        ({"batches_per_epoch": 0}, "`batches_per_epoch` must be at least 1, got 0"),
+        ({"rank": 1}, "`rank` must be from 0 to .* got 1"),
     ],
 )
-def test_bad_arguments(options: dict[str, Any], error: type[Exception], message: str):
-    with pytest.raises(error, match=message):
+def test_bad_arguments(options: dict[str, Any], message: str):
+    with pytest.raises(ValueError, match=message):
         make(**options)

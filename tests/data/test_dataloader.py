@@ -70,6 +70,15 @@ def plus_thousand(samples: list[Any]) -> Tensor:
 SHORT, RANDOM = AdaptiveBatchSampler(Bins.single(N - 1), B), RandomSampler(range(N))
 
 
+WEIGHTED, BATCHES = torch_data.WeightedRandomSampler([1.0] * N, N), torch_data.BatchSampler(RANDOM, B, False)
+
+
+def load(dataset: Any, **options: Any) -> AdaptiveDataLoader:
+    if isinstance(dataset, DataLoader):
+        return AdaptiveDataLoader.like(dataset, **options)
+    return AdaptiveDataLoader(dataset, **{"batch_size": B, **options})
+
+
 def by_tens(dataset: Dataset[Any]) -> list[int]:
     return [i // 10 for i in range(size_of(dataset))]
 
@@ -111,11 +120,25 @@ def test_the_bins_can_be_given_in_many_forms(bins: Any, tags: list[int], labels:
         (Numbers(), {"batch_size": N + 1}, ValueError, "`batch_size` is 25 in each of 1 .* has only 24"),
         (Numbers(), {"sampler": SHORT}, ValueError, "`sampler` has bins of 23 instances, but the data set has 24"),
         (Numbers(), {"sampler": RANDOM}, Misconfigured, "not from a RandomSampler: leave out `overfit_batches`"),
+        (
+            DataLoader(Numbers(), sampler=WEIGHTED),
+            {},
+            Misconfigured,
+            "train DataLoader has a WeightedRandomSampler, in",
+        ),
+        (DataLoader(Numbers(), sampler=[1, 2, 3]), {}, Misconfigured, "a list, in whose place .* step: leave it out"),
+        (DataLoader(Numbers(), batch_sampler=BATCHES), {}, Misconfigured, "has no `batch_size`, but a BatchSampler of"),
+        (
+            DataLoader(Numbers(), None, sampler=RANDOM),
+            {},
+            Misconfigured,
+            "but a RandomSampler of its own: give it `bat",
+        ),
     ],
 )
 def test_bad_arguments(dataset: Any, options: dict[str, Any], error: type[Exception], message: str):
     with pytest.raises(error, match=message):
-        AdaptiveDataLoader(dataset, **{"batch_size": B, **options})
+        load(dataset, **options)
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -134,22 +157,6 @@ def test_batches_are_collated_of_transformed_samples_or_loaded_at_once(num_worke
     assert collated.dataset[7] == (7, int(LABELS[7]))  # a single sample can be looked at
     assert collated.state_dict() == {}  # which says that it can be resumed, and leaves that to the callback
     collated.load_state_dict({})
-
-
-@pytest.mark.parametrize("num_workers", [0, 2])
-@pytest.mark.parametrize("batch_size", [4, 5])
-def test_without_a_callback_each_epoch_is_a_new_permutation_of_whole_batches(num_workers: int, batch_size: int):
-    loader = AdaptiveDataLoader(Numbers(), batch_size, num_workers=num_workers, seed=0)
-    epochs = [numbers(loader) for _ in range(3)]
-    assert len(loader) == N // batch_size
-    for epoch in epochs:
-        assert [len(batch) for batch in epoch] == [batch_size] * (N // batch_size)
-        assert len(set(flat(epoch))) == len(flat(epoch))
-    assert len({str(epoch) for epoch in epochs}) == 3
-    sampler = AdaptiveBatchSampler(Bins.single(N), 6, batches_per_epoch=2, seed=1)
-    own = AdaptiveDataLoader(Numbers(), sampler=sampler)
-    assert own.sampler is sampler
-    assert [len(batch) for batch in numbers(own)] == [6, 6]
 
 
 def test_the_seed_decides_and_is_by_default_the_one_that_torch_was_given():
@@ -189,14 +196,8 @@ def test_a_batch_is_drawn_when_it_is_asked_for_prefetch_factor_times_workers_ahe
         assert numbers(loader) == [[hot] * B] * 8
 
 
-SETTINGS: dict[str, Any] = {
-    "num_workers": 2,
-    "pin_memory": True,
-    "timeout": 7.0,
-    "worker_init_fn": abs,
-    "prefetch_factor": 5,
-    "persistent_workers": True,
-}
+WORKERS = {"num_workers": 2, "timeout": 7.0, "prefetch_factor": 5, "persistent_workers": True}
+SETTINGS: dict[str, Any] = {"pin_memory": True, "worker_init_fn": abs, **WORKERS}
 
 
 def test_it_hands_all_settings_on_to_torch_also_those_of_another_loader():
@@ -220,20 +221,6 @@ def test_it_hands_all_settings_on_to_torch_also_those_of_another_loader():
     subset = AdaptiveDataLoader.like(DataLoader(dataset, 5, sampler=torch_data.SubsetRandomSampler([3, 4, 10, 11, 20])))
     assert len(subset.sampler.bins) == 5
     assert sorted(flat(numbers(subset))) == [3, 4, 10, 11, 20]
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"sampler": torch_data.WeightedRandomSampler([1.0] * N, N)}, "has a WeightedRandomSampler, in whose"),
-        ({"sampler": [1, 2, 3]}, "has a list, in whose place adaptive sampling would step: leave it out"),
-        ({"batch_sampler": torch_data.BatchSampler(RANDOM, B, False)}, "has no `batch_size`, but a BatchSampler of"),
-        ({"batch_size": None, "sampler": RANDOM}, "has no `batch_size`, but a RandomSampler of its own: give it `bat"),
-    ],
-)
-def test_like_a_loader_with_an_order_of_its_own(options: dict[str, Any], message: str):
-    with pytest.raises(Misconfigured, match=f"The train DataLoader {message}"):
-        AdaptiveDataLoader.like(DataLoader(Numbers(), **options))
 
 
 def test_off_the_cpu_a_data_set_gets_tensors_if_it_takes_them_and_there_are_no_workers(monkeypatch: pytest.MonkeyPatch):

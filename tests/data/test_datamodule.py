@@ -1,4 +1,3 @@
-import copy
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -40,7 +39,9 @@ def giving(loader: Any) -> Minimal:
 class Moving:
     """Takes notes of how batches are moved, for a module or a DataModule."""
 
-    calls: list[Any]
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.calls: list[Any] = []
 
     def note(self, call: Any) -> None:
         if call not in self.calls:
@@ -68,7 +69,7 @@ class Own(Moving, Minimal):
     def __init__(self, batch_size: int = B, secret: str = "sesame") -> None:
         super().__init__(batch_size)
         self.save_hyperparameters()
-        self.calls, self.counter = [], 0
+        self.counter = 0
 
     def prepare_data(self) -> None:
         self.note(("prepare_data", self.trainer is not None))
@@ -120,9 +121,7 @@ class Linear(LightningModule):
 
 
 class LinearMoving(Moving, Linear):
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls = []
+    pass
 
 
 def fit(make_trainer: MakeTrainer, data: Any, module: Linear, ckpt_path: Any = None, epochs: int = 1) -> Trainer:
@@ -184,9 +183,7 @@ SINGLE = "AdaptiveDataModule needs a single torch DataLoader"
     [
         *[(data, {}, TypeError, NEITHER) for data in (3, None, iter([1]), LOADER)],
         (DATASET, {"batch_size": None}, ValueError, "`batch_size` is missing: give the number of instances"),
-        (giving({"a": LOADER}), {}, Misconfigured, f"Minimal gave a dict: {SINGLE}"),
         (giving([LOADER]), {}, Misconfigured, f"Minimal gave a list: {SINGLE}"),
-        (giving(None), {}, Misconfigured, f"Minimal gave a NoneType: {SINGLE}"),
         (giving(AdaptiveDataLoader(DATASET, B)), {}, Misconfigured, f"an AdaptiveDataLoader {READY}"),
     ],
 )
@@ -223,15 +220,11 @@ def test_the_datamodule_s_state_goes_into_checkpoints_and_comes_back(make_traine
     assert data.state_dict() == {"counter": 0}
     fit(make_trainer, data, module, tmp_path / "end.ckpt", epochs=2)
     assert data.state_dict() == {"counter": fresh.counter} == {"counter": 3}
-    alone = AdaptiveDataModule(DATASET, B)
-    assert not alone.state_dict()
-    alone.load_state_dict({})
 
 
 @pytest.mark.parametrize(
     ("make", "train", "val"),
     [
-        (lambda: Minimal(), B, 0),  # as a comparison
         (lambda: AdaptiveDataModule(Minimal()), B, 0),
         (lambda: AdaptiveDataModule(DATASET, B), B, 0),
         (lambda: AdaptiveDataModule(LightningDataModule.from_datasets(DATASET, DATASET, batch_size=8)), 8, 3),
@@ -250,17 +243,13 @@ def test_attributes_methods_and_settings_are_those_of_the_datamodule():
     inner.allow_zero_length_dataloader_with_multiple_devices = True
     inner.later = 12
     data = AdaptiveDataModule(inner)
-    assert data.prepare_data_per_node is False
-    assert data.allow_zero_length_dataloader_with_multiple_devices is True
+    assert (data.prepare_data_per_node, data.allow_zero_length_dataloader_with_multiple_devices) == (False, True)
     assert data.hparams == data.hparams_initial == {"batch_size": 6, "secret": "sesame"}
     assert (data.train, data.later) == (DATASET, 12)
-    data.note("hello")
-    assert inner.calls == ["hello"]
-    for name in ("nonsense", "__nonsense__"):
+    half_made = AdaptiveDataModule.__new__(AdaptiveDataModule)  # which must not ask itself without end
+    for one, name in ((data, "nonsense"), (data, "__nonsense__"), (half_made, "anything")):
         with pytest.raises(AttributeError, match=name):
-            getattr(data, name)
-    with pytest.raises(AttributeError):  # half made, without an endless loop
-        _ = AdaptiveDataModule.__new__(AdaptiveDataModule).anything
+            getattr(one, name)
     assert AdaptiveDataModule(DATASET, B).tensors is DATASET.tensors
 
 
@@ -270,21 +259,18 @@ def test_the_batch_size_is_the_datamodule_s_until_it_is_set():
     assert data.batch_size == 6
     inner.batch_size = 3
     assert (data.batch_size, len(data.train_dataloader())) == (3, 8)
-    for settable in (data, AdaptiveDataModule(DATASET, B)):
-        settable.batch_size = 12
-        assert (settable.batch_size, len(settable.train_dataloader())) == (12, 2)
+    data.batch_size = 12
+    assert (data.batch_size, len(data.train_dataloader())) == (12, 2)
     without = AdaptiveDataModule(LightningDataModule.from_datasets(DATASET, batch_size=8))
     assert not hasattr(without, "batch_size")
     assert len(without.train_dataloader()) == 3
 
 
-@pytest.mark.parametrize("twice", [lambda data: pickle.loads(pickle.dumps(data)), copy.deepcopy])
-def test_it_can_be_pickled_and_copied(twice: Callable[[Any], AdaptiveDataModule]):
-    for data in (AdaptiveDataModule(Own(), seed=4), AdaptiveDataModule(DATASET, B, seed=4)):
-        again = twice(data)
+def test_it_can_be_pickled():
+    for data in (AdaptiveDataModule(DATASET, B, seed=4), AdaptiveDataModule(Own(), seed=4)):
+        again = pickle.loads(pickle.dumps(data))
         assert again.data is not data.data
         assert same(data.train_dataloader(), again.train_dataloader())
-    own = twice(AdaptiveDataModule(Own()))
-    own.setup("fit")
-    assert own.calls == [("setup", "fit", False)]
-    assert own.hparams["secret"] == "sesame"
+    again.setup("fit")
+    assert again.calls == [("setup", "fit", False)]
+    assert (data.calls, again.hparams["secret"]) == ([], "sesame")

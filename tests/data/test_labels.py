@@ -1,3 +1,4 @@
+from collections import UserList
 from typing import Any
 
 import numpy as np
@@ -25,11 +26,7 @@ class Unloadable(Dataset[Any]):
 
 
 class Table(Unloadable):
-    """In the style of Hugging Face's `datasets.Dataset`: positions give rows, strings give columns.
-
-    As after `with_transform`: in the vision tutorials it needs another column than the one that is asked for alone
-    (`datasets` before 4), or renames it (seen with 5.2).
-    """
+    """Like Hugging Face's `datasets.Dataset`: positions give rows, strings give columns, which transforms may break."""
 
     def __init__(self, transforms: bool, **columns: Any) -> None:
         super().__init__(column_names=list(columns), columns=columns, transforms=transforms)
@@ -43,19 +40,6 @@ class Table(Unloadable):
         return self.columns[index]
 
 
-class Column:
-    """What newer versions of `datasets` give for a column: no list, but it can be iterated over."""
-
-    def __init__(self, values: list[int]) -> None:
-        self.values = values
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def __getitem__(self, index: int) -> int:
-        return self.values[index]
-
-
 def found(dataset: Dataset[Any], name: str | None = None) -> list[int]:
     labels = find_labels(dataset, name)
     assert labels.dtype == torch.int64
@@ -66,7 +50,7 @@ def found(dataset: Dataset[Any], name: str | None = None) -> list[int]:
 @pytest.mark.parametrize(
     "make",
     [
-        *(list, tuple, np.array, torch.tensor, Column),
+        *(list, tuple, np.array, torch.tensor, UserList),
         lambda labels: np.array(labels, dtype=np.uint8),
         lambda labels: torch.tensor(labels, dtype=torch.int32)[:, None],
         lambda labels: [torch.tensor(label) for label in labels],
@@ -95,17 +79,12 @@ def test_subsets_of_concatenations_of_subsets_are_followed():
     first = Subset(Unloadable(targets=LABELS), [6, 0, 0, 2])
     both: Dataset[Any] = ConcatDataset([first, TensorDataset(torch.rand(3, 2), torch.tensor([7, 8, 9]))])
     assert found(both) == [1, 3, 3, 1, 7, 8, 9]
+    named = Unloadable(targets=[0] * N, difficulty=LABELS)
+    assert found(ConcatDataset([Subset(named, [1, 0]), named]), "difficulty") == [0, 3, *LABELS]
+    assert find_labels(named, "colour") is None
     assert found(Subset(Subset(both, range(1, 6)), np.array([4, 0]))) == [8, 3]
     assert found(ConcatDataset([Subset(both, [5]), both])) == [8, 1, 3, 3, 1, 7, 8, 9]
     assert find_labels(ConcatDataset([both, Unloadable()])) is None
-
-
-def test_a_name_is_looked_for_instead_of_the_usual_ones():
-    dataset = Unloadable(targets=[0] * N, difficulty=LABELS)
-    assert found(dataset) == [0] * N
-    assert found(Subset(dataset, [1, 0]), "difficulty") == [0, 3]
-    assert found(ConcatDataset([dataset, dataset]), "difficulty") == 2 * LABELS
-    assert find_labels(dataset, "colour") is None
 
 
 def test_what_is_not_one_integer_per_instance_is_passed_over():

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from lightning_as import CIFAR10DataModule, CIFAR100DataModule, FashionMNISTDataModule
 from lightning_as.data.torchvision_data import TorchvisionDataModule
-from tests.helpers.idx import write_idx
+from tests.helpers.idx import write_mnist
+from tests.helpers.statistics import seeded
 
 datasets = pytest.importorskip("torchvision.datasets", exc_type=ImportError)
 SIZES = {"train": 30, "test": 20}
@@ -22,8 +23,8 @@ FASHION = "train-images-idx3-ubyte, .* into .*FashionMNIST.raw"
 
 
 def pixels(part: str, module: type[TorchvisionDataModule]) -> Tensor:
-    generator = torch.Generator().manual_seed(SIZES[part])
-    return torch.randint(256, (SIZES[part], *module.dims), dtype=torch.uint8, generator=generator)
+    size = SIZES[part]
+    return torch.randint(256, (size, *module.dims), dtype=torch.uint8, generator=seeded(size))
 
 
 def labels(part: str, module: type[TorchvisionDataModule]) -> Tensor:
@@ -63,9 +64,7 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[type[Tor
             write_cifar(tmp_path, module, monkeypatch)
             return tmp_path
         for part, name in (("train", "train"), ("test", "t10k")):
-            raw = tmp_path / "FashionMNIST" / "raw"
-            write_idx(raw, f"{name}-images-idx3-ubyte", pixels(part, module)[:, 0])
-            write_idx(raw, f"{name}-labels-idx1-ubyte", labels(part, module))
+            write_mnist(tmp_path / "FashionMNIST" / "raw", name, pixels(part, module)[:, 0], labels(part, module))
         return tmp_path
 
     return write
@@ -97,7 +96,6 @@ def test_it_reads_what_torchvision_wrote(module: Any, classes: int, dims: Any, f
     mean, std = (torch.tensor(figures).view(len(data._mean), 1, 1) for figures in (module._mean, module._std))
     for part in ("train", "test"):
         dataset = data.dataset(part)
-        assert dataset.images.dtype == torch.float32
         assert dataset.images.is_contiguous()
         back = (dataset.images * std + mean) * 255
         assert torch.allclose(back, pixels(part, module).float(), atol=1e-3)

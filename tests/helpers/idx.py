@@ -7,6 +7,12 @@ import torch
 from torch import Tensor
 
 
+def write_mnist(folder: Path, name: str, images: Tensor, labels: Tensor) -> None:
+    """Write the two files of a part, "train" or "t10k"."""
+    write_idx(folder, f"{name}-images-idx3-ubyte", images)
+    write_idx(folder, f"{name}-labels-idx1-ubyte", labels)
+
+
 def write_idx(folder: Path, name: str, values: Tensor) -> None:
     """Write numbers from 0 to 255: two zeros, the type, the number of dimensions, the dimensions, the bytes."""
     folder.mkdir(parents=True, exist_ok=True)

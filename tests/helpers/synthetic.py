@@ -4,14 +4,14 @@ import csv
 import tempfile
 from pathlib import Path
 
+from matplotlib.figure import Figure
+
+from thesis.evidence import Evidence
 from thesis.results import COLUMNS, Run, read
+from thesis.tables import Tables
 
 # Mean training cost after epoch 15 by arm and seed; the costs of the epochs before are ten times as large.
-COSTS = {
-    "AS": [2e-6, 4e-6, 3e-6],
-    "OBS": [4e-6, 16e-6, 6e-6],
-    "uniform": [2e-2, 1e-2, 6e-2],
-}
+COSTS = {"AS": [2e-6, 4e-6, 3e-6], "OBS": [4e-6, 16e-6, 6e-6], "uniform": [2e-2, 1e-2, 6e-2]}
 ACCURACIES = {"AS": [0.9940, 0.9942, 0.9944], "OBS": [0.9939, 0.9943, 0.9941], "uniform": [0.9930, 0.9932, 0.9931]}
 SECONDS = {"AS": 6.0, "OBS": 5.0, "uniform": 4.0}
 
@@ -69,3 +69,23 @@ def runs_of(rows: Rows) -> list[Run]:
     """The runs of some rows."""
     with tempfile.TemporaryDirectory() as folder:
         return read([write(Path(folder) / "epochs.csv", rows)])
+
+
+def tables(rows: Rows) -> Tables:
+    """The tables of some rows."""
+    return Tables(runs_of(rows))
+
+
+def evidence(rows: Rows) -> Evidence:
+    """What some rows say for the pages of evidence."""
+    return Evidence(tables(rows))
+
+
+def legend(figure: Figure) -> list[str]:
+    """What a figure says of its lines and marks."""
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def titles(figure: Figure) -> list[str]:
+    """Of the panels."""
+    return [axes.get_title(loc="left") for axes in figure.axes]

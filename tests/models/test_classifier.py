@@ -28,11 +28,10 @@ def test_the_network_is_table_1():
 
 
 def test_the_optimizers_of_the_thesis():
-    adadelta = ConvNetClassifier().configure_optimizers()
+    adadelta, adam = (ConvNetClassifier(optimizer=name).configure_optimizers() for name in ("adadelta", "adam"))
     assert isinstance(adadelta, torch.optim.Adadelta)
-    assert (adadelta.defaults["lr"], adadelta.defaults["rho"]) == (1.0, 0.9)
-    adam = ConvNetClassifier(optimizer="adam").configure_optimizers()
     assert isinstance(adam, torch.optim.Adam)
+    assert (adadelta.defaults["lr"], adadelta.defaults["rho"]) == (1.0, 0.9)
     assert (adam.defaults["lr"], adam.defaults["betas"]) == (1e-3, (0.9, 0.999))
 
 

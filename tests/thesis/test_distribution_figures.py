@@ -2,9 +2,8 @@ from typing import Any
 
 import numpy as np
 
-from tests.helpers.synthetic import row, runs_of
+from tests.helpers.synthetic import row, tables
 from thesis.distribution_figures import cost_scale, delta_grid_figure, distribution_figure
-from thesis.tables import Tables
 
 
 def test_a_search_has_a_tile_for_each_point_and_hatches_what_was_not_run():
@@ -14,7 +13,7 @@ def test_a_search_has_a_tile_for_each_point_and_hatches_what_was_not_run():
         | ({"p": "0" + 9 * ";0.11"} if p == 0.3 else {})
         for (p, q), cost in costs.items()
     ]
-    points = Tables(runs_of(rows)).points
+    points = tables(rows).points
     scale = cost_scale(points)  # without what has no logarithm
     assert (scale.vmin, scale.vmax, cost_scale([]).vmin) == (1e-4, 1e-1, 1)
     axes, fine = (delta_grid_figure([r for r in points if r.figure == at], scale).axes[0] for at in (13, 14))
@@ -37,14 +36,13 @@ def test_p_at_the_beginnings_of_epochs():
         for epoch in range(11)
         for seed in range(3)
     ]
-    tables = Tables(runs_of(rows))
-    figure: Any = distribution_figure(tables, "adam", 64)
+    found = tables(rows)
+    figure: Any = distribution_figure(found, "adam", 64)
     shown = [axes for axes in figure.axes if axes.get_visible()]
-    titles = [f"epoch {epoch}: lowest in any run {p}" for epoch, p in ((0, "0.1"), (5, "0"), (10, "0"))]
-    assert [axes.get_title(loc="left") for axes in shown] == titles
+    said = [f"epoch {epoch}: lowest in any run {p}" for epoch, p in ((0, "0.1"), (5, "0"), (10, "0"))]
+    assert [axes.get_title(loc="left") for axes in shown] == said
     assert [bar.get_height() for bar in shown[1].patches] == [0.0, *[0.1] * 9]  # medians of the three runs
     dots, uniform = shown[1].get_lines()
-    assert len(dots.get_xdata()) == 30
-    assert set(uniform.get_ydata()) == {0.1}
+    assert (len(dots.get_xdata()), set(uniform.get_ydata())) == (30, {0.1})
     assert [text.get_text() for text in shown[1].texts] == ["0"]  # the bar that cannot be seen
-    assert distribution_figure(tables, "adadelta", 256) is None
+    assert distribution_figure(found, "adadelta", 256) is None

@@ -1,22 +1,12 @@
 import math
+from itertools import product
 
 import pytest
 
-from tests.helpers.synthetic import Rows, cell, row, runs_of, training
-from thesis.evidence import ACCURACY, TARGETS, Evidence, late_cost, longest
+from tests.helpers.synthetic import Rows, evidence, row, runs_of, training
+from thesis.evidence import late_cost, longest
 from thesis.grid import PARTS, REMEDIES, WEIGHTS
 from thesis.printed import BATCH_SIZES, OPTIMIZERS
-from thesis.tables import Tables
-
-
-def evidence(rows: Rows) -> Evidence:
-    return Evidence(Tables(runs_of(rows)))
-
-
-def test_the_same_training_of_two_studies_counts_once_and_the_longer_one():
-    rows = [r | {"experiment": "weights"} for r in cell(epochs=10)] + cell(epochs=15)
-    for found in (evidence(rows), evidence(rows[::-1])):
-        assert [int(run.epochs[-1]) for run in found.runs] == [15] * 9
 
 
 def test_late_costs_are_geometric_means_over_three_epochs():
@@ -26,8 +16,8 @@ def test_late_costs_are_geometric_means_over_three_epochs():
     assert late_cost(run, 4) == pytest.approx(1e-3)
     assert late_cost(run, 1) == pytest.approx(8.0)  # there is one epoch: what is before the first is none
     assert (late_cost(zero, 3), late_cost(infinite, 2)) == (0, math.inf)
-    rows = training([1.0] * 3, seed=1) + training([1.0] * 5, seed=2) + training([1.0] * 5, seed=3)
-    assert [run.cell.seed for run in longest(runs_of(rows))] == [2, 3]
+    rows = [r for seed, epochs in enumerate((3, 5, 5)) for r in training([1.0] * epochs, seed=seed)]
+    assert [run.cell.seed for run in longest(runs_of(rows))] == [1, 2]
 
 
 def test_arms_are_compared_at_the_last_epoch_that_all_have():
@@ -50,24 +40,11 @@ def test_arms_are_compared_at_the_last_epoch_that_all_have():
     assert (of_as.cost.value, of_as.ratio.value, of_as.ratio.note) == (math.inf, None, "a cost is not finite")
 
 
-def test_times_to_targets_within_15_epochs():
-    rows = training([0.1, 5e-3, 0.1], seed=0, test_accuracy=0.994) + training([0.1, 0.1, 5e-3], seed=1)
-    rows += training([0.1] * 15 + [5e-3], arm="OBS") + training([0.1] * 14 + [5e-3], arm="uniform")
-    found = {(r.target, r.arm): r[4:] for r in evidence(rows).times[5]}
-    assert len(found) == 3 * len(TARGETS)
-    assert found[TARGETS[0].label, "AS"] == (2.5, (2.5, 2.0, 3.0, 2), 2)
-    # One of two, from before the first step: half of them is not a median.
-    assert found[ACCURACY.label, "AS"] == (None, (0.0, None, None, 1), 2)
-    assert found[TARGETS[0].label, "OBS"] == (None, (None, None, None, 0), 1)
-    assert found[TARGETS[0].label, "uniform"] == (15.0, (15.0, None, None, 1), 1)
-
-
 def remedies(costs: dict[str, float], seed: int = 100) -> Rows:
     """All six settings of the given arms, whose cost at every epoch is the given one."""
-    settings = [(arm, optimizer, size) for arm in costs for optimizer in OPTIMIZERS for size in BATCH_SIZES]
     return [
         r
-        for arm, optimizer, size in settings
+        for arm, optimizer, size in product(costs, OPTIMIZERS, BATCH_SIZES)
         for r in training([costs[arm]] * 2, arm=arm, optimizer=optimizer, batch_size=size, seed=seed)
     ]
 

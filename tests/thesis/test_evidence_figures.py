@@ -1,30 +1,15 @@
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from tests.helpers.synthetic import Rows, cell, runs_of
-from thesis.evidence import Evidence
+from tests.helpers.synthetic import cell, evidence, legend, titles
 from thesis.evidence_figures import LABELS, claims_figure, collapse_figure, parts_figure, time_figure, weights_figure
 from thesis.grid import ARMS
-from thesis.tables import Tables
-
-
-def evidence(rows: Rows) -> Evidence:
-    return Evidence(Tables(runs_of(rows)))
 
 
 def marks(axes: Axes, marker: str) -> list[tuple[float, float]]:
     drawn = [np.asarray(line.get_xydata())[0] for line in axes.get_lines() if line.get_marker() == marker]
     return [(float(x), float(y)) for x, y in drawn]
-
-
-def titles(figure: Figure) -> list[str]:
-    return [axes.get_title(loc="left") for axes in figure.axes]
-
-
-def legend(figure: Figure) -> list[str]:
-    return [text.get_text() for text in figure.legends[0].get_texts()]
 
 
 def test_claims_stand_beside_the_thesis_s_and_an_exact_0_at_the_edge():

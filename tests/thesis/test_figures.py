@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from tests.helpers.synthetic import cell, row, runs_of
+from tests.helpers.synthetic import cell, legend, row, tables, titles
 from thesis.figures import COLOURS, VARIANCES, accuracy_figure, overview_figure, training_cost_figure, variance_figure
-from thesis.tables import Tables
 
 
 def lines(figure: Figure, at: int, colour: str, thick: bool = True) -> list[np.ndarray]:
@@ -15,15 +14,11 @@ def lines(figure: Figure, at: int, colour: str, thick: bool = True) -> list[np.n
     return [np.asarray(line.get_xydata()) for line in drawn if (line.get_linewidth() > 2) == thick]
 
 
-def legend(figure: Figure) -> list[str]:
-    return [text.get_text() for text in figure.legends[0].get_texts()]
-
-
 def test_training_cost_by_epoch_and_by_time():
-    figure = training_cost_figure(Tables(runs_of(cell())), "adadelta")
+    figure = training_cost_figure(tables(cell()), "adadelta")
     left, right = figure.axes  # of batch 256 alone: there are no others
-    assert (left.get_ylabel(), left.get_yscale()) == ("mean training cost (nats)", "log")
-    assert (left.get_xlabel(), right.get_xlabel()) == ("epochs", "training time (minutes)")
+    said = (left.get_ylabel(), left.get_yscale(), left.get_xlabel(), right.get_xlabel())
+    assert said == ("mean training cost (nats)", "log", "epochs", "training time (minutes)")
     assert right.get_title(loc="right") == "after epoch 15: AS / uniform = 1e-4, AS / OBS = 0.5"
     for arm, colour in COLOURS.items():
         assert len(lines(figure, 0, colour, thick=False)) == 3, arm
@@ -36,7 +31,7 @@ def test_training_cost_by_epoch_and_by_time():
 
 def test_costs_of_0_stand_at_the_bottom_with_a_mark_and_make_ratios_undefined():
     rows = [r | {"training_cost_median": 0 if r["arm"] != "uniform" else 1e-4} for r in cell(epochs=2)]
-    figure = training_cost_figure(Tables(runs_of(rows)), "adadelta", "median")
+    figure = training_cost_figure(tables(rows), "adadelta", "median")
     marked: list[Any] = [line for line in figure.axes[0].get_lines() if line.get_marker() == "v"]
     heights = {line.get_color(): set(line.get_ydata().tolist()) for line in marked}
     assert set(heights) == {COLOURS["AS"], COLOURS["OBS"]}
@@ -49,11 +44,8 @@ def test_costs_of_0_stand_at_the_bottom_with_a_mark_and_make_ratios_undefined():
 def test_the_median_ends_with_the_shortest_run_and_one_that_diverged_is_the_highest_of_three():
     rows = [r for r in cell(epochs=6, arms=("OBS",)) if r["seed"] != 1 or int(str(r["epoch"])) <= 4]
     rows = [r | ({"training_cost_mean": "nan"} if (r["seed"], r["epoch"]) == (2, 4) else {}) for r in rows]
-    figure = overview_figure(Tables(runs_of(rows)))
-    assert [axes.get_title(loc="left") for axes in figure.axes] == [
-        "Adadelta (no runs of AS, uniform)",
-        "Adam (no runs of AS, OBS, uniform)",
-    ]
+    figure = overview_figure(tables(rows))
+    assert titles(figure) == ["Adadelta (no runs of AS, uniform)", "Adam (no runs of AS, OBS, uniform)"]
     assert sorted(len(line) for line in lines(figure, 0, COLOURS["OBS"], thick=False)) == [5, 7, 7]
     (thick,) = lines(figure, 0, COLOURS["OBS"])
     assert len(thick) == 5
@@ -61,11 +53,11 @@ def test_the_median_ends_with_the_shortest_run_and_one_that_diverged_is_the_high
 
 
 def test_accuracy_is_in_percent_from_epoch_1_and_infinite_variances_are_marked_at_the_top():
-    (thick,) = lines(accuracy_figure(Tables(runs_of(cell())), "adadelta", 256), 0, COLOURS["AS"])
+    (thick,) = lines(accuracy_figure(tables(cell()), "adadelta", 256), 0, COLOURS["AS"])
     assert thick[0, 0] == 1
     assert thick[-1].tolist() == pytest.approx([15, 99.42])
     rows = [row(epoch=e, variance_weighted="inf" if e > 2 else 0.05) for e in range(5)]
-    figure = variance_figure(Tables(runs_of(rows)), "adadelta")
+    figure = variance_figure(tables(rows), "adadelta")
     uniform, weighted, drawn = (lines(figure, 0, colour)[0][:, 1].tolist() for _, colour in VARIANCES.values())
     assert (uniform, weighted[:3], drawn) == ([0.1] * 5, [0.05] * 3, [0.2] * 5)
     assert min(weighted[3:]) > 0.2

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.helpers.synthetic import cell, row, runs_of
+from tests.helpers.synthetic import cell, row, tables
 from thesis import report
 from thesis.report import evidence_report, thesis_report
 from thesis.results import read
@@ -15,10 +15,10 @@ RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 
 def test_the_published_tables_are_what_the_published_results_give(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(report, "png", lambda figure: b"")
-    tables = Tables(read(sorted(RESULTS.glob("*/epochs.csv"))))
+    published = Tables(read(sorted(RESULTS.glob("*/epochs.csv"))))
     for made, folder in (
-        (thesis_report(tables), RESULTS / "thesis" / "report"),
-        (evidence_report(tables), RESULTS / "evidence"),
+        (thesis_report(published), RESULTS / "thesis" / "report"),
+        (evidence_report(published), RESULTS / "evidence"),
     ):
         assert set(made) == {path.name for path in folder.iterdir()}
         for name, content in made.items():
@@ -28,23 +28,23 @@ def test_the_published_tables_are_what_the_published_results_give(monkeypatch: p
 
 def test_what_the_runs_allow_is_made():
     rows = [*cell(seeds=2), row(experiment="grid-search", delta_p=0.9, delta_q=0.1)]
-    files = thesis_report(Tables(runs_of(rows)))
+    files = thesis_report(tables(rows))
     shown = [f"figure_{name}.png" for name in (15, 20, "20_median", 22, 27)]
     assert [name for name in files if name.endswith(".png")] == [*shown, "training_cost.png"]
     for name in shown:
         assert Image.open(io.BytesIO(files[name])).size[0] > 600
         assert len(files[name]) < 150_000
     with pytest.raises(ValueError, match=r"no trained run .* but of \['time'\]"):
-        thesis_report(Tables(runs_of([row(experiment="time")])))
-    files = evidence_report(Tables(runs_of([row(experiment="ablation", data="noisy_10")])))  # without uniform sampling
+        thesis_report(tables([row(experiment="time")]))
+    files = evidence_report(tables([row(experiment="ablation", data="noisy_10")]))  # without uniform sampling
     assert "question_4.csv" in files
     assert "question_4.png" not in files
 
 
 def test_what_was_not_run_or_is_undefined_is_said(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(report, "png", lambda figure: b"")
-    tables = Tables(runs_of(cell(arms=("AS", "uniform"), seeds=1)))
-    page = thesis_report(tables)["report.md"].decode()
+    found = tables(cell(arms=("AS", "uniform"), seeds=1))
+    page = thesis_report(found)["report.md"].decode()
     for line in (
         "| Adadelta | 256 | 1 run of 15 epochs | not run | 1 run of 15 epochs |",
         "**Not run: Adadelta, batch 64, AS; Adadelta, batch 64, OBS;",
@@ -55,6 +55,6 @@ def test_what_was_not_run_or_is_undefined_is_said(monkeypatch: pytest.MonkeyPatc
     ):
         assert line in page
     assert "*Figure 20: not run.*" not in page
-    page = evidence_report(tables)["tables.md"].decode()
+    page = evidence_report(found)["tables.md"].decode()
     assert page.count("*Not run.*") == 2  # questions 2 and 3
     assert "| training cost 1e-3 | Adadelta 256 | uniform | not reached | – | 0 of 1 |" in page

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.helpers.synthetic import Rows, cell, row, runs_of, write
+from tests.helpers.synthetic import Rows, row, runs_of, write
 from thesis.results import COLUMNS, Cell, read, read_rows, select, write_rows
 
 PUBLISHED = sorted((Path(__file__).parents[2] / "benchmarks" / "results").glob("*/epochs.csv"))
@@ -29,11 +29,11 @@ def test_of_a_run_in_several_files_the_longest_counts_or_the_first(tmp_path: Pat
         (run,) = read(paths)
         assert run.epochs.tolist() == [1, 2, 3]
         assert run.measured["seconds"].tolist() == [6, 12, 18]
-    paths = [write(tmp_path / f"{seconds}.csv", [row(seconds=seconds)]) for seconds in (7, 8)]
-    assert [run.at("seconds", 15) for run in read(paths)] == [7]
-    other = write(tmp_path / "other.csv", [row(test_cost=0.5)])
+    rows = {"seven": row(seconds=7), "eight": row(seconds=8), "other": row(test_cost=0.5)}
+    paths = [write(tmp_path / f"{name}.csv", [content]) for name, content in rows.items()]
+    assert [run.at("seconds", 15) for run in read(paths[:2])] == [7]
     with pytest.raises(ValueError, match=r"other.csv: epoch 15 of .* was read before, with other figures"):
-        read([*paths, other])
+        read(paths)
 
 
 def test_what_was_published_is_read_and_written_again_byte_by_byte_or_not_at_all(tmp_path: Path):
@@ -48,12 +48,10 @@ def test_what_was_published_is_read_and_written_again_byte_by_byte_or_not_at_all
 
 
 def test_select_takes_one_setting_on_the_full_data():
-    rows = [*cell(epochs=1), row(data="noisy_10", seed=7), row(optimizer="Adam", seed=8)]
-    rows += [row(experiment="grid-search", delta_p=0.9, delta_q=q, seed=9) for q in (0.1, 0.4)]
-    runs = runs_of(rows)
-    assert [run.cell.seed for run in select(runs, "thesis", "adadelta", 256, "AS")] == [0, 1, 2]
-    assert len(select(runs, "thesis", "adadelta", 256)) == 9
-    assert [run.cell.seed for run in select(runs, "thesis", "adam", 256)] == [8]
+    rows = [row(), row(arm="OBS"), row(data="noisy_10", seed=7), row(optimizer="adam", seed=8)]
+    runs = runs_of([*rows, *(row(experiment="grid-search", delta_p=0.9, delta_q=q, seed=9) for q in (0.1, 0.4))])
+    assert [run.cell.arm for run in select(runs, "thesis", "adadelta", 256)] == ["AS", "OBS"]
+    assert [run.cell.seed for run in select(runs, "thesis", "adadelta", 256, "AS")] == [0]
     assert [run.cell.delta_q for run in select(runs, "grid-search", "adadelta", 256, deltas=(0.9, 0.4))] == [0.4]
 
 

@@ -34,7 +34,6 @@ def test_cells_are_trained_once_in_order_and_the_grid_may_grow(
     said = capsys.readouterr().out.splitlines()
     assert said[0] == "thesis: 0 of 2 trainings done, 2 left"
     assert said[1].startswith("  thesis-uniform-adam_64-full-seed0: epoch 1 of 3, training cost ")
-    assert said[4].startswith("thesis: 1 of 2 trainings done, 1 left, about ")
     assert said[-1] == "thesis: 2 of 2 trainings done, 0 left"
     assert list((tmp_path / "study" / "checkpoints").iterdir()) == []
     make_study("64", "adam", "AS", seeds=2).run()
@@ -102,18 +101,18 @@ def test_a_cell_whose_lock_another_process_holds_is_left_to_it_and_gone_on_with_
 def test_a_cell_that_another_process_has_done_between_the_look_and_the_lock_is_not_done_again(
     make_study: MakeStudy, rows: Rows, monkeypatch: pytest.MonkeyPatch
 ):
-    one, other = make_study("64", "adam", "AS", epochs=1), make_study("64", "adam", "AS", epochs=1)
+    one, other = (make_study("64", "adam", "AS", epochs=1) for _ in range(2))
+
     real = FileLock.acquire
-    with monkeypatch.context() as patch:
 
-        def acquire(self: Any, *arguments: Any, **options: Any) -> Any:
-            patch.undo()
-            other.run()
-            patch.setattr(study, "train", lambda *_: pytest.fail("It was done twice."))
-            return real(self, *arguments, **options)
+    def acquire(self: Any, *arguments: Any, **options: Any) -> Any:
+        monkeypatch.setattr(FileLock, "acquire", real)
+        other.run()
+        monkeypatch.setattr(study, "train", lambda *_: pytest.fail("It was done twice."))
+        return real(self, *arguments, **options)
 
-        patch.setattr(FileLock, "acquire", acquire)
-        assert one.run() == {}
+    monkeypatch.setattr(FileLock, "acquire", acquire)
+    assert one.run() == {}
     assert len(rows()) == 2
 
 
@@ -133,44 +132,38 @@ def test_what_was_published_is_gone_on_with_by_its_csv_alone(files: list[str], t
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("damaged", "options", "message"),
     [
-        ({"epochs": 0}, "`epochs` must be at least 1, got 0"),
-        ({"epochs": 2}, "has `epochs` 1, but here it is 2: give the same, or another `folder`"),
-        ({"device": "cuda"}, "`device` is 'cuda', but torch finds no GPU: give 'auto' or 'cpu'"),
-        ({"gpu": True, "device": "auto"}, "has `device` cpu, but here it is cuda: give the same"),
-        ({"cells": "weights", "without": "protocol.json"}, "has `experiment` thesis, but here it is weights"),
-        ({"epochs": 2, "without": "protocol.json"}, "has `epochs` 1, but here it is 2"),
-        ({"gpu": True, "device": "auto", "without": "protocol.json"}, "has no protocol.json beside it.*give `device`"),
-        ({"version": 2}, "has `version` 1, but here it is 2"),
-        ({"arm": "gone"}, "has thesis-gone-adam_64-full-seed0, which is no cell of the study"),
-        ({"without": "epochs.csv", "study.db": True}, "has the study.db of an earlier version and no epochs.csv"),
-        ({"folder": "study/epochs.csv/below"}, r"`folder` .*below cannot be written \(.*: give another one"),
+        ("", {"epochs": 0}, "`epochs` must be at least 1, got 0"),
+        ("", {"epochs": 2}, "has `epochs` 1, but here it is 2: give the same, or another `folder`"),
+        ("", {"device": "cuda"}, "`device` is 'cuda', but torch finds no GPU: give 'auto' or 'cpu'"),
+        ("", {"device": "auto"}, "has `device` cpu, but here it is cuda: give the same"),
+        ("protocol.json", {"study": "weights"}, "has `experiment` thesis, but here it is weights"),
+        ("protocol.json", {"epochs": 2}, "has `epochs` 1, but here it is 2"),
+        ("protocol.json", {"device": "auto"}, "has no protocol.json beside it.*give `device`"),
+        ("", {"version": 2}, "has `version` 1, but here it is 2"),
+        ("arm", {}, "has thesis-gone-adam_64-full-seed0, which is no cell of the study"),
+        ("epochs.csv", {}, "has the study.db of an earlier version and no epochs.csv"),
+        ("", {"folder": "study/epochs.csv/below"}, r"`folder` .*below cannot be written \(.*: give another one"),
     ],
 )
 def test_what_cannot_be_gone_on_with_is_refused(
-    options: dict[str, Any], message: str, make_study: MakeStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    damaged: str, options: Any, message: str, make_study: MakeStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    folder = tmp_path / "study"
+    folder, record = tmp_path / "study", tmp_path / "study" / "epochs.csv"
     make_study("64", "adam", "AS", epochs=1).run()
-    monkeypatch.setattr("torch.cuda.is_available", lambda: "gpu" in options)
-    monkeypatch.setattr(study, "PROTOCOL", options.get("version", 1))
-    if "arm" in options:
-        text = (folder / "epochs.csv").read_text()
-        (folder / "epochs.csv").write_text(text.replace(",AS,", f",{options['arm']},"))
-    if "without" in options:
-        (folder / options["without"]).unlink()
-    if "study.db" in options:
-        (folder / "study.db").touch()
-    before = {path: path.read_bytes() for path in folder.glob("*.csv")}
+    (folder / "study.db").touch()
+    if damaged == "arm":
+        record.write_text(record.read_text().replace(",AS,", ",gone,"))
+    elif damaged:
+        (folder / damaged).unlink()
+    before = record.read_bytes() if record.exists() else None
+    asked = {"study": "thesis", "epochs": 1, "device": "cpu", "folder": "study", "version": 1, **options}
+    monkeypatch.setattr("torch.cuda.is_available", lambda: asked["device"] == "auto")
+    monkeypatch.setattr(study, "PROTOCOL", asked["version"])
     with pytest.raises(ValueError, match=message):
-        Study(
-            cells(options.get("cells", "thesis"), 1),
-            options.get("epochs", 1),
-            tmp_path / options.get("folder", "study"),
-            options.get("device", "cpu"),
-        )
-    assert {path: path.read_bytes() for path in folder.glob("*.csv")} == before
+        Study(cells(asked["study"], 1), asked["epochs"], tmp_path / asked["folder"], asked["device"])
+    assert before == (record.read_bytes() if record.exists() else None)
 
 
 def test_the_time_left_goes_by_the_most_similar_cells_that_are_known():
