@@ -59,11 +59,9 @@ def test_without_a_strategy_epochs_of_any_length_are_shuffled_without_replacemen
     assert first != second
     assert list(make()) == first
     assert list(make(seed=1)) != first
-    longer = make(batches_per_epoch=30)
-    batches = list(longer)
-    assert len(batches) == len(longer) == 30
-    assert set(itertools.chain(*batches)) == set(range(SIZE))
-    assert len(make(batch_size=SIZE)) == 1
+    longer = list(make(batches_per_epoch=30))
+    assert (len(longer), len(make(batches_per_epoch=30)), len(make(batch_size=SIZE))) == (30, 30, 1)
+    assert set(itertools.chain(*longer)) == set(range(SIZE))
 
 
 @pytest.mark.parametrize("ahead", [0, 3])

@@ -173,8 +173,8 @@ def test_the_seed_decides_and_is_by_default_the_one_that_torch_was_given():
 @pytest.mark.parametrize(
     ("num_workers", "prefetch_factor", "persistent"), [(0, None, False), (1, 3, True), (2, None, False), (2, 1, True)]
 )
-def test_a_batch_is_drawn_when_it_is_asked_for_prefetch_factor_times_workers_ahead(
-    num_workers: int, prefetch_factor: int | None, persistent: bool
+def test_a_batch_is_drawn_when_it_is_asked_for_or_so_far_ahead(
+    num_workers: int, prefetch_factor: Any, persistent: bool
 ):
     options = {"num_workers": num_workers, "prefetch_factor": prefetch_factor, "persistent_workers": persistent}
     loader = AdaptiveDataLoader(Numbers(), B, batches_per_epoch=8, **options)

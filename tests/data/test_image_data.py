@@ -38,11 +38,9 @@ def test_a_data_set_gives_samples_and_whole_batches():
     assert torch.equal(dataset[1][0], images[1])
     assert (len(dataset), dataset[1][1]) == (3, 5)
     for indices in ([2, 0, 2], torch.tensor([2, 0, 2])):
-        batch = dataset.__getitems__(indices)
-        assert torch.equal(batch[0], images[[2, 0, 2]])
-        assert batch[1].tolist() == [6, 4, 6]
+        assert torch.equal(dataset.__getitems__(indices)[0], images[[2, 0, 2]])
+        assert dataset.__getitems__(indices)[1].tolist() == [6, 4, 6]
         assert torch.equal(unlabelled[indices], images[[2, 0, 2]])
-    assert torch.equal(unlabelled[0], images[0])
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
@@ -65,8 +63,7 @@ def test_training_batches_are_those_that_the_sampler_draws_and_evaluation_goes_i
     assert torch.equal(torch.cat(list(data.predict_dataloader())), data.dataset("test").images)
     data.setup("validate")
     str(data)  # which asks for all loaders, from Lightning 2.5 on
-    assert data.sampler is sampler
-    assert data.loaded == ["train", "test"]
+    assert (data.sampler is sampler, data.loaded) == (True, ["train", "test"])
     data.batch_size = 5
     assert len(data.train_dataloader()) == 12
 

@@ -1,6 +1,5 @@
 import gzip
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -14,7 +13,6 @@ from lightning_as import MNISTDataModule
 from lightning_as.data.mnist import load_mnist
 from tests.helpers.idx import write_mnist
 
-MakeData = Callable[..., MNISTDataModule]
 BUNDLED = Path(lightning_as.data.mnist.__file__).parent / "mnist_files"
 PUT = "Put train-images-idx3-ubyte, .* into .*MNIST.raw"
 HALF = [0.1] * 5 + [1.0] * 5
@@ -54,8 +52,7 @@ def test_a_folder_in_torchvisions_layout(raw: Path, tmp_path: Path, packed: bool
     data.prepare_data()
     data.setup("fit")
     images, labels = next(iter(data.train_dataloader()))
-    assert len(data.train_dataloader()) == 3
-    assert images.shape == (10, 1, 28, 28)
+    assert (len(data.train_dataloader()), images.shape) == (3, (10, 1, 28, 28))
     first = ((images[:, 0, 0, 0] * 0.3081 + 0.1307) * 255).round().int().tolist()
     index = (torch.arange(30) * 784 % 251).tolist()
     assert [index.index(value) % 10 for value in first] == labels.tolist()
@@ -91,7 +88,7 @@ def images_of(data: MNISTDataModule, digit: int) -> list[bytes]:
     return [image.numpy().tobytes() for image in train.images[train.labels == digit]]
 
 
-def test_an_imbalanced_training_set_keeps_nested_shares_in_order_whatever_the_seed(make_data: MakeData, mnist: dict):
+def test_an_imbalanced_training_set_keeps_nested_shares_in_order_whatever_the_seed(make_data: Any, mnist: dict):
     whole, shares = mnist["train"].labels.bincount().tolist(), [1e-9] * 5 + [0.5] * 4 + [1.0]
     data, more = make_data(imbalance=shares, seed=0), make_data(imbalance={3: 0.2, 7: 0.5}, seed=1)
     data.setup("fit")
@@ -109,7 +106,7 @@ def test_an_imbalanced_training_set_keeps_nested_shares_in_order_whatever_the_se
     assert data.hparams["imbalance"] == shares
 
 
-def test_noisy_labels_are_any_others_of_a_nested_share_whatever_the_seed(make_data: MakeData, mnist: dict):
+def test_noisy_labels_are_any_others_of_a_nested_share_whatever_the_seed(make_data: Any, mnist: dict):
     clean: Tensor = mnist["train"].labels
     few, many = (make_data(label_noise=share, seed=seed).dataset("train") for seed, share in enumerate((0.1, 0.99)))
     wrong = few.labels != clean

@@ -1,12 +1,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch import seed_everything
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -16,9 +15,8 @@ from tests.helpers.statistics import double, p_value, seeded
 
 
 def batch(size: int = 24, dimensions: int = 5, seed: int = 0) -> tuple[Tensor, Tensor]:
-    generator = seeded(seed)
-    embeddings = torch.randn(size, dimensions, dtype=torch.float64, generator=generator)
-    return normalize(embeddings, dim=1), torch.randint(3, (size,), generator=generator)
+    embeddings = torch.randn(size, dimensions, dtype=torch.float64, generator=seeded(seed))
+    return normalize(embeddings, dim=1), torch.randint(3, (size,), generator=seeded(seed))
 
 
 def naive(embeddings: Tensor, labels: Tensor, anchor: int, cutoff: float = 0.5, far: float = 1.4) -> Tensor:
@@ -26,11 +24,8 @@ def naive(embeddings: Tensor, labels: Tensor, anchor: int, cutoff: float = 0.5, 
     d, weights = embeddings.shape[1], []
     for other in range(len(labels)):
         distance = max(cutoff, math.dist(embeddings[anchor].tolist(), embeddings[other].tolist()))
-        if labels[other] == labels[anchor] or distance >= far:
-            weights.append(0.0)
-        else:
-            density = distance ** (d - 2) * (1 - distance**2 / 4) ** ((d - 3) / 2)
-            weights.append(1 / density)
+        near = labels[other] != labels[anchor] and distance < far
+        weights.append(distance ** (2 - d) * (1 - distance**2 / 4) ** ((3 - d) / 2) if near else 0.0)
     if sum(weights) == 0:
         weights = [float(label != labels[anchor]) for label in labels]
     return double(*weights) / (math.fsum(weights) or 1)
@@ -53,9 +48,8 @@ def test_each_pair_of_a_class_gets_a_negative_drawn_for_it():
     sampling, generator = DistanceWeightedSampling(), seeded()
     expected = [(a, p) for a in range(12) for p in range(12) if a != p and labels[a] == labels[p]]
     probabilities = sampling.probabilities(embeddings, labels)
-    several = (probabilities > 0.05).sum(1)
-    anchor = max({a for a, _ in expected}, key=lambda a: int(several[a]))
-    assert several[anchor] >= 3
+    anchor = max({a for a, _ in expected}, key=lambda a: int((probabilities[a] > 0.05).sum()))
+    assert (probabilities[anchor] > 0.05).sum() >= 3
     drawn = []
     for _ in range(2000):
         anchors, positives, negatives = sampling(embeddings, labels, generator)
@@ -80,8 +74,7 @@ def test_the_loss_by_hand():
     # Closer together: the negative counts, at √0.4, and the positive, at √0.8, does not.
     loss = module.margin_loss(embeddings, labels, (torch.tensor([1]), torch.tensor([0]), torch.tensor([2])))
     assert float(loss.detach()) == pytest.approx(1.2 - math.sqrt(0.4) + 0.2, rel=1e-5)
-    none = torch.zeros(0, dtype=torch.int64)
-    assert float(module.margin_loss(embeddings, labels, (none, none, none)).detach()) == 0
+    assert float(module.margin_loss(embeddings, labels, (torch.zeros(0).long(),) * 3).detach()) == 0
     same = torch.ones(3, 2, requires_grad=True)  # points that coincide have a gradient, too
     one, two = torch.tensor([0]), torch.tensor([1])
     module.margin_loss(same, labels[:3], (one, two, two)).backward()
@@ -100,7 +93,7 @@ def test_recall_by_loops():
 
 
 @pytest.mark.filterwarnings("ignore:::lightning")
-def test_it_learns_digits_on_the_unit_sphere_and_keeps_its_draws_in_checkpoints(make_trainer: Callable[..., Trainer]):
+def test_it_learns_digits_on_the_unit_sphere_and_keeps_its_draws_in_checkpoints(make_trainer: Any):
     seed_everything(0, verbose=False)
     module, other = MarginEmbedding(dimensions=16, negatives_seed=1), MarginEmbedding(negatives_seed=2)
     trainer = make_trainer(limit_train_batches=20, limit_val_batches=3, num_sanity_val_steps=0)

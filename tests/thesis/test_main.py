@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +15,15 @@ from tests.helpers.synthetic import cell, row, write
 from thesis import grid, study
 from thesis.__main__ import main
 
-Rows = Callable[..., list[dict[str, str]]]
 ROOT = Path(__file__).parents[2]
 TWO = ["--only", "adam_64", "AS", "uniform", "--device=cpu"]
 
 
 def process(*arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-u", "-m", "tests.helpers.in_a_process", "run", "thesis", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        cwd=ROOT,
-        # A shell's background jobs ignore Ctrl-C, and hand that down.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    command = [sys.executable, "-u", "-m", "tests.helpers.in_a_process", "run", "thesis", *arguments]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    # A shell's background jobs ignore Ctrl-C, and hand that down.
+    return subprocess.Popen(command, cwd=ROOT, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **pipes)
 
 
 def refused(arguments: list[str], capsys: Any) -> str:
@@ -45,9 +38,7 @@ def somewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def test_it_runs_in_a_folder_of_the_studys_name_and_tells_of_what_failed(
-    monkeypatch: pytest.MonkeyPatch, rows: Rows, capsys: Any
-):
+def test_it_runs_in_a_folder_of_the_studys_name_and_tells_of_what_failed(monkeypatch: Any, rows: Any, capsys: Any):
     arguments = ["run", "thesis", *TWO, "--epochs=1", "--seeds=1", "--first-seed=4"]
     with monkeypatch.context() as patch:
         patch.delitem(grid.ARMS, "uniform")
@@ -76,9 +67,7 @@ def test_it_runs_in_a_folder_of_the_studys_name_and_tells_of_what_failed(
         (["report"], r'is not installed: in a checkout, pip install "\.\[thesis\]"'),
     ],
 )
-def test_bad_input_ends_before_the_first_training(
-    arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
-):
+def test_bad_input_ends_before_the_first_training(arguments: Any, message: str, monkeypatch: Any, capsys: Any):
     monkeypatch.setattr(study, "train", lambda *_: pytest.fail("It trains."))
     monkeypatch.setitem(sys.modules, "thesis.report", None)
     assert re.search(message, refused(arguments, capsys))
@@ -86,8 +75,8 @@ def test_bad_input_ends_before_the_first_training(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 130), (signal.SIGINT, 130)])
-def test_a_process_that_is_ended_and_started_again_is_the_uninterrupted_one(
-    number: int, code: int, rows: Rows, tmp_path: Path, capsys: Any
+def test_ended_and_started_again_it_is_the_uninterrupted_one(
+    number: int, code: int, rows: Any, tmp_path: Path, capsys: Any
 ):
     arguments = ["--seeds=1", "--epochs=8", "--only", "adam_64", "AS", "--device=cpu"]
     main(["run", "thesis", *arguments, f"--folder={tmp_path / 'whole'}"])
@@ -104,7 +93,7 @@ def test_a_process_that_is_ended_and_started_again_is_the_uninterrupted_one(
 
 
 @pytest.mark.slow
-def test_two_processes_share_a_study_and_do_no_cell_twice(rows: Rows, tmp_path: Path):
+def test_two_processes_share_a_study_and_do_no_cell_twice(rows: Any, tmp_path: Path):
     arguments = ["--seeds=3", "--epochs=2", *TWO, f"--folder={tmp_path / 'study'}"]
     processes = [process(*arguments) for _ in range(2)]
     said = [one.communicate(timeout=600)[0] for one in processes]
@@ -113,11 +102,9 @@ def test_two_processes_share_a_study_and_do_no_cell_twice(rows: Rows, tmp_path: 
     assert (len(begun), set(begun.values()), len(rows())) == (6, {1}, 6 * 3)
 
 
-def test_reports_of_the_published_results_are_made_in_their_place_and_of_others_elsewhere(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
-):
+def test_reports_of_the_published_results_are_in_their_place_and_others_elsewhere(monkeypatch: Any, capsys: Any):
     monkeypatch.setattr("thesis.report.png", lambda figure: b"")
-    results = tmp_path / "benchmarks" / "results"
+    results = Path("benchmarks/results")
     write(results / "thesis" / "epochs.csv", [row(experiment="grid-search", delta_p=0.9, delta_q=0.1, seed=1)])
     write(results / "time" / "epochs.csv", [row(experiment="time", arm="uniform"), row(experiment="time", seed=1)])
     mine = write(results / "thesis" / "report" / "mine.csv", [row()])
@@ -135,9 +122,7 @@ def test_reports_of_the_published_results_are_made_in_their_place_and_of_others_
     assert Path("both/thesis/report.md").is_file()
 
 
-def test_a_report_that_cannot_be_made_or_written_is_refused_before_anything_is_made(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
-):
+def test_a_report_that_cannot_be_made_or_written_is_refused(tmp_path: Path, monkeypatch: Any, capsys: Any):
     results = write(tmp_path / "epochs.csv", cell(seeds=1, epochs=1))
     wrong, other = write(tmp_path / "wrong.csv", [{"a": 1}]), write(tmp_path / "other.csv", [row(experiment="time")])
     assert "there is no file benchmarks/results" in refused(["report"], capsys)

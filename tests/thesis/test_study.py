@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,6 @@ from thesis.grid import cells
 from thesis.results import Cell
 from thesis.study import Study, duration, seconds_left
 
-MakeStudy = Callable[..., Study]
-Rows = Callable[..., list[dict[str, str]]]
 TWO = ("64", "adam", "AS", "uniform")
 PUBLISHED = Path(__file__).parents[2] / "benchmarks" / "results"
 
@@ -25,9 +22,7 @@ def arms(rows: list[dict[str, str]]) -> list[tuple[str, str]]:
     return list(dict.fromkeys((row["seed"], row["arm"]) for row in rows))
 
 
-def test_cells_are_trained_once_in_order_and_the_grid_may_grow(
-    make_study: MakeStudy, rows: Rows, tmp_path: Path, capsys: Any
-):
+def test_cells_are_trained_once_in_order_and_the_grid_may_grow(make_study: Any, rows: Any, tmp_path: Path, capsys: Any):
     assert make_study(*TWO).run() == {}
     before = rows()
     assert [(row["arm"], row["epoch"]) for row in before] == [(a, str(e)) for a in ("uniform", "AS") for e in range(4)]
@@ -45,9 +40,7 @@ def test_cells_are_trained_once_in_order_and_the_grid_may_grow(
     assert rows()[:8] == before
 
 
-def test_what_fails_is_tried_once_by_all_processes_that_run_at_the_time(
-    make_study: MakeStudy, monkeypatch: pytest.MonkeyPatch, capsys: Any
-):
+def test_what_fails_is_tried_once_by_all_processes_together(make_study: Any, monkeypatch: Any, capsys: Any):
     tried: list[str] = []
 
     def train(cell: Cell, *rest: Any) -> Any:
@@ -65,9 +58,7 @@ def test_what_fails_is_tried_once_by_all_processes_that_run_at_the_time(
     assert tried == ["uniform", "AS"] * 2
 
 
-def test_started_again_after_an_exception_a_study_is_the_uninterrupted_one(
-    make_study: MakeStudy, rows: Rows, monkeypatch: pytest.MonkeyPatch
-):
+def test_started_again_after_an_exception_it_is_the_uninterrupted_one(make_study: Any, rows: Any, monkeypatch: Any):
     real, calls = training.measure, 0
 
     def measure(*arguments: Any) -> Any:
@@ -86,9 +77,7 @@ def test_started_again_after_an_exception_a_study_is_the_uninterrupted_one(
     assert {row["test_cost"] for row in rows()} == {"nan"}
 
 
-def test_a_cell_whose_lock_another_process_holds_is_left_to_it_and_gone_on_with_when_it_is_free(
-    make_study: MakeStudy, rows: Rows, tmp_path: Path, capsys: Any
-):
+def test_a_cell_whose_lock_another_process_holds_is_left_to_it(make_study: Any, rows: Any, tmp_path: Path, capsys: Any):
     one = make_study(*TWO, epochs=1)
     with FileLock(tmp_path / "study" / "checkpoints" / "thesis-AS-adam_64-full-seed0.lock"):
         one.run()
@@ -98,9 +87,7 @@ def test_a_cell_whose_lock_another_process_holds_is_left_to_it_and_gone_on_with_
     assert arms(rows()) == [("0", "uniform"), ("0", "AS")]
 
 
-def test_a_cell_that_another_process_has_done_between_the_look_and_the_lock_is_not_done_again(
-    make_study: MakeStudy, rows: Rows, monkeypatch: pytest.MonkeyPatch
-):
+def test_what_another_process_did_between_look_and_lock_is_not_done_again(make_study: Any, rows: Any, monkeypatch: Any):
     one, other = (make_study("64", "adam", "AS", epochs=1) for _ in range(2))
 
     real = FileLock.acquire
@@ -148,7 +135,7 @@ def test_what_was_published_is_gone_on_with_by_its_csv_alone(files: list[str], t
     ],
 )
 def test_what_cannot_be_gone_on_with_is_refused(
-    damaged: str, options: Any, message: str, make_study: MakeStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    damaged: str, options: Any, message: str, make_study: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     folder, record = tmp_path / "study", tmp_path / "study" / "epochs.csv"
     make_study("64", "adam", "AS", epochs=1).run()

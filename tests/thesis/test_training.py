@@ -52,9 +52,7 @@ def oracle(module: Any, data: MNISTDataModule, r: Tensor) -> dict[str, Any]:
     }
 
 
-def test_every_column_is_what_it_is_defined_as_and_measuring_leaves_no_trace(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-):
+def test_every_column_is_what_it_is_defined_as_and_measuring_leaves_no_trace(monkeypatch: Any, tmp_path: Path):
     spread = []
 
     def check(module: Any, data: Any, strategy: Any) -> Any:
