@@ -188,10 +188,12 @@ def test_bad_arguments(data: Any, options: dict[str, Any], error: type[Exception
         AdaptiveDataModule(data, **{"batch_size": B, **options}).train_dataloader()
 
 
-def test_every_hook_and_loader_of_the_datamodule_is_used_and_knows_the_trainer(make_trainer: Any):
+def test_every_hook_and_loader_and_the_state_of_the_datamodule_are_used(make_trainer: Any, tmp_path: Path):
     inner, module = Own(), Linear()
-    data = AdaptiveDataModule(inner, seed=0)
+    inner.counter = 3
+    data, resumed = AdaptiveDataModule(inner, seed=0), AdaptiveDataModule(Own())
     trainer = fit(make_trainer, data, module)
+    trainer.save_checkpoint(tmp_path / "end.ckpt")
     assert module.seen == [("train", B)] * (N // B) + [("validate", 6)] * 4
     assert inner.calls == [("prepare_data", True), ("setup", "fit", True), *MOVES, ("teardown", "fit")]
     assert "adaptive/seen" in trainer.callback_metrics
@@ -206,16 +208,8 @@ def test_every_hook_and_loader_of_the_datamodule_is_used_and_knows_the_trainer(m
     with pytest.raises(ArithmeticError):
         fit(make_trainer, data, Linear(fails=True))
     assert ("exception", "ArithmeticError") in inner.calls
-
-
-def test_the_datamodule_s_state_goes_into_checkpoints_and_comes_back(make_trainer: Any, tmp_path: Path):
-    inner, fresh, module = Own(), Own(), Linear()
-    inner.counter = 3
-    fit(make_trainer, AdaptiveDataModule(inner), module).save_checkpoint(tmp_path / "end.ckpt")
-    data = AdaptiveDataModule(fresh)
-    assert data.state_dict() == {"counter": 0}
-    fit(make_trainer, data, module, tmp_path / "end.ckpt", epochs=2)
-    assert data.state_dict() == {"counter": fresh.counter} == {"counter": 3}
+    fit(make_trainer, resumed, module, tmp_path / "end.ckpt", epochs=2)
+    assert resumed.state_dict() == {"counter": resumed.data.counter} == {"counter": 3}
 
 
 @pytest.mark.parametrize(

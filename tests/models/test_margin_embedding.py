@@ -76,8 +76,7 @@ def test_the_loss_by_hand():
     assert float(loss.detach()) == pytest.approx(1.2 - math.sqrt(0.4) + 0.2, rel=1e-5)
     assert float(module.margin_loss(embeddings, labels, (torch.zeros(0).long(),) * 3).detach()) == 0
     same = torch.ones(3, 2, requires_grad=True)  # points that coincide have a gradient, too
-    one, two = torch.tensor([0]), torch.tensor([1])
-    module.margin_loss(same, labels[:3], (one, two, two)).backward()
+    module.margin_loss(same, labels[:3], tuple(torch.tensor([[0], [1], [1]]))).backward()
     assert bool(same.grad.isfinite().all())
 
 
@@ -104,11 +103,10 @@ def test_it_learns_digits_on_the_unit_sphere_and_keeps_its_draws_in_checkpoints(
     torch.testing.assert_close(found.norm(dim=1), torch.ones(5))
     checkpoint: dict[str, Any] = {}
     module.on_save_checkpoint(checkpoint)
-    embeddings, labels = batch()
-    expected = module.sampling(embeddings, labels, module._generator)[2]
-    assert not torch.equal(other.sampling(embeddings, labels, other._generator)[2], expected)
+    expected = module.sampling(*batch(), module._generator)[2]
+    assert not torch.equal(other.sampling(*batch(), other._generator)[2], expected)
     other.on_load_checkpoint(checkpoint)
-    assert torch.equal(other.sampling(embeddings, labels, other._generator)[2], expected)
+    assert torch.equal(other.sampling(*batch(), other._generator)[2], expected)
 
 
 @pytest.mark.parametrize(

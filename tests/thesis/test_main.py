@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.helpers.synthetic import cell, row, write
+from tests.helpers.synthetic import row, write
 from thesis import grid, study
 from thesis.__main__ import main
 
@@ -123,12 +123,10 @@ def test_reports_of_the_published_results_are_in_their_place_and_others_elsewher
 
 
 def test_a_report_that_cannot_be_made_or_written_is_refused(tmp_path: Path, monkeypatch: Any, capsys: Any):
-    results = write(tmp_path / "epochs.csv", cell(seeds=1, epochs=1))
-    wrong, other = write(tmp_path / "wrong.csv", [{"a": 1}]), write(tmp_path / "other.csv", [row(experiment="time")])
+    results, other = write(tmp_path / "epochs.csv", [row()]), write(tmp_path / "other.csv", [row(experiment="time")])
     assert "there is no file benchmarks/results" in refused(["report"], capsys)
-    for file, message in ((tmp_path / "nowhere", "no file"), (wrong, "missing ['exper"), (other, "no trained run")):
-        arguments = ["report", "thesis", "--results", str(file), "--output", "out"]
-        assert message in refused(arguments, capsys)
+    for file, message in ((tmp_path / "nowhere", "no file"), (other, "no trained run")):
+        assert message in refused(["report", "thesis", "--results", str(file), "--output", "out"], capsys)
     monkeypatch.setattr("thesis.report.thesis_report", lambda tables: pytest.fail("was made"))
     arguments = ["report", "thesis", "--results", str(results), "--output"]
     for output in (results, results / "below"):

@@ -11,8 +11,7 @@ PUBLISHED = sorted((Path(__file__).parents[2] / "benchmarks" / "results").glob("
 
 def test_rows_become_runs_in_order_of_epochs():
     rows = [row(epoch=2, seconds=8, p="0.25;0.75"), row(epoch=0, seconds=0, p="0.5;0.5")]
-    rows += [row(seed=2, epoch=0), row(seed=1, variance_weighted="inf")]
-    first, second = runs_of(rows)  # without the one that has no epoch yet
+    first, second = runs_of([*rows, row(seed=2, epoch=0), row(seed=1, variance_weighted="inf")])  # not epoch 0 alone
     assert first.cell == Cell("thesis", "AS", "adadelta", 256, "full", 0)
     assert first.epochs.tolist() == [0, 2]
     assert first.at("seconds", 2) == 8
@@ -27,8 +26,7 @@ def test_of_a_run_in_several_files_the_longest_counts_or_the_first(tmp_path: Pat
     more = write(tmp_path / "b.csv", [row(epoch=1, seconds=6), row(epoch=2, seconds=12), row(epoch=3, seconds=18)])
     for paths in ([tmp_path / "a", more], [more, tmp_path / "a"]):
         (run,) = read(paths)
-        assert run.epochs.tolist() == [1, 2, 3]
-        assert run.measured["seconds"].tolist() == [6, 12, 18]
+        assert (run.epochs.tolist(), run.measured["seconds"].tolist()) == ([1, 2, 3], [6, 12, 18])
     rows = {"seven": row(seconds=7), "eight": row(seconds=8), "other": row(test_cost=0.5)}
     paths = [write(tmp_path / f"{name}.csv", [content]) for name, content in rows.items()]
     assert [run.at("seconds", 15) for run in read(paths[:2])] == [7]

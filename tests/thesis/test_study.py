@@ -154,7 +154,7 @@ def test_what_cannot_be_gone_on_with_is_refused(
 
 
 def test_the_time_left_goes_by_the_most_similar_cells_that_are_known():
-    names = [("AS", 64), ("AS", 64), ("AS", 64), ("OBS", 64), ("AS", 256), ("uniform", 64), ("uniform", 1024)]
+    names = [*[("AS", 64)] * 3, ("OBS", 64), ("AS", 256), ("uniform", 64), ("uniform", 1024)]
     made = [cells("thesis", 1)[0]._replace(arm=a, batch_size=b, seed=seed) for seed, (a, b) in enumerate(names)]
     known = dict(zip(made, (10.0, 30.0, 12.0, 40.0, 3.0), strict=False))
     # Its own arm and batch size; the same; the median of those with its batch size, and of all.

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_as import MNISTDataModule
+from tests.helpers.statistics import double
 from thesis import training
 from thesis.grid import cells, select
 from thesis.results import ROW, Cell, Row
@@ -78,8 +79,7 @@ def test_every_column_is_what_it_is_defined_as_and_measuring_leaves_no_trace(mon
 
 
 def test_what_is_never_drawn_makes_it_infinite_unless_it_has_no_gradient():
-    r = torch.tensor([0.0, 0.5, 0.5], dtype=torch.float64)
-    d = torch.tensor([[1.0, -1.0], [2.0, -2.0], [0.0, 0.0]], dtype=torch.float64)
+    r, d = double(0.0, 0.5, 0.5), double(1.0, -1.0, 2.0, -2.0, 0.0, 0.0).view(3, 2)
     assert variances(d, r)["variance_weighted"] == math.inf
     assert math.isfinite(variances(d.flip(0), r)["variance_weighted"])
 
