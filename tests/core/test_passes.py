@@ -10,36 +10,31 @@ from lightning_as.core.bins import Bins
 from lightning_as.core.passes import Candidates, Passes, batches_of_candidates
 from tests.helpers.statistics import saved, seeded
 
+TAGS = torch.arange(23) % 4
 
-def counting(length: int = 5) -> Callable[[], tuple[Tensor, ...]]:
+
+def counting() -> Callable[[], tuple[Tensor, ...]]:
     """Lists 0 1 2 3 4, 10 11 12 13 14, … with twice as much beside each."""
-    made = [-1]
+    lists = iter(torch.arange(100).view(10, 10)[:, :5])
 
     def new() -> tuple[Tensor, ...]:
-        made[0] += 1
-        rows = torch.arange(length) + 10 * made[0]
+        rows = next(lists)
         return rows, 2.0 * rows.double()
 
     return new
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 7, 20])
-def test_batches_of_any_size_go_through_one_list_after_another(size):
+def test_batches_of_any_size_go_through_one_list_after_another_each_made_when_it_is_needed(size):
     passes, new = Passes(), counting()
-    taken = [passes.take(size, new) for _ in range(-(-20 // size))]
+    assert passes.left == 0
+    taken = []
+    for number in range(1, -(-20 // size) + 1):
+        taken.append(passes.take(size, new))
+        assert passes.left == -number * size % 5
     indices, twice = (torch.cat(rows) for rows in zip(*taken, strict=True))
     assert indices.tolist()[:20] == [10 * number + entry for number in range(4) for entry in range(5)]
     assert torch.equal(twice, 2.0 * indices)
-
-
-def test_a_new_list_is_made_only_when_it_is_needed():
-    passes, new = Passes(), counting()
-    assert passes.left == 0
-    passes.take(5, new)
-    assert passes.left == 0
-    (indices, _) = passes.take(1, new)
-    assert indices.tolist() == [10]
-    assert passes.left == 4
 
 
 def test_a_pass_that_is_begun_drops_what_is_left():
@@ -62,28 +57,21 @@ def test_a_state_goes_on_and_is_a_copy(taken):
         assert passes.take(2, new)[0].tolist() == [3, 4]
 
 
-TAGS = torch.arange(23) % 4
-
-
 @pytest.mark.parametrize("size", [1, 10, 23])
-def test_candidates_go_through_shuffled_passes_whatever_their_number(size: int):
-    candidates, generator = Candidates(Bins(TAGS)), seeded()
-    draws = [candidates.draw(size, generator) for _ in range(-(-4 * 23 // size))]
+def test_candidates_go_through_shuffled_passes_whatever_their_number_and_go_on_from_a_state(size: int):
+    candidates, other, generator = Candidates(Bins(TAGS)), Candidates(Bins(TAGS)), seeded()
+    draws = [candidates.draw(size, generator)]
+    other.load_state_dict(saved(candidates.state_dict()))
+    going_on = generator.clone_state()
+    while len(draws) * size < 4 * 23:
+        draws.append(candidates.draw(size, generator))
+        assert torch.equal(draws[-1].indices, other.draw(size, going_on).indices)
     drawn = torch.cat([draw.indices for draw in draws])[: 4 * 23].view(4, 23)
     assert torch.equal(drawn.sort(1).values, torch.arange(23).expand(4, 23))
     assert len(drawn.unique(dim=0)) == 4
     assert torch.equal(draws[0].bins, TAGS[draws[0].indices])
     assert draws[0].probabilities.tolist() == [1 / 23] * size
     assert draws[0].weights is None
-
-
-def test_candidates_go_on_from_a_state_in_the_middle_of_a_pass():
-    candidates, other, generator = Candidates(Bins(TAGS)), Candidates(Bins(TAGS)), seeded()
-    candidates.draw(10, generator)
-    other.load_state_dict(saved(candidates.state_dict()))
-    going_on = generator.clone_state()
-    for _ in range(5):
-        assert torch.equal(candidates.draw(9, generator).indices, other.draw(9, going_on).indices)
 
 
 def test_the_share_of_candidates_is_one_over_a_whole_number_and_of_what_there_is():
