@@ -5,17 +5,29 @@ import math
 
 import pytest
 import torch
+from torch import Tensor
 
 from lightning_as.core.bin_distribution import BinDistribution, GradientBinDistribution
 from tests.helpers.statistics import double, saved
 
 SIZES = [2, 3, 5]
+SUMS, MEANS = ["sum", "sum_over_q"], ["mean", "second_moment"]
+ROOTS = double(2 * math.sqrt(2), 3)  # of means 2 and 1, times sizes 2 and 3
 
 
 def window(distribution: GradientBinDistribution) -> None:
     """Two batches: bin 0 has Ĝ = 2 twice, with q = 1/2 and 1/4; bin 1 has Ĝ = 1 with q = 1/2; bin 2 is not drawn."""
     distribution.update(torch.tensor([0, 1]), double(2, 1), double(0.5, 0.5))
     distribution.update(torch.tensor([0]), double(2), double(0.25))
+
+
+def check(distribution: GradientBinDistribution, expected: Tensor) -> None:
+    torch.testing.assert_close(distribution.probabilities, expected, rtol=1e-14, atol=0)
+
+
+def with_a_third(roots: Tensor) -> Tensor:
+    """Bins 0 and 1 in proportion to their roots; bin 2 keeps its third."""
+    return torch.cat([roots / roots.sum() * 2 / 3, double(1 / 3)])
 
 
 def test_starts_uniform_over_the_bins_or_from_the_shares_of_the_data():
@@ -38,17 +50,15 @@ def test_is_recomputed_only_after_beta_whole_batches(beta):
     [
         ("sum", double(2, 1, 0) / 3),  # roots of 2 + 2, 1, nothing
         ("sum_over_q", double(math.sqrt(12), math.sqrt(2), 0) / (math.sqrt(12) + math.sqrt(2))),  # 4 + 8, 2
-        # Bin 2 keeps its third; means 2 and 1 times sizes 2 and 3.
-        ("mean", torch.cat([double(2 * math.sqrt(2), 3) / (2 * math.sqrt(2) + 3) * 2 / 3, double(1 / 3)])),
-        # (8 + 32) / 2 and 4.
-        ("second_moment", torch.cat([double(math.sqrt(20), 2) / (math.sqrt(20) + 2) * 2 / 3, double(1 / 3)])),
+        ("mean", with_a_third(ROOTS)),
+        ("second_moment", with_a_third(double(math.sqrt(20), 2))),  # (8 + 32) / 2 and 4
     ],
 )
 @pytest.mark.parametrize(("smoothing", "base"), [("previous", double(1, 1, 1) / 3), ("original", double(2, 3, 5) / 10)])
 def test_one_window_gives_what_is_computed_by_hand(statistic, estimate, smoothing, base):
     distribution = GradientBinDistribution(SIZES, beta=2, delta_p=0.75, statistic=statistic, smoothing=smoothing)
     window(distribution)
-    torch.testing.assert_close(distribution.probabilities, 0.75 * base + 0.25 * estimate, rtol=1e-14, atol=0)
+    check(distribution, 0.75 * base + 0.25 * estimate)
 
 
 def test_without_beta_only_a_call_recomputes():
@@ -58,66 +68,43 @@ def test_without_beta_only_a_call_recomputes():
     assert distribution.probabilities.tolist() == [1 / 3] * 3
     assert (distribution.age, distribution.draws) == (100, 150)
     distribution.recompute()
-    roots = double(2 * math.sqrt(2), 3)  # means 2 and 1 times sizes 2 and 3; bin 2 keeps its third
-    torch.testing.assert_close(distribution.probabilities[:2], roots / roots.sum() * 2 / 3, rtol=1e-14, atol=0)
+    check(distribution, with_a_third(ROOTS))
     assert (distribution.age, distribution.draws) == (0, 0)
 
 
-def test_a_smoothed_statistic_is_what_is_computed_by_hand():
+def test_a_smoothed_statistic_is_what_is_computed_by_hand_and_none_of_a_sum():
     """Second moments: window 1 has 20 and 4, window 2 has 8 in bin 1, window 3 an overflow in bin 0, 0 in bin 2."""
-    distribution = GradientBinDistribution(
-        SIZES, beta=2, delta_p=0.75, statistic="second_moment", smoothing="statistic"
-    )
+    distribution = GradientBinDistribution(SIZES, 2, 0.75, "second_moment", smoothing="statistic")
     nothing = (torch.tensor([], dtype=torch.int64), double(), double())
     window(distribution)
-    first = double(math.sqrt(20), 2)  # taken as they are; bin 2 keeps its third
-    torch.testing.assert_close(
-        distribution.probabilities, torch.cat([first / first.sum() * 2 / 3, double(1 / 3)]), rtol=1e-14, atol=0
-    )
+    check(distribution, with_a_third(double(math.sqrt(20), 2)))  # the first ones are taken as they are
     distribution.update(torch.tensor([1]), double(2), double(0.5))
     distribution.update(*nothing)
     second = double(math.sqrt(20), math.sqrt(0.75 * 4 + 0.25 * 8))
-    torch.testing.assert_close(
-        distribution.probabilities, torch.cat([second / second.sum() * 2 / 3, double(1 / 3)]), rtol=1e-14, atol=0
-    )
+    check(distribution, with_a_third(second))
     distribution.update(torch.tensor([0, 2]), double(1, 0), double(1e-200, 0.5))
     distribution.update(*nothing)
-    torch.testing.assert_close(
-        distribution.probabilities, torch.cat([second / second.sum(), double(0)]), rtol=1e-14, atol=0
-    )
+    check(distribution, torch.cat([second / second.sum(), double(0)]))
+    for statistic in SUMS:
+        with pytest.raises(ValueError, match=f"'{statistic}' grows with the number of draws: use 'mean' or"):
+            GradientBinDistribution(SIZES, statistic=statistic, smoothing="statistic")
 
 
-@pytest.mark.parametrize("statistic", ["sum", "sum_over_q"])
-def test_sums_cannot_be_smoothed(statistic):
-    with pytest.raises(ValueError, match=f"'{statistic}' grows with the number of draws: use 'mean' or"):
-        GradientBinDistribution(SIZES, statistic=statistic, smoothing="statistic")
-
-
-def test_a_window_starts_with_empty_accumulators():
-    distribution = GradientBinDistribution(SIZES, beta=2, delta_p=0.0)
-    distribution.update(torch.tensor([2, 2]), double(100, 7), double(0.5, 0.5))
-    distribution.update(torch.tensor([0]), double(5), double(0.5))
-    window(distribution)
-    torch.testing.assert_close(distribution.probabilities, double(2, 1, 0) / 3)
-
-
-@pytest.mark.parametrize("statistic", ["sum", "sum_over_q", "mean", "second_moment"])
+@pytest.mark.parametrize("statistic", SUMS + MEANS)
 @pytest.mark.parametrize("smoothing", ["previous", "original"])
 @pytest.mark.parametrize("bins", [[0, 1, 1], []])
 def test_a_window_without_any_positive_bound_keeps_p(statistic, smoothing, bins):
     distribution = GradientBinDistribution(SIZES, beta=2, statistic=statistic, smoothing=smoothing)
     window(distribution)
-    before = distribution.probabilities.clone()
+    before, zeros = distribution.probabilities.clone(), torch.zeros(len(bins)).double()
     assert before.tolist() != [1 / 3] * 3
     for _ in range(2):
-        distribution.update(
-            torch.tensor(bins, dtype=torch.int64), double(*[0.0] * len(bins)), double(*[0.5] * len(bins))
-        )
+        distribution.update(torch.tensor(bins, dtype=torch.int64), zeros, zeros + 0.5)
     assert torch.equal(distribution.probabilities, before)
     assert distribution.age == 0
 
 
-@pytest.mark.parametrize("statistic", ["mean", "second_moment"])
+@pytest.mark.parametrize("statistic", MEANS)
 def test_a_bin_without_draws_keeps_its_share_where_counts_are_known(statistic):
     distribution = GradientBinDistribution(SIZES, beta=2, delta_p=0.0, statistic=statistic)
     distribution.load_state_dict({**distribution.state_dict(), "probabilities": double(0.3, 0.5, 0.2)})
@@ -129,16 +116,15 @@ def test_a_bin_without_draws_keeps_its_share_where_counts_are_known(statistic):
 @pytest.mark.parametrize("draws", [1, 2, 3])
 def test_second_moment_is_unbiased_for_the_sum_of_g_over_q(draws):
     """All ways to draw from a bin of three; bin 1 has a second moment of 1, so that P tells that of bin 0."""
-    law, bounds = double(0.5, 0.3, 0.2), double(0.4, 1.7, 0.01)
+    q, bounds = double(0.5, 0.3, 0.2), double(0.4, 1.7, 0.01)
     expectation = 0.0
     for drawn in itertools.product(range(3), repeat=draws):
         distribution = GradientBinDistribution([3, 1], beta=1, delta_p=0.0, statistic="second_moment")
-        bins = torch.tensor([0] * draws + [1])
-        one = double(1)
-        distribution.update(bins, torch.cat([bounds[list(drawn)], one]), torch.cat([law[list(drawn)], one]))
+        bins, one = torch.tensor([0] * draws + [1]), double(1)
+        distribution.update(bins, torch.cat([bounds[list(drawn)], one]), torch.cat([q[list(drawn)], one]))
         p = distribution.probabilities
-        expectation += float(law[list(drawn)].prod() * (p[0] / p[1]).square())
-    assert expectation == pytest.approx(float((bounds / law).sum()), rel=1e-12)
+        expectation += float(q[list(drawn)].prod() * (p[0] / p[1]).square())
+    assert expectation == pytest.approx(float((bounds / q).sum()), rel=1e-12)
 
 
 @pytest.mark.parametrize("zero", [0.0, 1e-290])
@@ -153,7 +139,7 @@ def test_draws_invert_the_cumulative_sum_and_hand_on_what_is_left_of_the_uniform
     assert ((left >= 0) & (left < 1)).all()
 
 
-@pytest.mark.parametrize("statistic", ["sum", "sum_over_q", "mean", "second_moment"])
+@pytest.mark.parametrize("statistic", SUMS + MEANS)
 def test_q_too_small_for_its_square_gives_no_nan(statistic):
     distribution = GradientBinDistribution(SIZES, beta=1, statistic=statistic)
     distribution.update(torch.tensor([0, 0, 1]), double(0, 1, 1), double(1e-200, 1e-200, 0.5))
@@ -170,14 +156,12 @@ def test_a_state_taken_in_mid_window_goes_on_equally_and_is_a_copy(statistic, sm
     original, restored, again = (
         GradientBinDistribution(SIZES, 3, statistic=statistic, smoothing=smoothing) for _ in range(3)
     )
-    window(original)
-    window(original)
+    for _ in range(2):
+        window(original)
     state = original.state_dict()
     restored.load_state_dict(saved(state))
-    for _ in range(5):
-        window(original)
-    for _ in range(5):
-        window(restored)
+    for one in (original, restored) * 5:
+        window(one)
     assert torch.equal(original.probabilities, restored.probabilities)
     assert original.age == restored.age
     again.load_state_dict(state)

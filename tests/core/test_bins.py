@@ -25,6 +25,7 @@ def test_of_gives_bins_as_int64_and_the_order_lists_one_after_another_and_keeps_
     tags, indices = torch.randint(5, (200,), generator=seeded()), torch.tensor([3, 3, 199, 0])
     bins = Bins(tags)
     assert torch.equal(bins.of(indices), tags[indices])
+    assert bins.of(indices).dtype == torch.int64
     assert bins.order().tolist() == sorted(range(200), key=lambda i: (int(tags[i]), i))
 
 

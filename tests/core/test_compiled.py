@@ -1,5 +1,7 @@
 """What the loops must refuse; that they are right is tested where they are used, against the same oracles as torch."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -49,16 +51,12 @@ def test_numbers_that_do_not_go_together_are_refused():
 
 
 def test_tensors_may_be_strided_or_of_inference_mode():
-    def drawn(strided: bool) -> tuple[Tensor, Tensor]:
+    def drawn(made: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
         tree, numbers = tree_of(1), torch.linspace(0, 0.99, 100, dtype=torch.float64)
-        values = torch.linspace(1, 2, 100, dtype=torch.float64).view(2, 50).T
-        tree.set(tree.places()[::2], values if strided else values.contiguous())
-        which = torch.arange(100) % 2
-        return tree.draw(
-            numbers[::2] if strided else numbers[::2].clone(), which[::2] if strided else which[::2].clone()
-        )
+        tree.set(made(tree.places()[::2]), made((1 + numbers).view(2, 50).T))
+        return tree.draw(made(numbers[::2]), made(torch.arange(100)[::2] % 2))
 
     for mode in (False, True):
         with torch.inference_mode(mode):
-            for ours, plain in zip(drawn(True), drawn(False), strict=True):
+            for ours, plain in zip(drawn(lambda tensor: tensor), drawn(Tensor.contiguous), strict=True):
                 assert torch.equal(ours, plain)

@@ -28,29 +28,10 @@ class Pair:
         self.naive.batch(indices, scores, [0.0] * len(indices))
 
     def check(self) -> Tensor:
-        q = self.fast.probabilities()
+        q, losses = self.fast.probabilities(), double(*self.naive.loss)
         torch.testing.assert_close(q, double(*self.naive.q), rtol=1e-9, atol=1e-250)
-        seen = sum(loss < float("inf") for loss in self.naive.loss)
-        assert self.fast.share_seen == pytest.approx(seen / len(self.naive.loss))
+        assert self.fast.share_seen == pytest.approx(float(losses.isfinite().double().mean()))
         return q
-
-
-def test_by_hand():
-    """Four instances; the two unseen count as the mean, 2, so that Z = 8."""
-    pair = Pair(torch.zeros(4, dtype=torch.int64), delta_q=0.2)
-    pair.update([0, 1], [1.0, 3.0])
-    weights = double(0.05 + 0.8 / 8, 0.05 + 0.8 * 3 / 8, 0.25, 0.25)
-    torch.testing.assert_close(pair.check(), weights / weights.sum(), rtol=1e-14, atol=0)
-
-
-def test_a_visit_leaves_at_least_delta_q_of_the_weight_and_other_bins_alone():
-    pair = Pair()
-    pair.update(list(range(len(TAGS))), [1.0] * len(TAGS))
-    before = pair.check()
-    pair.update([8, 9], [0.0, 0.0])
-    after = pair.check()
-    torch.testing.assert_close(after[8] / after[10], 0.1 * before[8] / before[10], rtol=1e-12, atol=0)
-    assert torch.equal(after[TAGS == 0], before[TAGS == 0])
 
 
 @pytest.mark.parametrize("delta_q", [0.0, 1e-9, 0.1, 0.9])
@@ -84,13 +65,14 @@ def test_agrees_while_the_sum_of_weights_drifts_over_many_orders(delta_q: float,
     assert scaled > 0
 
 
-def test_a_bin_whose_scores_are_all_zero_keeps_q_and_can_be_left_again():
+def test_other_bins_and_one_whose_scores_are_all_zero_keep_q_to_the_bit_and_it_can_be_left_again():
     pair = Pair()
     pair.update(list(range(len(TAGS))), [1.0 + i for i in range(len(TAGS))])
     members, before = (TAGS == 0).nonzero()[:, 0].tolist(), pair.check()
     pair.update(members, [0.0] * len(members))
     assert torch.equal(pair.check(), before)
     pair.update([0, 28], [1e-9, 0.3])
+    assert torch.equal(pair.check()[TAGS > 0], before[TAGS > 0])
     assert pair.check()[28] > before[28]
 
 
@@ -107,23 +89,19 @@ def test_draws_follow_q_in_each_bin():
 
 @pytest.mark.parametrize("batches", [0, 5, 300])
 def test_a_state_round_trip_is_bit_equal_and_a_copy(batches: int):
-    bins, generator = Bins(TAGS), seeded()
-    original, restored, again = (InstanceDistribution(bins) for _ in range(3))
-
-    def step(*distributions: InstanceDistribution) -> None:
+    original, restored, again = (InstanceDistribution(Bins(TAGS)) for _ in range(3))
+    state, generator = original.state_dict(), seeded()
+    for step in range(batches + 50):
+        if step == batches:
+            state = original.state_dict()
+            restored.load_state_dict(saved(state))
         indices = torch.randint(len(TAGS), (4,), generator=generator)
         scores = torch.rand(4, dtype=torch.float64, generator=generator)
-        for distribution in distributions:
-            distribution.update(indices, bins.of(indices), scores)
-
-    for _ in range(batches):
-        step(original)
-    state = original.state_dict()
-    restored.load_state_dict(saved(state))
-    for _ in range(50):
-        step(original, restored)
-        assert torch.equal(original.probabilities(), restored.probabilities())
-        assert original.share_seen == restored.share_seen
+        for distribution in (original, restored):
+            distribution.update(indices, TAGS[indices], scores)
+        if step >= batches:
+            assert torch.equal(original.probabilities(), restored.probabilities())
+            assert original.share_seen == restored.share_seen
     again.load_state_dict(state)
     assert not torch.equal(again.probabilities(), original.probabilities())
 

@@ -17,7 +17,7 @@ def planned(total: int | None = 20, epoch: int = 5, epochs: tuple[int, ...] = ()
 def test_batches_count_from_the_first_of_the_training_whatever_the_epochs_before_have_drawn():
     for epoch in range(4):
         for batch in range(5):
-            progress, done = planned(18, epochs=((2, 7, 5)[:epoch] + (batch,))), 5 * epoch + batch
+            progress, done = planned(18, epochs=(*(2, 7, 5)[:epoch], batch)), 5 * epoch + batch
             assert (progress.epoch, progress.batch, progress.done) == (epoch, batch, done)
             assert (progress.share, progress.epochs) == (min(1.0, done / 18), 4)
 

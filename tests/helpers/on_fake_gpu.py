@@ -1,6 +1,6 @@
-"""Steps of `AdaptiveSampling` on a GPU without numbers: ``python -m tests.helpers.on_fake_gpu OPTIONS``, a list as JSON.
+"""Steps of `AdaptiveSampling` on a GPU without numbers: ``python -m tests.helpers.on_fake_gpu OPTIONS``, as JSON.
 
-Torch's fake tensors refuse to mix devices, and to be looked at; they need no GPU.
+The options are a list, one entry per strategy. No GPU is needed: torch's fake tensors refuse to mix devices, and to be looked at.
 """
 
 from __future__ import annotations
