@@ -86,7 +86,7 @@ def test_presets_compose_and_flags_override_them(run: Any, tmp_path: Path):
     assert "distribution P" not in run(*arguments, f"{FLAG}=Uniform")
 
 
-def test_the_presets_are_all_there_and_say_what_they_are():
+def test_the_presets_are_all_there():
     names = {f"{optimizer}_{size}" for optimizer, size in SETTINGS}
     assert set(cli.presets()) == names | {card.preset for card in cards()} | {"default", "distance_weighted"}
     for optimizer, size in SETTINGS:
@@ -111,7 +111,6 @@ def test_every_method_trains_mnist_by_its_preset(name: str, run: Any, mnist: Any
         (["fit", "--config=uniform_adam_64"], "gone: `--config adam_64 --config uniform` took its place"),
         (["fit", "--config=uniform_with_replacement"], "gone: `--config uniform .*replacement=true` took its place"),
         (["fit", "--config=annex"], "gone: `--config thesis/configs/annex.yaml`, in a checkout of"),
-        (["fit", "--config=robust"], "gone: `--config thesis/configs/robust.yaml`, in a checkout of"),
         (["experiment", "thesis"], "gone: `python -m thesis run STUDY`, in a checkout .* took its place"),
         (["report"], "`report` is gone: `python -m thesis report`, in a checkout .* took its place"),
         (["fit", f"{FLAG}.q_update=drawn"], "`q_update` is gone: .* leave the option out. .* a subclass in thesis/"),

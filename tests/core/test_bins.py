@@ -8,13 +8,14 @@ from tests.helpers.statistics import seeded
 INF, NOTHING = float("inf"), torch.empty(0, dtype=torch.int64)
 
 
-def test_labels_and_tags_make_the_same_partition_but_only_labels_are_labels():
+def test_labels_and_tags_make_the_same_partition_but_only_labels_are_labels_which_may_have_gaps():
     labels = torch.tensor([2, 0, 1, 0, 2, 2], dtype=torch.uint8)
     for bins in (Bins(labels), Bins.from_labels(labels), Bins(labels.tolist())):
         assert bins.sizes == [2, 1, 3]
         assert len(bins) == 6
         assert bins.tags.tolist() == labels.tolist()
     assert Bins(labels).labels is Bins.from_quantiles([1.0, 2.0], 2).labels is None
+    assert (Bins.single(4).sizes, Bins.single(4).tags.tolist()) == ([4], [0] * 4)
     with_gaps = Bins.from_labels([7, -1, 7, 3])
     assert with_gaps.tags.tolist() == [2, 0, 2, 1]
     assert isinstance(with_gaps.labels, Tensor)
@@ -42,10 +43,6 @@ def test_quantiles_split_ties_by_position_and_place_infinities_at_the_ends():
     assert Bins.from_quantiles([7, 7, 7, 7, 1, 7], 3).tags.tolist() == [0, 1, 1, 2, 0, 2]
     assert Bins.from_quantiles([0.0] * 4, 4).tags.tolist() == [0, 1, 2, 3]
     assert Bins.from_quantiles([INF, 0.0, -INF, 1.0], 4).tags.tolist() == [3, 1, 0, 2]
-
-
-def test_single_is_one_bin_of_all():
-    assert (Bins.single(4).sizes, Bins.single(4).tags.tolist()) == ([4], [0] * 4)
 
 
 @pytest.mark.parametrize(

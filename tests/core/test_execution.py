@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import subprocess
 import sys
 
@@ -8,15 +6,13 @@ import torch
 
 from lightning_as.core import compiled, execution
 
-CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+CPU = torch.device("cpu")
 
 
-def test_compiled_loops_are_for_the_cpu_alone():
+def test_compiled_loops_are_for_the_cpu_alone_and_without_numba_there_is_a_warning(monkeypatch: pytest.MonkeyPatch):
     assert execution.loops(CPU) is compiled
-    assert execution.loops(CUDA) is None
+    assert execution.loops(torch.device("cuda")) is None
 
-
-def test_where_numba_cannot_compile_there_is_a_warning_and_torch(monkeypatch: pytest.MonkeyPatch):
     def broken() -> None:
         raise OSError("no compiler")
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from statistics import fmean
+from typing import Any
 
 import pytest
 import torch
@@ -23,12 +24,12 @@ def mean_of(weights: list[float | None]) -> float:
     return fmean(known) if known else 1.0
 
 
-def naive(weights: list[float | None], unknown: float | None = None) -> Tensor:
-    """The distribution, by its definition."""
-    mean = mean_of(weights) if unknown is None else unknown
-    filled = [mean if weight is None else weight for weight in weights]
+def naive(weights: list[float | None], unknown: float | None) -> tuple[Tensor, Tensor]:
+    """All weights, and the distribution, by their definitions."""
+    unknown = mean_of(weights) if unknown is None else unknown
+    filled = [unknown if weight is None else weight for weight in weights]
     total = math.fsum(filled)
-    return double(*(weight / total if total else 1 / len(filled) for weight in filled))
+    return double(*filled), double(*(weight / total if total else 1 / len(filled) for weight in filled))
 
 
 def random_weights(size: int, generator: torch.Generator) -> Tensor:
@@ -37,9 +38,9 @@ def random_weights(size: int, generator: torch.Generator) -> Tensor:
     return torch.where(torch.rand(size, generator=generator) < 0.2, 0.0, weights)
 
 
-def changed(size: int, steps: int) -> tuple[WeightedDistribution, list[float | None]]:
+def changed(size: int, steps: int, unknown: Any = None) -> tuple[WeightedDistribution, list[float | None]]:
     """A distribution after random changes, of duplicates as well, and what they make of a list."""
-    distribution, generator = WeightedDistribution(bins_of(size)), seeded()
+    distribution, generator = WeightedDistribution(bins_of(size), unknown=unknown), seeded()
     expected: list[float | None] = [None] * size
     for step in range(steps):
         indices, weights = torch.randint(size, (5,), generator=generator), random_weights(5, generator)
@@ -53,22 +54,26 @@ def changed(size: int, steps: int) -> tuple[WeightedDistribution, list[float | N
 
 
 @each_size
-def test_agrees_with_its_definition_after_every_change(size: int):
+@pytest.mark.parametrize("unknown", [None, 0.5, 3.0])
+def test_agrees_with_its_definition_after_every_change(size: int, unknown: float | None):
     for steps in (0, 1, 4, 300):
-        distribution, expected = changed(size, steps)
-        torch.testing.assert_close(distribution.probabilities(), naive(expected), rtol=1e-12, atol=0)
+        distribution, expected = changed(size, steps, unknown)
+        filled, probabilities = naive(expected, unknown)
+        torch.testing.assert_close(distribution.probabilities(), probabilities, rtol=1e-12, atol=0)
         assert distribution.known == size - expected.count(None)
         assert distribution.mean == pytest.approx(mean_of(expected), rel=1e-12, abs=0)
-        filled = double(*(distribution.mean if weight is None else weight for weight in expected))
         torch.testing.assert_close(distribution.weights(), filled, rtol=1e-12, atol=0)
         some = torch.randint(size, (9,), generator=seeded(1))
         assert torch.equal(distribution.weights(some), distribution.weights()[some])
 
 
 @each_size
-@pytest.mark.parametrize(("steps", "zero"), [(0, False), (60, False), (60, True)])
-def test_draws_follow_the_distribution_and_stratified_ones_take_one_of_each_share(size: int, steps: int, zero: bool):
+@pytest.mark.parametrize(
+    ("steps", "zero", "unknown"), [(0, False, 3), (60, False, None), (60, False, 3), (60, True, 3)]
+)
+def test_draws_follow_the_distribution_and_stratified_ones_take_one_of_each_share(size, steps, zero, unknown):
     distribution, _ = changed(size, steps)
+    distribution.unknown = unknown
     if zero:
         distribution.set(torch.arange(size), torch.zeros(size).double())
     probabilities, generator = distribution.probabilities(), seeded(2)
@@ -130,15 +135,3 @@ def test_a_restored_state_goes_on_with_equal_draws(size: int, steps: int):
             one.set(draw.indices, random_weights(20, seeded(step)))
             one.forget(draw.indices[:3])
         assert torch.equal(distribution.probabilities(), restored.probabilities())
-
-
-def test_an_unknown_weight_may_count_as_another_than_the_mean():
-    distribution = WeightedDistribution(bins_of(4), unknown=3.0)
-    assert distribution.probabilities().tolist() == [0.25] * 4
-    distribution.set(torch.tensor([1, 2]), double(1, 1))
-    torch.testing.assert_close(distribution.probabilities(), naive([None, 1.0, 1.0, None], 3.0))
-    distribution.unknown = 0.5
-    probabilities, draw = naive([None, 1.0, 1.0, None], 0.5), distribution.draw(30_000, seeded())
-    torch.testing.assert_close(distribution.probabilities(), probabilities)
-    assert p_value(draw.indices, probabilities) > 1e-3
-    torch.testing.assert_close(draw.probabilities, probabilities[draw.indices])

@@ -1,6 +1,7 @@
 """Steps of `AdaptiveSampling` on a GPU without numbers: ``python -m tests.helpers.on_fake_gpu OPTIONS``, as JSON.
 
-The options are a list, one entry per strategy. No GPU is needed: torch's fake tensors refuse to mix devices, and to be looked at.
+The options are a list, one entry per strategy. No GPU is needed: torch's fake tensors refuse to mix devices, and to be
+looked at.
 """
 
 from __future__ import annotations
