@@ -1,4 +1,5 @@
 import inspect
+import itertools
 import runpy
 import sys
 from collections.abc import Callable
@@ -16,7 +17,6 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false", "--trainer.accelerator=cpu"]
 QUICK = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=4", "--trainer.limit_val_batches=2", *QUIET]
 UNKEPT = ["--trainer.logger=false", "--trainer.enable_checkpointing=false"]
-SETTINGS = [(optimizer, size) for optimizer in ("adadelta", "adam") for size in (64, 256, 1024)]
 NO_PRESET = "adam_65` is neither a file nor a preset. The presets: adadelta_1024, .*"
 NO_STRATEGY = r"Selectoin` is no strategy\. The strategies: Adaptive"
 FLAG = "--trainer.callbacks.strategy"
@@ -39,13 +39,12 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, mnist: Any, capsys: Any
     return run
 
 
-def settings(run: Callable[..., str], *arguments: str) -> tuple[dict[str, Any], ...]:
-    """Arguments of the model, the data, the callback and the strategy that a command would use, and the whole."""
+def settings(run: Callable[..., str], *arguments: str) -> tuple[Any, ...]:
+    """Options of the callback and the strategy that a command would use; optimizer, batch size and epochs."""
     whole = yaml.safe_load(run("fit", *arguments, "--print_config"))
-    (callback,) = whole["trainer"]["callbacks"]
-    strategy = callback["init_args"].pop("strategy")
-    arguments_of = (whole["model"]["init_args"], whole["data"]["init_args"], callback["init_args"])
-    return *arguments_of, {"class": strategy["class_path"], **strategy.get("init_args", {})}, whole
+    ((_, callback),) = (one.values() for one in whole["trainer"]["callbacks"])
+    of_all = (whole["model"]["init_args"]["optimizer"], whole["data"]["init_args"]["batch_size"])
+    return callback, callback.pop("strategy"), (*of_all, whole["trainer"]["max_epochs"])
 
 
 def test_fit_prints_the_table_and_the_other_commands_take_its_checkpoint(run: Any, tmp_path: Path):
@@ -62,20 +61,20 @@ def test_fit_prints_the_table_and_the_other_commands_take_its_checkpoint(run: An
 
 
 def test_without_a_preset_it_starts_what_python_starts(run: Any):
-    model, data, callback, strategy, whole = settings(run)
+    callback, strategy, of_all = settings(run)
     python = AdaptiveSamplingCallback().strategy
     options = {name: getattr(python, name) for name in inspect.signature(type(python)).parameters}
-    assert strategy == {"class": "lightning_as.AdaptiveSampling", **options}
-    assert strategy["floor"] == 0.1
+    assert strategy == {"class_path": "lightning_as.AdaptiveSampling", "init_args": options}
+    assert options["floor"] == 0.1
     defaults = inspect.signature(AdaptiveSamplingCallback).parameters
     assert callback == {name: defaults[name].default for name in defaults if name != "strategy"}
-    assert (model["optimizer"], data["batch_size"], whole["trainer"]["max_epochs"]) == ("adadelta", 256, 5)
+    assert of_all == ("adadelta", 256, 5)
 
 
 def test_presets_compose_and_flags_override_them(run: Any, tmp_path: Path):
-    model, data, _, strategy, whole = settings(run, "--config=adam_64", "-c", "uniform")
-    assert strategy == {"class": "lightning_as.Uniform", "replacement": False}
-    assert (model["optimizer"], data["batch_size"], whole["trainer"]["max_epochs"]) == ("adam", 64, 5)
+    _, strategy, of_all = settings(run, "--config=adam_64", "-c", "uniform")
+    assert strategy == {"class_path": "lightning_as.Uniform", "init_args": {"replacement": False}}
+    assert of_all == ("adam", 64, 5)
     arguments = ["fit", "--config", "adam_64", *QUICK, *UNKEPT, "--optimizer=SGD", "--optimizer.lr=0.01"]
     run(*arguments)
     run(*arguments, f"{FLAG}.beta=7", "--data.num_workers=0")  # a second run in the folder
@@ -87,13 +86,14 @@ def test_presets_compose_and_flags_override_them(run: Any, tmp_path: Path):
 
 
 def test_the_presets_are_all_there():
-    names = {f"{optimizer}_{size}" for optimizer, size in SETTINGS}
-    assert set(cli.presets()) == names | {card.preset for card in cards()} | {"default", "distance_weighted"}
-    for optimizer, size in SETTINGS:
+    names = {card.preset for card in cards()} | {"default", "distance_weighted"}
+    for optimizer, size in itertools.product(("adadelta", "adam"), (64, 256, 1024)):
+        names.add(f"{optimizer}_{size}")
         preset = yaml.safe_load((cli.PRESETS / f"{optimizer}_{size}.yaml").read_text())
         assert preset["model"]["init_args"] == {"optimizer": optimizer}
         assert preset["data"]["init_args"] == {"batch_size": size}
         assert preset["trainer"] == yaml.safe_load((cli.PRESETS / "thesis.yaml").read_text())["trainer"]
+    assert set(cli.presets()) == names
 
 
 @pytest.mark.slow

@@ -43,15 +43,13 @@ def some_ignored(*shape: int) -> Tensor:
 def naive_cross_entropy(logits: Tensor, targets: Tensor, smoothing: float, weights: list[float] | None) -> Tensor:
     """−Σ_c w_c t_c log softmax_c, with t smoothed towards 1 / C; the mean over the pixels that have a target."""
     factors, losses = double(*(weights or [1.0] * C)), []
-    for z, y in zip(logits, targets, strict=True):
-        pixels = []
-        wanted = y.reshape(C, -1).T if y.shape == z.shape else y.flatten()
-        for column, target in zip(z.reshape(C, -1).T, wanted, strict=True):
-            if target.dim() or target != -100:
-                shares = target if target.dim() else torch.eye(C).double()[target]
-                shares = (1 - smoothing) * shares + smoothing / C
-                pixels.append(-(factors * shares * (column.exp() / column.exp().sum()).log()).sum())
-        losses.append(sum(pixels) / len(pixels) if pixels else torch.zeros(()).double())
+    for z, y in zip(logits.reshape(B, C, -1), targets.reshape(B, -1), strict=True):
+        shares = torch.eye(C).double()[y.clamp(min=0)].T if targets.dim() < logits.dim() else y.view(C, -1)
+        shares = (1 - smoothing) * shares + smoothing / C
+        pixels = -(factors.view(C, 1) * shares * (z.exp() / z.exp().sum(0)).log()).sum(0)
+        if targets.dim() < logits.dim():
+            pixels = pixels[y != -100]
+        losses.append(pixels.sum() / max(1, len(pixels)))
     return torch.stack(losses)
 
 
@@ -113,11 +111,9 @@ CASES: dict[str, tuple[Loss, Tensor, Tensor]] = {
     "a function": (lambda z, y: (z - y).abs().pow(1.5).sum(1), normal(B, C), normal(B, C, seed=1)),
 }
 each_case = pytest.mark.parametrize(("loss", "logits", "targets"), CASES.values(), ids=CASES.keys())
-OURS = {name: case for name, case in CASES.items() if name != "a function"}
-each_loss = pytest.mark.parametrize(("loss", "logits", "targets"), OURS.values(), ids=OURS.keys())
 
 
-@each_loss
+@pytest.mark.parametrize(("loss", "logits", "targets"), list(CASES.values())[:-1], ids=list(CASES)[:-1])
 def test_losses_are_wide_of_each_sample_alone_and_outlive_a_pickle(loss: Loss, logits: Tensor, targets: Tensor):
     for dtype in NARROW:
         narrow = logits.to(dtype).requires_grad_()
@@ -182,10 +178,8 @@ def test_refuses_arguments_out_of_range(loss: Callable[..., Loss], name: str, va
         (BinaryCrossEntropy([1.0]), (6, 4), (6, 4), r"`pos_weight` has 1 .* `logits` of \(6, 4\) need 4"),
         (BinaryCrossEntropy([1.0] * 6), (6,), (6,), r"`pos_weight` has 6 .* `logits` of \(6,\) need 1"),
         (MeanSquaredError(), (), (), r"`predictions` must have the shape \(B,\) or \(B, ...\), got \(\)"),
-        (MeanSquaredError(), (6, 1), (6, 4), r"`targets` .* `predictions`, \(6, 1\), got \(6, 4\)"),
         (MeanSquaredError(), (6, 1), (1, 6), r"`targets` .* `predictions`, \(6, 1\), got \(1, 6\)"),
         (lambda z, y: z.square(), (6, 4), (6,), r"`loss` must give one loss per sample, \(6,\), got .* \(6, 4\)"),
-        (torch.nn.CrossEntropyLoss(), (6, 4), (6,), r"`loss` must give one loss per sample, \(6,\), got .* \(\)"),
     ],
 )
 def test_refuses_shapes_that_do_not_fit_and_classes_that_are_no_integers(loss, shape: Any, target_shape: Any, message):
