@@ -9,9 +9,11 @@ import time
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import lightning
 import torch
+import yaml
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
@@ -48,13 +50,12 @@ _GONE_PRESETS = {
     "annex": "`--config thesis/configs/annex.yaml`, in a checkout of the repository,",
     "robust": "`--config thesis/configs/robust.yaml`, in a checkout of the repository,",
 }
+_ADAPTIVE = ("AdaptiveSampling", "lightning_as.AdaptiveSampling", "lightning_as.strategies.AdaptiveSampling")
 _GONE_OPTIONS = {
     "q_update": "AdaptiveSampling moves Q where it was drawn, which was the default: leave the option out. To move all "
-    "of Q (`q_update: all`) there is a subclass in thesis/, in a checkout of the repository",
+    "of Q there is `thesis.everywhere.EverywhereSampling`, in a checkout of the repository",
     "unseen": "it was for `q_update: all` alone: leave it out",
 }
-_SAVED_OPTIONS = re.compile(rf"AdaptiveSampling\s+init_args:(?:\s+\w+:.*)*?\s+({'|'.join(_GONE_OPTIONS)}):")
-"""The same in a configuration that an older version saved."""
 
 
 class AdaptiveSamplingCLI(LightningCLI):
@@ -184,13 +185,25 @@ def check_options(arguments: Sequence[str]) -> None:
     Raises:
         SystemExit: If there is one, with what took its place.
     """
-    flags = {f"--trainer.callbacks.strategy.{option}": option for option in _GONE_OPTIONS}
-    gone = [option for flag, option in flags.items() if _given(arguments, flag)]
+    flag = "--trainer.callbacks.strategy"
+    strategy = [name for _, name in _given(arguments, flag)] or ["AdaptiveSampling"]
+    gone = [option for option in _GONE_OPTIONS if strategy[-1] in _ADAPTIVE and _given(arguments, f"{flag}.{option}")]
     for _, name in _given(arguments, "--config", "-c"):
-        if _is_file(name) and (saved := _SAVED_OPTIONS.search(Path(name).read_text())):
-            gone.append(saved[1])
+        if _is_file(name):
+            gone += _gone_options(yaml.safe_load(Path(name).read_text()))
     if gone:
         sys.exit(f"lightning-as: the option `{gone[0]}` is gone: {_GONE_OPTIONS[gone[0]]}.")
+
+
+def _gone_options(config: Any) -> list[str]:
+    """The options that are gone of every AdaptiveSampling in a configuration, however deep."""
+    if isinstance(config, list):
+        return [option for part in config for option in _gone_options(part)]
+    if not isinstance(config, dict):
+        return []
+    given = config.get("init_args") if config.get("class_path") in _ADAPTIVE else None
+    own = [option for option in _GONE_OPTIONS if isinstance(given, dict) and option in given]
+    return own + _gone_options(list(config.values()))
 
 
 def check_strategy(arguments: Sequence[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import wraps
+from numbers import Integral, Real
 from typing import ParamSpec, TypeVar
 
 Parameters = ParamSpec("Parameters")
@@ -24,7 +25,7 @@ def check_share(name: str, value: float, with_one: bool = False) -> None:
         ValueError: If it is out of the range.
     """
     interval = "[0, 1]" if with_one else "[0, 1)"
-    if not isinstance(value, (int, float)):
+    if not isinstance(value, Real):
         raise TypeError(f"`{name}` must be a number in {interval}, got {value!r}.")
     if not (0 <= value < 1 or (with_one and value == 1)):
         raise ValueError(f"`{name}` must be in {interval}, got {value}.")
@@ -43,10 +44,10 @@ def check_integer(name: str, value: int, least: int = 1, unit: str = "") -> None
         TypeError: If it is no integer.
         ValueError: If it is too small.
     """
-    if not isinstance(value, int) or isinstance(value, bool):
+    if not isinstance(value, Integral) or isinstance(value, bool):
         raise TypeError(f"`{name}` must be an integer{unit and f' number of {unit}'}, got {value!r}.")
     if value < least:
-        raise ValueError(f"`{name}` must be at least {least}{unit and f' {unit}'}, got {value}.")
+        raise ValueError(f"`{name}` must be at least {least}{unit and f' ({unit})'}, got {value}.")
 
 
 def check_positive(name: str, value: float, with_zero: bool = False) -> None:
@@ -57,7 +58,7 @@ def check_positive(name: str, value: float, with_zero: bool = False) -> None:
         ValueError: If it is out of the range.
     """
     wanted = "finite and not negative" if with_zero else "finite and positive"
-    if not isinstance(value, (int, float)):
+    if not isinstance(value, Real):
         raise TypeError(f"`{name}` must be a number, {wanted}, got {value!r}.")
     if not (0 < value < math.inf or (with_zero and value == 0)):
         raise ValueError(f"`{name}` must be {wanted}, got {value}.")

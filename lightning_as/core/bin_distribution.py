@@ -196,6 +196,11 @@ class GradientBinDistribution(BinDistribution):
         return torch.where(mean.isfinite(), moved, self._averaged)
 
 
+def figures_of(p: Tensor) -> dict[str, float]:
+    """What describes a distribution over bins, (k,), for the logger: entropy (nats), smallest and largest entry."""
+    return {"entropy_p": float(torch.special.entr(p).sum()), "p_min": float(p.min()), "p_max": float(p.max())}
+
+
 def _add(sums: Tensor, bins: Tensor, values: Tensor) -> None:
     """Add each value to the sum of its bin."""
     if sums.is_cuda:  # in a fixed order, by sorting, as `index_add_` there does not

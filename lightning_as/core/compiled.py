@@ -190,6 +190,8 @@ def draw_two_levels(
     """
     cells, width, fanout, size = memory.reshape(-1), memory.shape[1] * memory.shape[2], memory.shape[2], place_of.size
     instances, bins, of_levels = drawn[0], drawn[1], uniforms >= floor
+    if p.size != sizes.size or cumulative_p.size != sizes.size or tags.size != size or instance_of.size != size:
+        raise ValueError("P must be of as many bins, and the tables of as many instances, as there are.")
     for i in range(uniforms.size):
         if not 0 <= uniforms[i] < 1:
             raise ValueError("A uniform is not in [0, 1).")

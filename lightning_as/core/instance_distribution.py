@@ -33,7 +33,8 @@ _WEIGHT, _SCORE = 0, 1  # channels of a leaf
 # Scores below count as 0, and sums of weights outside are scaled back to about 1, both long before float64 ends.
 _SMALLEST_SCORE = 1e-100
 _SMALLEST_SUM, _LARGEST_SUM = 1e-40, 1e40
-# Batches between two looks at the sums where a look has to wait for a GPU. A batch at most doubles a sum.
+# Batches between two looks at the sums where a look has to wait for a GPU. A batch at most doubles a sum, and leaves
+# at least the share δq of it.
 _LOOK_EVERY = 64
 
 
@@ -131,10 +132,13 @@ class InstanceDistribution:
             scores.contiguous(),
         )
         limits = (self.delta_q, _SMALLEST_SCORE, _SMALLEST_SUM, _LARGEST_SUM)
-        while not self._tree.loops.smooth_drawn(*(array.numpy() for array in arrays), *limits):
+        for _ in range(2):  # the second time with weights that are scaled
+            if self._tree.loops.smooth_drawn(*(array.numpy() for array in arrays), *limits):
+                return
             self._keep_in_range()
+        raise ValueError("The weights of a bin sum to 0, or to no finite number: no instance of it can be drawn.")
 
-    # Without looking at a number, for which a GPU would have to be waited for.
+    # Off the CPU without looking at a number, for which a GPU would have to be waited for.
     def _update_in_torch(self, indices: Tensor, bins: Tensor, scores: Tensor) -> None:
         known = scores.isfinite()
         last = last_occurrence(indices, known)  # where an instance is written twice, it must be the same
@@ -144,7 +148,7 @@ class InstanceDistribution:
         scores = torch.where(known, scores, self._tree.get(places, channel=_SCORE))
         self._tree.set(places, scores, channel=_SCORE)
         self._batches += 1
-        if self._batches % _LOOK_EVERY == 0:
+        if self.bins.on_host or self._batches % _LOOK_EVERY == 0:
             self._keep_in_range()
         weight_sum, score_sum = self._tree.totals().unbind(1)
         # Z takes the mean of the seen for the unseen, which makes it the sum over the seen times size / seen.

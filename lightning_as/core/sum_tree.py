@@ -233,9 +233,8 @@ class SumTree:
 
     def _sum_up(self) -> None:
         """Recompute every sum from the leaves."""
-        if (
-            self.loops is not None
-        ):  # in the order that an update adds in, so that a state that is loaded is what was saved
+        # In the order that an update adds in, so that a state that is loaded is what was saved.
+        if self.loops is not None:
             rows = torch.arange(self._starts[-2], self._starts[-1])
             firsts = rows.mul_(self.channels * self.fanout)
             self.set(firsts, self.get(firsts))

@@ -8,7 +8,8 @@ so that none falls below ε/N, whatever P and Q do, and an unbiased weight is at
 distribution of Avalos's thesis (2021), Algorithm 1, lines 4 and 5; P alone with a uniform Q is Gopal's (ICML 2016).
 
 One uniform number decides a draw: whether it comes from the floor, then the bin, then the instance. What is left of the
-number at one level, as a share of the part that it fell into, is uniform again, and decides at the next.
+number at one level, as a share of the part that it fell into, is uniform again, and decides at the next. So r is exact
+to some 2**-52 of the whole: an instance with less than that is drawn, if at all, at another rate.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ class Fit:
     """
 
     sampler: AdaptiveBatchSampler
-    """Where the batches come from. From :meth:`attach` on, and so is the scorer."""
+    """Where the batches come from; there from :meth:`attach` on, as is the scorer."""
     _scorer: Scorer | None = None
 
     def __init__(

@@ -43,7 +43,7 @@ def irreducible_losses(
         per_sample_loss: As in the callback. Default: cross-entropy.
 
     Returns:
-        The losses, in the order of the data set, (N,) float64: what :class:`lightning_as.RHOLoss` takes.
+        The losses, in the data set's order, (N,) float64: what :class:`lightning_as.RHOLoss` takes.
 
     Raises:
         MisconfigurationException: If the module gives no logits, or the batches no targets, as in the callback.

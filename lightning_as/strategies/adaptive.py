@@ -44,7 +44,13 @@ import torch
 from torch import Tensor
 
 from lightning_as.core.arguments import check_choice, check_integer, check_share, without
-from lightning_as.core.bin_distribution import BinStatistic, GradientBinDistribution, Smoothing, check_smoothing
+from lightning_as.core.bin_distribution import (
+    BinStatistic,
+    GradientBinDistribution,
+    Smoothing,
+    check_smoothing,
+    figures_of,
+)
 from lightning_as.core.bins import Bins
 from lightning_as.core.draw import Draw
 from lightning_as.core.instance_distribution import InstanceDistribution
@@ -147,14 +153,8 @@ class AdaptiveSampling(Strategy):
 
     def metrics(self) -> dict[str, float]:
         """Of P: entropy (nats), smallest and largest entry, age (batches); share of instances seen."""
-        p = self.bin_probabilities
-        return {
-            "entropy_p": float(torch.special.entr(p).sum()),
-            "p_min": float(p.min()),
-            "p_max": float(p.max()),
-            "seen": self._inside.share_seen,
-            "age_p": float(self._over_bins.age),
-        }
+        others = {"seen": self._inside.share_seen, "age_p": float(self._over_bins.age)}
+        return figures_of(self.bin_probabilities) | others
 
     def state_dict(self) -> dict[str, Any]:
         return self._levels.state_dict()

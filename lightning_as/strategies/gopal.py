@@ -19,7 +19,7 @@ the logits. The δ of Gopal multiplies the new estimate, that of the thesis the 
 Cost per step: No extra forward pass; O(batch · log K) for the draw and O(batch + K) for the update, for K bins.
 
 Verified: The formulas, J = N/4 and δ = 0.5 in the paper's full text. The paper does not say what becomes of a bin that
-was not drawn in a window: here it keeps its share of p, and the others divide the rest by p̂; a window of nothing but
+was not drawn in a window: in this package it keeps its share of p, and the others divide the rest by p̂; a window of nothing but
 zeros leaves p as it is. Its experiments are of linear models; that the gain carries over to deep networks could not be
 verified, and on balanced classes there is little of it to have.
 
@@ -37,9 +37,9 @@ import torch
 from torch import Tensor
 
 from lightning_as.core.arguments import check_integer, check_share
-from lightning_as.core.bin_distribution import GradientBinDistribution
+from lightning_as.core.bin_distribution import GradientBinDistribution, figures_of
 from lightning_as.core.bins import Bins
-from lightning_as.core.draw import Draw
+from lightning_as.core.draw import Draw, importance_weights
 from lightning_as.core.two_levels import TwoLevels
 from lightning_as.core.uniform_in_bins import UniformInBins
 from lightning_as.strategies.base import Strategy
@@ -84,7 +84,7 @@ class GopalSampling(Strategy):
 
     def draw(self, size: int, generator: torch.Generator) -> Draw:
         draw = self._levels.draw(size, generator)
-        return draw._replace(weights=(len(self.bins) * draw.probabilities).reciprocal())
+        return draw._replace(weights=importance_weights(draw.probabilities, len(self.bins)))
 
     def learn(self, draw: Draw, losses: Tensor, bounds: Tensor) -> None:
         assert draw.within is not None, "a draw from here has it"
@@ -97,13 +97,7 @@ class GopalSampling(Strategy):
 
     def metrics(self) -> dict[str, float]:
         """Of p: entropy (nats), smallest and largest entry, age (batches)."""
-        p = self.bin_probabilities
-        return {
-            "entropy_p": float(torch.special.entr(p).sum()),
-            "p_min": float(p.min()),
-            "p_max": float(p.max()),
-            "age_p": float(self._over_bins.age),
-        }
+        return figures_of(self.bin_probabilities) | {"age_p": float(self._over_bins.age)}
 
     def state_dict(self) -> dict[str, Any]:
         return self._levels.state_dict()

@@ -39,9 +39,9 @@ from torch import Tensor
 from torch.linalg import vector_norm
 
 from lightning_as.core.arguments import check_positive, check_share
-from lightning_as.core.bin_distribution import BinDistribution
+from lightning_as.core.bin_distribution import BinDistribution, figures_of
 from lightning_as.core.bins import Bins
-from lightning_as.core.draw import Draw
+from lightning_as.core.draw import Draw, importance_weights
 from lightning_as.core.two_levels import TwoLevels
 from lightning_as.core.uniform_in_bins import UniformInBins
 from lightning_as.strategies.base import Strategy
@@ -85,13 +85,13 @@ class LearnedProposal(Strategy):
 
     def draw(self, size: int, generator: torch.Generator) -> Draw:
         draw = self._levels.draw(size, generator)
-        return draw._replace(weights=(len(self.bins) * draw.probabilities).reciprocal())
+        return draw._replace(weights=importance_weights(draw.probabilities, len(self.bins)))
 
     def learn(self, draw: Draw, losses: Tensor, bounds: Tensor) -> None:
         if not len(bounds):
             return
         bins, q, r = draw.bins, self._proposal.probabilities, self.bin_probabilities
-        weights_then = (len(self.bins) * draw.probabilities).reciprocal()
+        weights_then = importance_weights(draw.probabilities, len(self.bins))
         weights_now = (self._shares / r).index_select(0, bins)
         # ∇_τ log r of a draw from bin k is factor_k (e_k − q).
         factors = (1 - self.floor) * (q / r).index_select(0, bins)
@@ -108,12 +108,7 @@ class LearnedProposal(Strategy):
 
     def metrics(self) -> dict[str, float]:
         """Of the distribution over the bins: entropy (nats), smallest and largest entry."""
-        p = self.bin_probabilities
-        return {
-            "entropy_p": float(torch.special.entr(p).sum()),
-            "p_min": float(p.min()),
-            "p_max": float(p.max()),
-        }
+        return figures_of(self.bin_probabilities)
 
     def state_dict(self) -> dict[str, Any]:
         return {"logits": self._logits.clone()}

@@ -66,7 +66,7 @@ class OnlineBatchSelection(Strategy):
             1, the thesis and the script.
         reweight: Weight each loss by the mean of the batch's probabilities over its own, as the script does. With a
             pressure of 1e8 the weights of a batch may span eight orders. Default: False, as in its ports.
-        first_pass: Epoch 0. ``"sequential"``: in the order of the data set, as the script, whose data is shuffled.
+        first_pass: Epoch 0. ``"sequential"``: in the data set's order, as the script, whose data is shuffled.
             ``"shuffled"``: for data that is sorted, by class for example. Default: ``"sequential"``.
 
     Raises:
@@ -168,7 +168,7 @@ class OnlineBatchSelection(Strategy):
         self._recomputed_at = self._evaluated
 
     def probabilities(self) -> Tensor:
-        """The present distribution over all instances, in the order of the data set, (N,) float64. O(N log N)."""
+        """The present distribution over all instances, in the data set's order, (N,) float64. O(N log N)."""
         if self.progress.epoch == 0:
             return self._uniform(self._size)
         # In a ranking of its own: to be looked at must not change when the next sort is due.

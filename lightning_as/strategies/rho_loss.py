@@ -49,7 +49,7 @@ class RHOLoss(BatchSelector):
     """The candidates whose losses are the furthest above those of a model trained on other data.
 
     Args:
-        irreducible_losses: The irreducible loss of each training instance, in the order of the data set, (N,); or the
+        irreducible_losses: The irreducible loss of each training instance, in the data set's order, (N,); or the
             path of a file that `torch.save` wrote such a tensor to. Needed.
         keep: Share of the candidates that is trained on, 1 over a whole number. Default: 0.1, the source's.
 

@@ -119,7 +119,7 @@ class StratifiedSampling(Strategy):
 
     @property
     def strata(self) -> Tensor:
-        """The stratum of each instance, in the order of the data set, (N,) int64."""
+        """The stratum of each instance, in the data set's order, (N,) int64."""
         return self._strata.clone()
 
     @property

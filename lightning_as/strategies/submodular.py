@@ -113,7 +113,7 @@ class SubmodularBatchSelection(Strategy):
 
     def wanted(self) -> Tensor | None:
         if self._features is not None:
-            period = self.refresh_epochs * (self.progress.per_epoch or len(self.bins))
+            period = self.refresh_epochs * self.progress.per_epoch
             if self._draws - self._refreshed < period or self.progress.share == 1:
                 return None
         return torch.arange(len(self.bins))
