@@ -1,12 +1,12 @@
 """What drawing by rank costs: the ranking that no batch sorts anew, against a full sort of the losses for every batch.
 
-A step draws a batch of 256 from the exponential distribution over the ranks (s = 10^8), gives the instances new losses, and
-brings them into the order. `draw` finds the instances at the ranks and `rerank` sets their losses, both of `Ranking`;
-`obs` is a whole step, draw and update, of `OnlineBatchSelection`, and `rank` of `PrioritizedSampling` by rank, after
-every instance has been seen. `sort` is a stable sort of the N float64 losses, as the authors' script does it for every
-batch of 100 or more. All on one CPU thread, in turns of some steps each. A figure is the mean over the steps, because
-one in many merges all N: the slowest `rerank` is shown beside it. With 10^7 instances that is one in some 300, which
-`--quick` does not get to.
+A step draws a batch of 256 from the exponential distribution over the ranks (s = 10^8), gives the instances new losses,
+and brings them into the order. `draw` finds the instances at the ranks and `rerank` sets their losses, both of
+`Ranking`; `obs` is a whole step, draw and update, of `OnlineBatchSelection`, and `rank` of `PrioritizedSampling` by
+rank, after every instance has been seen. `sort` is a stable sort of the N float64 losses, as the authors' script does
+it for every batch of 100 or more. All on one CPU thread, in turns of some steps each. A figure is the mean over the
+steps, because one in many merges all N: the slowest `rerank` is shown beside it. With 10^7 instances that is one in
+some 300, which `--quick` does not get to.
 
     python benchmarks/online_batch_selection.py [--quick] [--sizes 60000 1000000]
 """

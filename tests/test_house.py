@@ -4,8 +4,6 @@ import ast
 import importlib
 import importlib.metadata
 import re
-import subprocess
-import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
 from unittest.mock import Mock
@@ -30,7 +28,7 @@ BELOW = {
     "__main__": {"cli"},
 }
 NOT_IN_CORE = {"lightning", "torchvision", "torchmetrics", "pathlib", "io", "os", "shutil", "tempfile", "thesis"}
-UNTESTED = {"__main__", "strategies.base"}  # but by what uses them
+UNTESTED = {"__main__", "plugin.fit", "strategies.base"}  # but by what uses them
 MODULES = {
     re.sub(r"\.__init__$", "", ".".join(path.relative_to(PACKAGE).with_suffix("").parts)): path
     for path in PACKAGE.rglob("*.py")
@@ -96,9 +94,7 @@ def test_the_wheel_has_the_package_alone_and_its_version():
     assert lightning_as.__version__ in (version[1], "0+unknown")
 
 
-def test_its_import_loads_no_numba_and_needs_no_installation(monkeypatch: pytest.MonkeyPatch):
-    code = "import sys, lightning_as; sys.exit(len({'numba', 'thesis'} & {*sys.modules}))"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=300)
+def test_its_import_needs_no_installation(monkeypatch: pytest.MonkeyPatch):
     with monkeypatch.context() as patch:
         patch.setattr(importlib.metadata, "version", Mock(side_effect=importlib.metadata.PackageNotFoundError))
         assert importlib.reload(lightning_as).__version__ == "0+unknown"

@@ -204,8 +204,7 @@ def draw_two_levels(
         else:
             instances[i] = min(int(uniforms[i] / floor * size), size - 1)  # rounding may have given size
             bins[i] = tags[instances[i]]
-    leaves = bins[of_levels]
-    q = np.empty(leaves.size)
+    leaves, q = bins[of_levels], uniforms[of_levels]  # the second is written over
     _descend(memory, first_child, height, np.empty((sizes.size, 0)), 0.0, leaves, uniforms[of_levels], q)
     at = 0
     for i in range(uniforms.size):

@@ -19,9 +19,9 @@ the logits. The δ of Gopal multiplies the new estimate, that of the thesis the 
 Cost per step: No extra forward pass; O(batch · log K) for the draw and O(batch + K) for the update, for K bins.
 
 Verified: The formulas, J = N/4 and δ = 0.5 in the paper's full text. The paper does not say what becomes of a bin that
-was not drawn in a window: in this package it keeps its share of p, and the others divide the rest by p̂; a window of nothing but
-zeros leaves p as it is. Its experiments are of linear models; that the gain carries over to deep networks could not be
-verified, and on balanced classes there is little of it to have.
+was not drawn in a window: in this package it keeps its share of p, and the others divide the rest by p̂; a window of
+nothing but zeros leaves p as it is. Its experiments are of linear models; that the gain carries over to deep networks
+could not be verified, and on balanced classes there is little of it to have.
 
 When to use it: Bins that differ in size or difficulty, such as imbalanced classes or sources, and a loss whose minimum
 must stay that of the mean.

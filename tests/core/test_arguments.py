@@ -2,6 +2,7 @@ import inspect
 from collections.abc import Callable
 from functools import partial
 
+import numpy as np
 import pytest
 
 from lightning_as.core.arguments import check_choice, check_integer, check_positive, check_share, without
@@ -19,7 +20,7 @@ WITH_ONE, WITH_ZERO = partial(check_share, with_one=True), partial(check_positiv
         (WITH_ONE, -0.1, ValueError, r"got -0.1"),
         (check_integer, 2.0, TypeError, r"`x` must be an integer, got 2.0"),
         (check_integer, True, TypeError, r"got True"),
-        (partial(check_integer, unit="batches"), 0, ValueError, r"`x` must be at least 1 batches, got 0"),
+        (partial(check_integer, unit="batches"), 0, ValueError, r"`x` must be at least 1 \(batches\), got 0"),
         (partial(check_integer, unit="batches"), None, TypeError, r"an integer number of batches, got None"),
         (check_positive, 0.0, ValueError, r"`x` must be finite and positive, got 0.0"),
         (check_positive, "1", TypeError, r"`x` must be a number, finite and positive, got '1'"),
@@ -34,7 +35,13 @@ def test_the_message_names_argument_and_value(check: Callable, value: object, er
 
 
 def test_what_is_in_range_passes():
-    for check, value in ((check_share, 0), (WITH_ONE, 1), (check_integer, 1), (check_positive, 1e-300), (WITH_ZERO, 0)):
+    for check, value in (
+        (check_share, 0),
+        (WITH_ONE, 1),
+        (check_integer, np.int64(1)),
+        (check_positive, np.float32(1e-30)),
+        (WITH_ZERO, 0),
+    ):
         check("x", value)
     check_integer("x", 0, least=0)
     check_choice("x", "a", ["a"])

@@ -104,6 +104,7 @@ KINDS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", KINDS, ids=lambda cell: cell.name)
 def test_with_every_kind_of_arm_a_resumed_training_has_the_rows_of_the_uninterrupted_one(cell: Cell, tmp_path: Path):
     cell = cell._replace(batch_size=20)
