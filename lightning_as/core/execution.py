@@ -13,7 +13,7 @@ import torch
 def loops(device: torch.device) -> ModuleType | None:
     """The compiled loops, :mod:`lightning_as.core.compiled`, for what lies on the CPU; None where torch takes over.
 
-    The first call loads numba, which takes a second or two, and on a new machine compiles, which takes some ten more.
+    The first call loads numba, in about half a second; each loop is compiled once on a machine, all in some five.
     """
     return _compiled() if device.type == "cpu" else None
 

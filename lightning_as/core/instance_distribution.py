@@ -33,8 +33,8 @@ _WEIGHT, _SCORE = 0, 1  # channels of a leaf
 # Scores below count as 0, and sums of weights outside are scaled back to about 1, both long before float64 ends.
 _SMALLEST_SCORE = 1e-100
 _SMALLEST_SUM, _LARGEST_SUM = 1e-40, 1e40
-# Batches between two looks at the sums where a look has to wait for a GPU. A batch at most doubles a sum, and leaves
-# at least the share δq of it.
+# Batches between two looks at the sums where a look has to wait for a GPU. A batch at most doubles a sum, and it leaves
+# the share δq of it, which on a GPU should therefore not be tiny.
 _LOOK_EVERY = 64
 
 
