@@ -11,6 +11,7 @@ import torch
 import yaml
 
 from lightning_as import AdaptiveSamplingCallback, cli
+from lightning_as.cli.arguments import presets
 from lightning_as.strategies.cards import cards
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -93,7 +94,7 @@ def test_the_presets_are_all_there():
         assert preset["model"]["init_args"] == {"optimizer": optimizer}
         assert preset["data"]["init_args"] == {"batch_size": size}
         assert preset["trainer"] == yaml.safe_load((cli.PRESETS / "thesis.yaml").read_text())["trainer"]
-    assert set(cli.presets()) == names
+    assert set(presets()) == names
 
 
 @pytest.mark.slow

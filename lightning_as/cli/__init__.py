@@ -6,18 +6,22 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
-from itertools import pairwise
-from pathlib import Path
-from typing import Any
 
 import lightning
 import torch
-import yaml
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch.utils.data import DataLoader
 
+from lightning_as.cli.arguments import (
+    DEFAULT_PRESET,
+    PRESETS,
+    check_names,
+    check_options,
+    check_strategy,
+    with_preset_paths,
+)
 from lightning_as.data.dataloader import as_it_is
 from lightning_as.data.mnist import MNISTDataModule
 from lightning_as.models.classifier import ConvNetClassifier
@@ -25,11 +29,7 @@ from lightning_as.models.evaluation import evaluate
 from lightning_as.plugin.callback import AdaptiveSamplingCallback
 from lightning_as.plugin.irreducible import irreducible_losses
 from lightning_as.strategies import AdaptiveSampling
-from lightning_as.strategies.cards import cards, document, listing
-
-PRESETS = Path(__file__).parent / "configs"
-DEFAULT_PRESET = "default"
-"""The preset that all others go on top of."""
+from lightning_as.strategies.cards import document, listing
 
 _DESCRIPTION = """Train with adaptive sampling. The subcommands below are those of LightningCLI; beside them there are
 `lightning-as strategies` (the sampling methods) and `irreducible-losses` (what RHOLoss needs), each with a --help of
@@ -39,21 +39,6 @@ neither lists the presets. `fit --print_config` shows the whole configuration.""
 _GONE_COMMANDS = {
     "experiment": "`python -m thesis run STUDY`, in a checkout of the repository,",
     "report": "`python -m thesis report`, in a checkout of the repository,",
-}
-_GONE_PRESETS = {
-    **{
-        f"uniform_{setting}": f"`--config {setting} --config uniform`"
-        for setting in (f"{optimizer}_{size}" for optimizer in ("adadelta", "adam") for size in (64, 256, 1024))
-    },
-    "uniform_with_replacement": "`--config uniform --trainer.callbacks.strategy.replacement=true`",
-    "annex": "`--config thesis/configs/annex.yaml`, in a checkout of the repository,",
-    "robust": "`--config thesis/configs/robust.yaml`, in a checkout of the repository,",
-}
-_ADAPTIVE = ("AdaptiveSampling", "lightning_as.AdaptiveSampling", "lightning_as.strategies.AdaptiveSampling")
-_GONE_OPTIONS = {
-    "q_update": "AdaptiveSampling moves Q where it was drawn, which was the default: leave the option out. To move all "
-    "of Q there is `thesis.everywhere.EverywhereSampling`, in a checkout of the repository",
-    "unseen": "it was for `q_update: all` alone: leave it out",
 }
 
 
@@ -116,6 +101,7 @@ def main() -> None:
     sys.argv[1:] = with_preset_paths(sys.argv[1:])
     check_options(sys.argv[1:])
     check_strategy(sys.argv[1:])
+    check_names(sys.argv[1:])
     sys.path.insert(0, "")  # for a model or a DataModule of the user's in the working directory, as `python -m` has it
     default = str(PRESETS / f"{DEFAULT_PRESET}.yaml")
     AdaptiveSamplingCLI(
@@ -159,91 +145,6 @@ def _irreducible_losses(arguments: Sequence[str]) -> None:
     losses = irreducible_losses(ConvNetClassifier, loader, make_trainer, options.seed)
     torch.save(losses, options.output)
     print(f"{len(losses)} losses, {float(losses.mean()):.3e} on average, are in {options.output}.")
-
-
-def presets() -> list[str]:
-    """Names of the presets in the package."""
-    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
-
-
-def with_preset_paths(arguments: Sequence[str]) -> list[str]:
-    """Replace the names of presets after ``--config`` or ``-c`` by their paths.
-
-    Raises:
-        SystemExit: If a name is neither a preset nor a file; for a preset that is gone, with what took its place.
-    """
-    result = list(arguments)
-    for at, name in _given(arguments, "--config", "-c"):
-        result[at] = result[at].removesuffix(name) + _preset_path(name)
-    return result
-
-
-def check_options(arguments: Sequence[str]) -> None:
-    """Look for options of AdaptiveSampling that are gone, among the arguments and in configurations of older versions.
-
-    Raises:
-        SystemExit: If there is one, with what took its place.
-    """
-    flag = "--trainer.callbacks.strategy"
-    strategy = [name for _, name in _given(arguments, flag)] or ["AdaptiveSampling"]
-    gone = [option for option in _GONE_OPTIONS if strategy[-1] in _ADAPTIVE and _given(arguments, f"{flag}.{option}")]
-    for _, name in _given(arguments, "--config", "-c"):
-        if _is_file(name):
-            gone += _gone_options(yaml.safe_load(Path(name).read_text()))
-    if gone:
-        sys.exit(f"lightning-as: the option `{gone[0]}` is gone: {_GONE_OPTIONS[gone[0]]}.")
-
-
-def _gone_options(config: Any) -> list[str]:
-    """The options that are gone of every AdaptiveSampling in a configuration, however deep."""
-    if isinstance(config, list):
-        return [option for part in config for option in _gone_options(part)]
-    if not isinstance(config, dict):
-        return []
-    given = config.get("init_args") if config.get("class_path") in _ADAPTIVE else None
-    own = [option for option in _GONE_OPTIONS if isinstance(given, dict) and option in given]
-    return own + _gone_options(list(config.values()))
-
-
-def check_strategy(arguments: Sequence[str]) -> None:
-    """Look at the name of a strategy before jsonargparse does, whose message does not tell the names.
-
-    Raises:
-        SystemExit: If a name after ``--trainer.callbacks.strategy`` is neither one of a strategy nor a path to a class.
-    """
-    flag, known = "--trainer.callbacks.strategy", [card.name for card in cards()]
-    for _, name in _given(arguments, flag):
-        if name.isidentifier() and name not in (*known, "null"):
-            sys.exit(f"lightning-as: `{flag}={name}` is no strategy. The strategies: {', '.join(known)}.")
-
-
-def _given(arguments: Sequence[str], *flags: str) -> list[tuple[int, str]]:
-    """Where among the arguments the values of a flag are, and the values: ``--flag value`` or ``--flag=value``."""
-    found = [(at + 1, value) for at, (flag, value) in enumerate(pairwise(arguments)) if flag in flags]
-    for at, argument in enumerate(arguments):
-        flag, equals, value = argument.partition("=")
-        if equals and flag in flags:
-            found.append((at, value))
-    return found
-
-
-def _preset_path(name: str) -> str:
-    if _is_file(name) or ":" in name:  # a YAML text
-        return name
-    if name in _GONE_PRESETS:
-        sys.exit(f"lightning-as: the preset `{name}` is gone: {_GONE_PRESETS[name]} took its place.")
-    if name not in presets():
-        sys.exit(
-            f"lightning-as: `--config {name}` is neither a file nor a preset. The presets: {', '.join(presets())}."
-        )
-    return str(PRESETS / f"{name}.yaml")
-
-
-def _is_file(name: str) -> bool:
-    try:
-        return Path(name).is_file()
-    except OSError:  # a YAML text is too long for a name
-        return False
 
 
 @rank_zero_only

@@ -1,0 +1,46 @@
+import re
+from pathlib import Path
+
+import pytest
+
+from lightning_as.cli.arguments import check_names, check_options, presets
+
+CALLBACK = "--trainer.callbacks"
+
+
+def test_presets_are_in_the_package():
+    assert {"default", "thesis", "uniform", "adam_64"} <= set(presets())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([f"{CALLBACK}.strategy.flor=0.1"], "strategy.flor` is no option of AdaptiveSampling: did you mean `floor`?"),
+        ([f"{CALLBACK}.strategy.init_args.flor", "0.1"], "did you mean `floor`? It has beta, delta_p"),
+        ([f"{CALLBACK}.strategy=Uniform", f"{CALLBACK}.strategy.floor=0.1"], "Uniform: it has replacement."),
+        ([f"{CALLBACK}+=lightning_as.AdaptiveSamplingCallback", f"{CALLBACK}.recomput=1"], "did you mean `recompute`?"),
+    ],
+)
+def test_a_misspelt_option_is_answered_by_the_nearest_name(arguments: list[str], message: str):
+    with pytest.raises(SystemExit, match=re.escape(message)):
+        check_names(["fit", *arguments])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [f"{CALLBACK}.strategy.init_args={{floor: 0.1}}", f"{CALLBACK}.strategy.floor=0.1", f"{CALLBACK}.weights=none"],
+        [f"{CALLBACK}+=ModelCheckpoint", f"{CALLBACK}.monitor=loss"],
+        ["--config=somewhere.yaml", f"{CALLBACK}.strategy.s_start=1"],
+        [f"{CALLBACK}.strategy=null", f"{CALLBACK}.strategy.help"],
+    ],
+)
+def test_what_may_be_right_is_left_to_the_parser(arguments: list[str]):
+    check_names(["fit", *arguments])
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"a: [1"])
+def test_a_file_that_is_no_yaml_text_is_named(content: bytes, tmp_path: Path):
+    (tmp_path / "settings.yaml").write_bytes(content)
+    with pytest.raises(SystemExit, match=r"settings\.yaml` is no YAML text"):
+        check_options(["fit", f"--config={tmp_path / 'settings.yaml'}"])
