@@ -1,8 +1,5 @@
 """Shared pieces: a small MNIST, and a Trainer without its surroundings."""
 
-from __future__ import annotations
-
-import logging
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +13,7 @@ from lightning.pytorch.cli import LightningCLI
 from lightning_as import Bins, ConvNetClassifier, MNISTDataModule
 from lightning_as.data.image_data import ImageDataset
 from lightning_as.data.mnist import load_mnist
+from tests.helpers.tiny import tiny_trainer
 
 # The tests' tensors are small, and threads of several processes on few cores get in each other's way.
 torch.set_num_threads(1)
@@ -39,13 +37,8 @@ def execution(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="session")
 def mnist() -> dict[str, ImageDataset]:
     """The first 2,000 training and 500 test images."""
-    train, test = load_mnist("train"), load_mnist("test")
-    assert train.labels is not None
-    assert test.labels is not None
-    return {
-        "train": ImageDataset(train.images[:2000], train.labels[:2000]),
-        "test": ImageDataset(test.images[:500], test.labels[:500]),
-    }
+    sizes = {"train": 2000, "test": 500}
+    return {part: ImageDataset(*load_mnist(part)[torch.arange(size)]) for part, size in sizes.items()}
 
 
 @pytest.fixture
@@ -63,37 +56,20 @@ def make_data(mnist: dict[str, ImageDataset], monkeypatch: pytest.MonkeyPatch) -
 def data_from_arguments() -> Callable[..., LightningDataModule]:
     """The DataModule that a command line asks for."""
 
+    options = {"subclass_mode_data": True, "save_config_callback": None, "seed_everything_default": False, "run": False}
+    trainer = {"accelerator": "cpu", "logger": False}
+
     def instantiate(*arguments: str) -> LightningDataModule:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="lightning")
-            return LightningCLI(
-                ConvNetClassifier,
-                LightningDataModule,
-                subclass_mode_data=True,
-                save_config_callback=None,
-                seed_everything_default=False,
-                trainer_defaults={"accelerator": "cpu", "logger": False},
-                run=False,
-                args=list(arguments),
-            ).datamodule
+            model, args = ConvNetClassifier, list(arguments)
+            return LightningCLI(model, LightningDataModule, trainer_defaults=trainer, args=args, **options).datamodule
 
     return instantiate
 
 
 @pytest.fixture
 def make_trainer(tmp_path: Path) -> Iterator[Callable[..., Trainer]]:
-    """A quiet Trainer on the CPU."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    defaults: dict[str, Any] = {
-        "accelerator": "cpu",
-        "max_epochs": 1,
-        "limit_val_batches": 0,
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "default_root_dir": tmp_path,
-    }
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning")
-        yield lambda **options: Trainer(**{**defaults, **options})
+        yield lambda **options: tiny_trainer(tmp_path, **{"limit_val_batches": 0, **options})

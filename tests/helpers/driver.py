@@ -1,17 +1,14 @@
 """Plays the callback's part for a strategy, without a model: its scores are random."""
 
-from __future__ import annotations
-
-import io
 from collections import deque
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lightning_as.core.bins import Bins
-from lightning_as.core.draw import Draw
+from lightning_as import Bins, Draw
 from lightning_as.strategies import BatchSelector, Scores, Strategy
+from tests.helpers.statistics import saved, seeded
 
 CLASSES, FEATURES, INPUTS = 4, 6, 9
 EPOCH = 6  # batches
@@ -20,15 +17,8 @@ EPOCH = 6  # batches
 class Driver:
     """A training with random losses; the calls are those of the callback, in its order.
 
-    Args:
-        strategy: The strategy, which is started and told the plan here.
-        bins: The partition.
-        seed: Of the draws, and of the scores.
-        size: Instances per batch.
-        epochs: Length of the training that is planned.
-        ahead: How many batches are drawn before the oldest of them is trained on, as loader workers do.
-        odd: What some of the losses, bounds and logits are, such as NaN.
-        odd_share: How many of them. Default: none.
+    `ahead` batches are drawn before the oldest of them is trained on, as loader workers do; a share `odd_share` of the
+    losses, bounds and logits is `odd`, such as NaN.
     """
 
     def __init__(
@@ -44,20 +34,15 @@ class Driver:
     ) -> None:
         self.strategy, self.bins, self.size, self.ahead = strategy, bins, size, ahead
         self.odd, self.odd_share = odd, odd_share
-        self._draws = torch.Generator().manual_seed(seed)
-        self._chance = torch.Generator().manual_seed(seed + 1)
-        self._inputs = torch.randn(len(bins), INPUTS, generator=torch.Generator().manual_seed(7))
+        self._draws, self._chance = seeded(seed), seeded(seed + 1)
+        self._inputs = torch.randn(len(bins), INPUTS, generator=seeded(7))
         self._pending: deque[Draw] = deque()
         self._position = 0
-        self.drawn: list[Draw] = []
-        """Every draw as it came."""
-        self.trained: list[Draw] = []
-        """Every draw as it was trained on."""
+        self.drawn, self.trained = list[Draw](), list[Draw]()
         strategy.start(bins)
         strategy.plan(epochs * EPOCH, EPOCH)
 
-    def run(self, steps: int) -> Driver:
-        """Train on so many batches."""
+    def run(self, steps: int) -> "Driver":
         for _ in range(steps):
             self._step()
         return self
@@ -65,13 +50,9 @@ class Driver:
     def batch(self) -> Draw:
         """A batch as it would be trained on now, that is not trained on."""
         draw = self.strategy.draw(self.size, self._draws)
-        if isinstance(self.strategy, BatchSelector) and len(draw.indices) > self.size:
-            return self._select(self.strategy, draw)
-        return draw
+        return self._select(draw)
 
     def saved(self) -> dict[str, Any]:
-        """The state, once written to a file and read again."""
-        file = io.BytesIO()
         state = {
             "strategy": self.strategy.state_dict(),
             "skipped": self.strategy.skipped,
@@ -81,11 +62,9 @@ class Driver:
             "pending": [draw._asdict() for draw in self._pending],
             "position": self._position,
         }
-        torch.save(state, file)
-        file.seek(0)
-        return torch.load(file, weights_only=True)
+        return saved(state)
 
-    def load(self, state: dict[str, Any]) -> Driver:
+    def load(self, state: dict[str, Any]) -> "Driver":
         """Go on from a state: what was drawn ahead is not drawn again."""
         self.strategy.load_state_dict(state["strategy"])
         self.strategy.skipped = state["skipped"]
@@ -105,9 +84,7 @@ class Driver:
             self.drawn.append(self.strategy.draw(self.size, self._draws))
             self.strategy.progress.step()
             self._pending.append(self.drawn[-1])
-        draw = self._pending.popleft()
-        if isinstance(self.strategy, BatchSelector) and len(draw.indices) > self.size:
-            draw = self._select(self.strategy, draw)
+        draw = self._select(self._pending.popleft())
         self.trained.append(draw)
         losses, bounds = self._numbers(len(draw.indices)), self._numbers(len(draw.indices))
         if not {"bounds", "linear_bounds"} & self.strategy.reads:
@@ -118,15 +95,14 @@ class Driver:
         if self._position == 0:
             self.strategy.validated({"val/loss": self._chances(1).item(), "val/accuracy": self._chances(1).item()})
 
-    def _select(self, strategy: BatchSelector, draw: Draw) -> Draw:
-        selection = strategy.select(draw, self._scores(draw.indices), self.size, self._draws)
+    def _select(self, draw: Draw) -> Draw:
+        if not isinstance(self.strategy, BatchSelector) or len(draw.indices) <= self.size:
+            return draw
+        selection = self.strategy.select(draw, self._scores(draw.indices), self.size, self._draws)
         assert len(selection.positions) == self.size
-        narrowed = draw.select(selection.positions)
-        if selection.weights is not None:
-            narrowed = narrowed._replace(weights=selection.weights)
-        if selection.probabilities is not None:
-            narrowed = narrowed._replace(probabilities=selection.probabilities)
-        return narrowed
+        given = {"weights": selection.weights, "probabilities": selection.probabilities}
+        own = {name: values for name, values in given.items() if values is not None}
+        return draw.select(selection.positions)._replace(**own)
 
     def _refresh(self) -> None:
         wanted = self.strategy.wanted()

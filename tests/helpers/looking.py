@@ -1,7 +1,5 @@
 """A guard against what makes the CPU wait for a GPU: looking at the numbers of a tensor."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,18 +13,7 @@ LOOKS = {
     getattr(Tensor, name)
     for name in ("tolist", "item", "numpy", "cpu", "__bool__", "__float__", "__int__", "__index__", "__contains__")
 }
-SIZED_BY_NUMBERS = {
-    "_local_scalar_dense",
-    "_unique2",
-    "bincount",
-    "equal",
-    "is_nonzero",
-    "masked_select",
-    "nonzero",
-    "repeat_interleave",
-    "unique_consecutive",
-    "unique_dim",
-}
+SIZED = {"_local_scalar_dense", "bincount", "equal", "is_nonzero", "masked_select", "nonzero", "repeat_interleave"}
 
 
 class _Methods(TorchFunctionMode):
@@ -41,7 +28,9 @@ class _Operators(TorchDispatchMode):
         by_mask = name in ("index", "index_put", "index_put_") and any(
             part is not None and part.dtype in (torch.bool, torch.uint8) for part in args[1]
         )
-        assert name not in SIZED_BY_NUMBERS, f"{func} has a result whose size depends on the numbers"
+        assert name not in SIZED | {"_unique2", "unique_consecutive", "unique_dim"}, (
+            f"{func} has a result whose size depends on the numbers"
+        )
         assert not by_mask, f"{func} indexes by a mask"
         return func(*args, **(kwargs or {}))
 

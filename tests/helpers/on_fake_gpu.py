@@ -1,10 +1,7 @@
-"""Steps of `AdaptiveSampling` on a GPU without numbers: ``python -m tests.helpers.on_fake_gpu OPTIONS``, as JSON.
+"""Steps of `AdaptiveSampling`, with each of a JSON list of options, on a GPU of torch's fake tensors.
 
-The options are a list, one entry per strategy. No GPU is needed: torch's fake tensors refuse to mix devices, and to be
-looked at.
+They need no GPU, but refuse to mix devices, and to be looked at.
 """
-
-from __future__ import annotations
 
 import json
 import sys
@@ -34,7 +31,6 @@ def put_there(thing: Any, fake: FakeTensorMode, done: set[int]) -> None:
 
 
 def main(options: dict[str, Any]) -> None:
-    """Draw and update with these options of the strategy."""
     execution._compiled = lambda: None
     # A pinned copy needs a driver.
     lightning_as.core.two_levels.to_device = lambda numbers, device: numbers.to(device)

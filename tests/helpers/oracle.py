@@ -1,31 +1,22 @@
 """Algorithm 1 of the thesis, line by line, in O(N) per batch and float64: what the fast code must agree with."""
 
 import math
+from typing import Any
 
 from torch import Tensor
+
+DEFAULTS = {"bin_statistic": "sum", "unseen": "first", "smoothing": "previous", "q_update": "drawn", "floor": 0.0}
 
 
 class AlgorithmOne:
     """P and all of Q after each batch; line numbers are those of Algorithm 1 in chapter 4."""
 
-    def __init__(
-        self,
-        tags: Tensor,
-        beta: int,
-        delta_p: float,
-        delta_q: float,
-        bin_statistic: str = "sum",
-        unseen: str = "first",
-        smoothing: str = "previous",
-        q_update: str = "drawn",
-        floor: float = 0.0,
-    ) -> None:
+    def __init__(self, tags: Tensor, beta: int, delta_p: float, delta_q: float, **options: Any) -> None:
+        self.bin_statistic, self.unseen, self.smoothing, self.q_update, self.floor = {**DEFAULTS, **options}.values()
         self.members = [(tags == j).nonzero().flatten().tolist() for j in range(int(tags.max()) + 1)]
         self.size = len(tags)
         self.tags = tags.tolist()
         self.beta, self.delta_p, self.delta_q = beta, delta_p, delta_q
-        self.bin_statistic, self.unseen, self.smoothing = bin_statistic, unseen, smoothing
-        self.q_update, self.floor = q_update, floor
         k = len(self.members)
         self.p = [1 / k] * k  # line 2: P ~ U, Q ~ U
         self.q = [1 / len(self.members[j]) for j in self.tags]
@@ -83,10 +74,8 @@ class AlgorithmOne:
         for j, members in enumerate(self.members):
             if self.count[j]:
                 measured = self.gc[j] / self.count[j] * (len(members) ** 2 if self.bin_statistic == "mean" else 1)
-                before = self.statistic[j]
-                self.statistic[j] = (
-                    measured if before is None else self.delta_p * before + (1 - self.delta_p) * measured
-                )
+                before = measured if self.statistic[j] is None else self.statistic[j]
+                self.statistic[j] = self.delta_p * before + (1 - self.delta_p) * measured
         root = {j: math.sqrt(value) for j, value in enumerate(self.statistic) if value is not None}
         if sum(root.values()) > 0:
             share = 1 - sum(p for j, p in enumerate(self.p) if j not in root)

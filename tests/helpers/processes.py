@@ -20,11 +20,7 @@ from tests.helpers.recording import Recording
 
 
 def within(seconds: float, function: Callable[[], object]) -> str:
-    """Run a function in a process of its own, which may start others, and end them all if it takes longer.
-
-    Returns:
-        The traceback of what it raised, or "".
-    """
+    """The traceback, or "", of a function in a process of its own, which may start others: it ends them all."""
 
     def run(writer: Any) -> None:
         os.setsid()
@@ -39,14 +35,13 @@ def within(seconds: float, function: Callable[[], object]) -> str:
 
     context = multiprocessing.get_context("fork")
     reader, writer = context.Pipe(duplex=False)
-    process = context.Process(target=run, args=(writer,))  # pyright: ignore[reportAttributeAccessIssue]
+    process = context.Process(target=run, args=(writer,))
     process.start()
     try:
         if not reader.poll(seconds):
             pytest.fail(f"It hangs: {seconds} s have passed.")
         return reader.recv()
     finally:
-        assert process.pid is not None
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.join()

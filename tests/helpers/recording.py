@@ -8,7 +8,7 @@ from lightning_as import AdaptiveSampling, Draw
 
 
 class Recording(AdaptiveSampling):
-    """Keeps what it was told, over all its fits. P moves every third batch, so that an epoch has several of them."""
+    """P moves every third batch, so that an epoch has several of them."""
 
     def __init__(self, beta: int = 3, delta_p: float = 0.5, **options: Any) -> None:
         super().__init__(beta=beta, delta_p=delta_p, **options)

@@ -1,7 +1,5 @@
 """What several tests count, draw and compare."""
 
-from __future__ import annotations
-
 import io
 from typing import Any
 
@@ -11,12 +9,10 @@ from torch import Tensor
 
 
 def seeded(seed: int = 0) -> torch.Generator:
-    """A generator of its own."""
     return torch.Generator().manual_seed(seed)
 
 
 def double(*values: float) -> Tensor:
-    """A tensor of float64."""
     return torch.tensor(values, dtype=torch.float64)
 
 

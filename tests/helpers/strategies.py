@@ -5,9 +5,7 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from lightning_as.core.bins import Bins
-from lightning_as.core.draw import Draw
-from lightning_as.strategies import Strategy
+from lightning_as import Bins, Draw, Strategy
 from tests.helpers.statistics import double, seeded
 
 S = TypeVar("S", bound=Strategy)
@@ -43,17 +41,12 @@ def learn(strategy: Strategy, indices: Tensor | list[int], numbers: Tensor) -> N
 class Oracle(Protocol):
     """A method by loops."""
 
-    def probabilities(self) -> list[float]:
-        """Of every instance."""
-        ...
+    def probabilities(self) -> list[float]: ...
 
-    def weights(self, indices: list[int], step: int, /) -> list[float]:
-        """Of a batch."""
-        ...
+    def weights(self, indices: list[int], step: int, /) -> list[float]: ...
 
     def learn(self, indices: list[int], numbers: list[float], /) -> None:
         """From the losses, or bounds, of a batch. Of duplicates the last counts."""
-        ...
 
 
 def follow(strategy: Strategy, oracle: Oracle, steps: int, size: int = 12) -> None:

@@ -56,7 +56,6 @@ def training(costs: list[float], **changes: object) -> Rows:
 
 
 def write(path: Path, rows: Rows) -> Path:
-    """Write an epochs.csv."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as stream:
         writer = csv.DictWriter(stream, list(rows[0]))
@@ -66,26 +65,21 @@ def write(path: Path, rows: Rows) -> Path:
 
 
 def runs_of(rows: Rows) -> list[Run]:
-    """The runs of some rows."""
     with tempfile.TemporaryDirectory() as folder:
         return read([write(Path(folder) / "epochs.csv", rows)])
 
 
 def tables(rows: Rows) -> Tables:
-    """The tables of some rows."""
     return Tables(runs_of(rows))
 
 
 def evidence(rows: Rows) -> Evidence:
-    """What some rows say for the pages of evidence."""
     return Evidence(tables(rows))
 
 
 def legend(figure: Figure) -> list[str]:
-    """What a figure says of its lines and marks."""
     return [text.get_text() for text in figure.legends[0].get_texts()]
 
 
 def titles(figure: Figure) -> list[str]:
-    """Of the panels."""
     return [axes.get_title(loc="left") for axes in figure.axes]

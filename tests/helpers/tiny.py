@@ -26,7 +26,6 @@ BATCH, EPOCH = 16, 6  # instances in a batch, batches in an epoch
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
-    """Standard normal numbers, the same each time."""
     return torch.randn(shape, generator=seeded(seed))
 
 
@@ -42,8 +41,6 @@ def tiny_dataset(size: int = BATCH * EPOCH) -> TensorDataset:
 
 
 class TinyData(LightningDataModule):
-    """A DataModule as users have them."""
-
     def __init__(self, size: int = BATCH * EPOCH, batch_size: int = BATCH, **options: Any) -> None:
         super().__init__()
         self.dataset, self.batch_size, self.options = tiny_dataset(size), batch_size, options
@@ -73,23 +70,18 @@ def make_data(kind: str, num_workers: int = 0) -> AdaptiveDataModule | ReadyData
 
 
 class Tiny(LightningModule):
-    """A module as users have them."""
-
     def __init__(self, lr: float = 0.1) -> None:
         super().__init__()
         self.net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
         self.lr = lr
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
-        x, y = batch
-        return cross_entropy(self.net(x), y)
+        return cross_entropy(self.net(batch[0]), batch[1])
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        x, y = batch
-        self.log("val/loss", cross_entropy(self.net(x), y))
+        self.log("val/loss", cross_entropy(self.net(batch[0]), batch[1]))
 
-    def test_step(self, batch: Any, batch_idx: int) -> None:
-        self.validation_step(batch, batch_idx)
+    test_step = validation_step
 
     def configure_optimizers(self) -> Any:
         return torch.optim.SGD(self.parameters(), lr=self.lr, momentum=0.9)
@@ -134,8 +126,7 @@ class Watch(Callback):
     """Keeps the batches that were trained on, and the logits of each, by means of its own."""
 
     def __init__(self) -> None:
-        self.batches, self.logits = list[Any](), list[Tensor]()
-        self._logits: Tensor | None = None
+        self.batches, self.logits, self._logits = list[Any](), list[Tensor](), None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if hasattr(pl_module, "net"):
@@ -154,10 +145,9 @@ class Watch(Callback):
 def tiny_trainer(folder: Path, **options: Any) -> Trainer:
     """A quiet Trainer on the CPU."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    quiet: dict[str, Any] = dict.fromkeys(
-        ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False
-    )
-    return Trainer(**{"accelerator": "cpu", "max_epochs": 1, "default_root_dir": folder, **quiet, **options})
+    quiet = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+    defaults = {"accelerator": "cpu", "max_epochs": 1, "default_root_dir": folder, **dict.fromkeys(quiet, False)}
+    return Trainer(**{**defaults, **options})
 
 
 class Fitted(NamedTuple):
@@ -167,8 +157,7 @@ class Fitted(NamedTuple):
     watch: Watch
     trainer: Any
     module: Any
-    messages: list[str]
-    """Its warnings."""
+    messages: list[str]  # its warnings
 
 
 def tiny_fit(
@@ -195,10 +184,9 @@ def tiny_fit(
     defaults = {"enable_checkpointing": saves, "limit_val_batches": 0}
     trainer = tiny_trainer(folder, callbacks=[callback, watch, *callbacks], **{**defaults, **options})
     data = AdaptiveDataModule(TinyData()) if data is None else None if isinstance(data, str) else data
-    trained: Any = torch.compile(module, backend="aot_eager") if compile else module
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        trainer.fit(trained, data, ckpt_path=ckpt_path)
+        trainer.fit(torch.compile(module, backend="aot_eager") if compile else module, data, ckpt_path=ckpt_path)
     return Fitted(strategy, watch, trainer, module, [str(one.message) for one in caught])
 
 
@@ -212,8 +200,7 @@ def tell(expected: int, strategy: Recording, watch: Watch) -> None:
         assert torch.equal(y, labels[draw.indices])
         assert torch.equal(losses, cross_entropy(wide, y, reduction="none").double())
         assert not losses.requires_grad
-        assert bounds.shape == (BATCH,)
-        assert bool((bounds > 0).all())
+        assert (bounds.shape, bool((bounds > 0).all())) == ((BATCH,), True)
 
 
 def differences(one: Any, other: Any, path: str = "") -> list[str]:

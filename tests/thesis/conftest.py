@@ -1,14 +1,12 @@
 """An MNIST of 200 images, and studies of it."""
 
-from __future__ import annotations
-
 import csv
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+import torch
 
 from lightning_as.data.image_data import ImageDataset
 from thesis.grid import cells, select
@@ -22,8 +20,7 @@ def tiny(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
     """The first 200 training and 100 test images are MNIST, and nothing is said but by the code under test."""
 
     def load(part: str, data_dir: str | None = None) -> ImageDataset:
-        whole, size = request.getfixturevalue("mnist")[part], 200 if part == "train" else 100
-        return ImageDataset(whole.images[:size], whole.labels[:size])
+        return ImageDataset(*request.getfixturevalue("mnist")[part][torch.arange(200 if part == "train" else 100)])
 
     monkeypatch.setattr("lightning_as.data.mnist.load_mnist", load)
     with warnings.catch_warnings():
@@ -36,9 +33,8 @@ def tiny(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
 def make_study(tmp_path: Path) -> Callable[..., Study]:
     """A study of the thesis's cells."""
 
-    def make(*only: str, epochs: int = 3, folder: str = "study", **options: Any) -> Study:
-        selected = select(cells("thesis", options.pop("seeds", 1)), only)
-        return Study(selected, epochs, tmp_path / folder, **{"device": "cpu", **options})
+    def make(*only: str, epochs: int = 3, folder: str = "study", seeds: int = 1) -> Study:
+        return Study(select(cells("thesis", seeds), only), epochs, tmp_path / folder, "cpu")
 
     return make
 
