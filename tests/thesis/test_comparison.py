@@ -4,17 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from thesis.comparison import (
-    AccuracyComparison,
-    Ratio,
-    accuracy_verdict,
-    compare_accuracies,
-    hedges_g,
-    median,
-    pooled_p_value,
-    ratio,
-    verdict,
-)
+from thesis import comparison
 
 A, B = [99.40, 99.42, 99.47, 99.41], [99.35, 99.39, 99.36]
 
@@ -22,33 +12,33 @@ A, B = [99.40, 99.42, 99.47, 99.41], [99.35, 99.39, 99.36]
 def test_a_median_and_its_bootstrap_interval():
     values = [1.0, 5.0, 2.0, 9.0, 4.0, 7.0, 3.0]
     resamples = np.median(np.array(values)[np.indices((7,) * 7).reshape(7, -1)], axis=0)  # all 7^7 of them
-    assert median(values) == (4, *np.percentile(resamples, [2.5, 97.5]), 7)
+    assert comparison.median(values) == (4, *np.percentile(resamples, [2.5, 97.5]), 7)
     for runs in (2, 3, 4, 5):  # of so few it is the smallest and the largest
         few = [float(2**at) for at in range(runs)]
-        assert median(few)[1:] == (1.0, few[-1], runs)
-    assert median([3.0]) == (3.0, None, None, 1)
-    assert median([]) == (None, None, None, 0)
+        assert comparison.median(few)[1:] == (1.0, few[-1], runs)
+    assert comparison.median([3.0]) == (3.0, None, None, 1)
+    assert comparison.median([]) == (None, None, None, 0)
     # One that diverged does not make the median of three diverge, but that of most does.
-    assert median([1e-3, math.nan, 2e-3]) == (2e-3, 1e-3, math.inf, 3)
-    assert median([math.nan, 2e-3, math.nan]).value == math.inf
+    assert comparison.median([1e-3, math.nan, 2e-3]) == (2e-3, 1e-3, math.inf, 3)
+    assert comparison.median([math.nan, 2e-3, math.nan]).value == math.inf
 
 
 def test_ratios_are_paired_where_seeds_agree_and_else_medians_are_divided():
     # The ratio of the medians would be 3/40; the seed 9 has no pair.
-    found = ratio({0: 1.0, 1: 3.0, 2: 8.0, 9: 1e9}, {2: 40.0, 0: 10.0, 1: 60.0})
+    found = comparison.ratio({0: 1.0, 1: 3.0, 2: 8.0, 9: 1e9}, {2: 40.0, 0: 10.0, 1: 60.0})
     assert found == (*map(pytest.approx, (0.1, 0.05, 0.2)), 3, True, "")
-    found = ratio({0: 1.0, 1: 3.0}, {5: 10.0, 6: 30.0, 7: 20.0})
+    found = comparison.ratio({0: 1.0, 1: 3.0}, {5: 10.0, 6: 30.0, 7: 20.0})
     assert found == (*map(pytest.approx, (0.1, 1 / 30, 0.3)), 2, False, "")
-    assert ratio({0: 1.0}, {5: 10.0}) == Ratio(0.1, None, None, 1, False, "")
-    assert ratio({0: 0.0, 1: 0.0}, {0: 1.0, 1: 2.0})[:3] == (0, 0, 0)
+    assert comparison.ratio({0: 1.0}, {5: 10.0}) == comparison.Ratio(0.1, None, None, 1, False, "")
+    assert comparison.ratio({0: 0.0, 1: 0.0}, {0: 1.0, 1: 2.0})[:3] == (0, 0, 0)
     for above, below, note in (
         ({0: 1.0, 1: 1.0}, {0: 0.0, 1: 2.0}, "the divisor is exactly 0 in 1 of 2 runs"),
         ({0: math.inf}, {0: 1.0}, "a cost is not finite"),
         ({0: 1.0}, {0: math.nan}, "a cost is not finite"),
         ({}, {0: 1.0}, "no runs"),
     ):
-        found = ratio(above, below)
-        assert (found.value, found.note, verdict(found, 0.5)) == (None, note, "open")
+        found = comparison.ratio(above, below)
+        assert (found.value, found.note, comparison.verdict(found, 0.5)) == (None, note, "open")
 
 
 def test_verdicts():
@@ -61,11 +51,11 @@ def test_verdicts():
         ((2.7, 0.36, 4.9), {0.78: "open"}),  # near it, but the other way
         ((1e-3, None, None), {1e-3: "open"}),
     ):
-        assert {printed: verdict(Ratio(*ours, 3, True, ""), printed) for printed in said} == said
+        assert {printed: comparison.verdict(comparison.Ratio(*ours, 3, True, ""), printed) for printed in said} == said
 
 
 def test_accuracies_are_compared_by_welch_s_formulas_and_as_the_thesis_did_it():
-    found = compare_accuracies(A, B)
+    found = comparison.compare_accuracies(A, B)
     a, b = np.var(A, ddof=1) / 4, np.var(B, ddof=1) / 3
     error, difference = math.sqrt(a + b), np.mean(A) - np.mean(B)
     t = stats.t((a + b) ** 2 / (a**2 / 3 + b**2 / 2))
@@ -77,12 +67,14 @@ def test_accuracies_are_compared_by_welch_s_formulas_and_as_the_thesis_did_it():
     assert found.equivalence_p == pytest.approx(max(one_sided))
     assert (found.runs, found.other_runs) == (4, 3)
     pooled = (3 * np.var(A, ddof=1) + 2 * np.var(B, ddof=1)) / 5
-    assert pooled_p_value(A, B) == pytest.approx(2 * stats.t.sf(difference / math.sqrt(pooled * (1 / 4 + 1 / 3)), 5))
-    assert pooled_p_value([1.0, 1.0], [2.0, 2.0]) is pooled_p_value([], []) is None
+    assert comparison.pooled_p_value(A, B) == pytest.approx(
+        2 * stats.t.sf(difference / math.sqrt(pooled * (1 / 4 + 1 / 3)), 5)
+    )
+    assert comparison.pooled_p_value([1.0, 1.0], [2.0, 2.0]) is comparison.pooled_p_value([], []) is None
 
 
 def test_hedges_g_and_its_interval_by_their_definitions():
-    g, low, high = hedges_g(A, B)
+    g, low, high = comparison.hedges_g(A, B)
     pooled = math.sqrt((3 * np.var(A, ddof=1) + 2 * np.var(B, ddof=1)) / 5)
     # J with 5 degrees of freedom: gamma(5/2) / (sqrt(5/2) gamma(2)), and gamma(5/2) = 3 sqrt(pi) / 4
     unbiased = 0.75 * math.sqrt(math.pi) / math.sqrt(2.5)
@@ -91,18 +83,21 @@ def test_hedges_g_and_its_interval_by_their_definitions():
     assert stats.nct.cdf(g / scale, 5, low / scale) == pytest.approx(0.975)
     assert stats.nct.cdf(g / scale, 5, high / scale) == pytest.approx(0.025)
     assert low < g < high
-    assert all(map(math.isfinite, hedges_g([99.40, 99.41], [9.80, 9.81])))  # a huge effect
+    assert all(map(math.isfinite, comparison.hedges_g([99.40, 99.41], [9.80, 9.81])))  # a huge effect
 
 
 @pytest.mark.filterwarnings("error")
 def test_too_few_or_equal_runs_leave_the_tests_open():
     for a, b in (([], []), ([99.0], [98.0, 98.5]), ([99.0, 99.0], [98.0, 98.0])):
-        found = compare_accuracies(a, b)
+        found = comparison.compare_accuracies(a, b)
         assert found.difference == (None if not a else pytest.approx(99 - np.mean(b)))
         assert found[1:8] == (None,) * 7
-        assert accuracy_verdict(found) == "open"
-    equal = compare_accuracies([99.37, 99.37], [99.2, 99.4])  # of one arm: no cause for a warning
+        assert comparison.accuracy_verdict(found) == "open"
+    equal = comparison.compare_accuracies([99.37, 99.37], [99.2, 99.4])  # of one arm: no cause for a warning
     assert 0.5 < (equal.welch_p or 0) < 1
     said = {(0.5, 0.01): "holds", (0.01, 0.01): "holds", (0.01, 0.5): "does not hold: AS is worse", (0.5, 0.5): "open"}
     for p_values, holds in said.items():
-        assert accuracy_verdict(AccuracyComparison(-0.2, 0.0, 0.0, *p_values, 0.0, 0.0, 0.0, 3, 3)) == holds
+        assert (
+            comparison.accuracy_verdict(comparison.AccuracyComparison(-0.2, 0.0, 0.0, *p_values, 0.0, 0.0, 0.0, 3, 3))
+            == holds
+        )

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from tests.helpers.synthetic import cell, legend, row, tables, titles
+from tests.helpers.synthetic import cell, row, tables, titles
 from thesis.figures import COLOURS, VARIANCES, accuracy_figure, overview_figure, training_cost_figure, variance_figure
 
 
@@ -16,9 +16,7 @@ def lines(figure: Figure, at: int, colour: str, thick: bool = True) -> list[np.n
 
 def test_training_cost_by_epoch_and_by_time():
     figure = training_cost_figure(tables(cell()), "adadelta")
-    left, right = figure.axes  # of batch 256 alone: there are no others
-    said = (left.get_ylabel(), left.get_yscale(), left.get_xlabel(), right.get_xlabel())
-    assert said == ("mean training cost (nats)", "log", "epochs", "training time (minutes)")
+    _, right = figure.axes  # of batch 256 alone: there are no others
     assert right.get_title(loc="right") == "after epoch 15: AS / uniform = 1e-4, AS / OBS = 0.5"
     for arm, colour in COLOURS.items():
         assert len(lines(figure, 0, colour, thick=False)) == 3, arm
@@ -26,7 +24,6 @@ def test_training_cost_by_epoch_and_by_time():
         assert by_epoch[:, 0].tolist() == list(range(16))
         np.testing.assert_allclose(by_time[:, 0], np.arange(16) * {"AS": 0.1, "OBS": 5 / 60, "uniform": 4 / 60}[arm])
     assert lines(figure, 0, COLOURS["AS"])[0][-1, 1] == pytest.approx(3e-6)
-    assert legend(figure) == ["AS", "OBS", "uniform", "single runs (thick: median)"]
 
 
 def test_costs_of_0_stand_at_the_bottom_with_a_mark_and_make_ratios_undefined():
@@ -37,7 +34,6 @@ def test_costs_of_0_stand_at_the_bottom_with_a_mark_and_make_ratios_undefined():
     assert set(heights) == {COLOURS["AS"], COLOURS["OBS"]}
     assert all(0 < height < 1e-4 for own in heights.values() for height in own)
     assert heights[COLOURS["AS"]].isdisjoint(heights[COLOURS["OBS"]])  # neither hides the other
-    assert legend(figure)[-1] == "exactly 0"
     assert "AS / OBS undefined" in figure.axes[1].get_title(loc="right")
 
 
@@ -61,4 +57,3 @@ def test_accuracy_is_in_percent_from_epoch_1_and_infinite_variances_are_marked_a
     uniform, weighted, drawn = (lines(figure, 0, colour)[0][:, 1].tolist() for _, colour in VARIANCES.values())
     assert (uniform, weighted[:3], drawn) == ([0.1] * 5, [0.05] * 3, [0.2] * 5)
     assert min(weighted[3:]) > 0.2
-    assert legend(figure) == [*(label for label, _ in VARIANCES.values()), "not finite"]
