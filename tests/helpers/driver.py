@@ -21,19 +21,8 @@ class Driver:
     losses, bounds and logits is `odd`, such as NaN.
     """
 
-    def __init__(
-        self,
-        strategy: Strategy,
-        bins: Bins,
-        seed: int = 0,
-        size: int = 16,
-        epochs: int = 4,
-        ahead: int = 0,
-        odd: float = 0.0,
-        odd_share: float = 0.0,
-    ) -> None:
-        self.strategy, self.bins, self.size, self.ahead = strategy, bins, size, ahead
-        self.odd, self.odd_share = odd, odd_share
+    def __init__(self, strategy: Strategy, bins: Bins, seed=0, size=16, epochs=4, ahead=0, odd=0.0, odd_share=0.0):
+        self.strategy, self.size, self.ahead, self.odd, self.odd_share = strategy, size, ahead, odd, odd_share
         self._draws, self._chance = seeded(seed), seeded(seed + 1)
         self._inputs = torch.randn(len(bins), INPUTS, generator=seeded(7))
         self._pending: deque[Draw] = deque()

@@ -1,12 +1,9 @@
 """A module that logs an accuracy, and a fit of it that writes down what it did, for one or several processes."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule
-
-from lightning_as import AdaptiveDataModule, Strategy
+from lightning_as import AdaptiveDataModule
 from tests.helpers.processes import Report
 from tests.helpers.tiny import BATCH, Tiny, TinyData, tiny_fit
 
@@ -21,15 +18,7 @@ class Measured(Tiny):
         self.log("val/accuracy", (self.net(batch[0]).argmax(1) == batch[1]).float().mean())
 
 
-def fit(
-    make: Callable[[], Strategy],
-    path: Path,
-    num_workers: int = 0,
-    processes: int = 1,
-    callbacks: tuple[Callback, ...] = (),
-    module: Callable[[], LightningModule] = Measured,
-    **options: Any,
-) -> None:
+def fit(make: Any, path: Path, num_workers=0, processes=1, callbacks=(), module=Measured, **options: Any) -> None:
     """A fit with batches of one size in all: only the checkpoint can make it equal to one of another seed."""
     strategy = make()
     data = AdaptiveDataModule(TinyData(batch_size=BATCH // processes, num_workers=num_workers))

@@ -24,13 +24,7 @@ def row(**changes: object) -> dict[str, object]:
     return dict(zip(COLUMNS, (*values, ";".join(["0.1"] * 10)), strict=True)) | changes
 
 
-def cell(
-    optimizer: str = "adadelta",
-    batch_size: int = 256,
-    arms: tuple[str, ...] = ("AS", "OBS", "uniform"),
-    seeds: int = 3,
-    epochs: int = 15,
-) -> Rows:
+def cell(optimizer="adadelta", batch_size=256, arms=("AS", "OBS", "uniform"), seeds=3, epochs=15) -> Rows:
     """The runs of one setting, with known values after epoch 15."""
     return [
         row(
@@ -75,10 +69,6 @@ def tables(rows: Rows) -> Tables:
 
 def evidence(rows: Rows) -> Evidence:
     return Evidence(tables(rows))
-
-
-def legend(figure: Figure) -> list[str]:
-    return [text.get_text() for text in figure.legends[0].get_texts()]
 
 
 def titles(figure: Figure) -> list[str]:

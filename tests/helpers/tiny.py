@@ -3,7 +3,6 @@
 import logging
 import random
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -161,16 +160,16 @@ class Fitted(NamedTuple):
 
 
 def tiny_fit(
-    folder: Path,
-    sampling: Any = None,
-    make: Callable[[], LightningModule] = Tiny,
-    data: Any = None,
-    ours: dict[str, Any] | None = None,
-    callbacks: tuple[Callback, ...] = (),
-    seed: int = 0,
-    ckpt_path: Any = None,
-    compile: bool = False,
-    **options: Any,
+    folder,
+    sampling=None,
+    make=Tiny,
+    data=None,
+    ours=None,
+    callbacks=(),
+    seed=0,
+    ckpt_path=None,
+    compile=False,
+    **options,
 ) -> Fitted:
     """Fit a module with the callback, a Watch, and options of the Trainer, from a random state of its own.
 

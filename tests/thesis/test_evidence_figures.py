@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 
-from tests.helpers.synthetic import cell, evidence, legend, titles
+from tests.helpers.synthetic import cell, evidence, titles
 from thesis.evidence_figures import LABELS, claims_figure, collapse_figure, parts_figure, time_figure
 from thesis.grid import ARMS
 
@@ -44,4 +44,4 @@ def test_times_say_what_is_not_reached_and_what_some_runs_reach():
     assert titles(figure) == ["training cost 1e-2", "training cost 1e-3", "test accuracy 99.3 %"]
     assert [text.get_text() for text in figure.axes[0].texts] == ["not reached"] * 2
     rows = [r | ({"training_cost_mean": 1e-4} if (r["arm"], r["seed"]) == ("uniform", 0) else {}) for r in rows]
-    assert len(legend(time_figure(evidence(rows).times[5], "title"))) == 3
+    assert len(time_figure(evidence(rows).times[5], "title").legends[0].get_texts()) == 3

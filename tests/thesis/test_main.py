@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import os
 import re
 import signal
@@ -21,9 +19,9 @@ TWO = ["--only", "adam_64", "AS", "uniform", "--device=cpu"]
 
 def process(*arguments: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-u", "-m", "tests.helpers.in_a_process", "run", "thesis", *arguments]
-    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    options = {"cwd": ROOT, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     # A shell's background jobs ignore Ctrl-C, and hand that down.
-    return subprocess.Popen(command, cwd=ROOT, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **pipes)
+    return subprocess.Popen(command, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **options)
 
 
 def refused(arguments: list[str], capsys: Any) -> str:
@@ -51,8 +49,9 @@ def test_it_runs_in_a_folder_of_the_studys_name_and_tells_of_what_failed(monkeyp
     said = capsys.readouterr().out
     assert "What was measured is in experiments/thesis/epochs.csv." in said
     assert "Failed" not in said
-    found = [(row["arm"], row["seed"], row["epoch"]) for row in rows("experiments/thesis")]
-    assert found == [(arm, "4", epoch) for arm in ("uniform", "AS") for epoch in ("0", "1")]
+    assert [(row["arm"], row["seed"]) for row in rows("experiments/thesis")] == [("uniform", "4")] * 2 + [
+        ("AS", "4")
+    ] * 2
 
 
 @pytest.mark.parametrize(
@@ -75,13 +74,10 @@ def test_bad_input_ends_before_the_first_training(arguments: Any, message: str, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 130), (signal.SIGINT, 130)])
-def test_ended_and_started_again_it_is_the_uninterrupted_one(
-    number: int, code: int, rows: Any, tmp_path: Path, capsys: Any
-):
+def test_ended_and_started_again_it_is_the_uninterrupted_one(number, code, rows: Any, tmp_path: Path, capsys: Any):
     arguments = ["--seeds=1", "--epochs=8", "--only", "adam_64", "AS", "--device=cpu"]
     main(["run", "thesis", *arguments, f"--folder={tmp_path / 'whole'}"])
     first = process(*arguments, f"--folder={tmp_path / 'study'}")
-    assert first.stdout is not None
     assert any("epoch 3 of 8" in line for line in first.stdout)
     first.send_signal(number)
     said = first.stdout.read()

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path
@@ -89,7 +87,6 @@ def test_a_cell_whose_lock_another_process_holds_is_left_to_it(make_study: Any, 
 
 def test_what_another_process_did_between_look_and_lock_is_not_done_again(make_study: Any, rows: Any, monkeypatch: Any):
     one, other = (make_study("64", "adam", "AS", epochs=1) for _ in range(2))
-
     real = FileLock.acquire
 
     def acquire(self: Any, *arguments: Any, **options: Any) -> Any:
@@ -134,9 +131,7 @@ def test_what_was_published_is_gone_on_with_by_its_csv_alone(files: list[str], t
         ("", {"folder": "study/epochs.csv/below"}, r"`folder` .*below cannot be written \(.*: give another one"),
     ],
 )
-def test_what_cannot_be_gone_on_with_is_refused(
-    damaged: str, options: Any, message: str, make_study: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_what_cannot_be_gone_on_with_is_refused(damaged, options, message, make_study, tmp_path, monkeypatch):
     folder, record = tmp_path / "study", tmp_path / "study" / "epochs.csv"
     make_study("64", "adam", "AS", epochs=1).run()
     (folder / "study.db").touch()
