@@ -59,23 +59,9 @@ def test_without_a_strategy_epochs_of_any_length_are_shuffled_without_replacemen
     assert first != second
     assert list(make()) == first
     assert list(make(seed=1)) != first
-    longer = list(make(batches_per_epoch=30))
-    assert (len(longer), len(make(batches_per_epoch=30)), len(make(batch_size=SIZE))) == (30, 30, 1)
+    longer = make(batches_per_epoch=30)
+    assert (len(longer), len(list(longer)), len(make(batch_size=SIZE))) == (30, 30, 1)
     assert set(itertools.chain(*longer)) == set(range(SIZE))
-
-
-@pytest.mark.parametrize("ahead", [0, 3])
-def test_a_draw_has_the_probabilities_of_when_it_was_drawn(ahead: int):
-    sampler = adaptive()
-    batches, probabilities, queue = iter(sampler), [], []
-    for _ in range(EPOCH):
-        while len(queue) <= ahead and (batch := next(batches, None)) is not None:
-            probabilities.append(sampler.strategy.probabilities())
-            queue.append(batch)
-        draw = train(sampler, queue.pop(0))
-        torch.testing.assert_close(draw.probabilities, probabilities.pop(0)[draw.indices], rtol=1e-12, atol=0)
-        assert not torch.equal(draw.probabilities, sampler.strategy.probabilities()[draw.indices])
-    assert (sampler.strategy.progress.epoch, sampler.strategy.progress.batch) == (0, EPOCH)
 
 
 def test_there_is_one_list_of_pending_draws_and_between_epochs_the_batch_size_may_change():
@@ -115,7 +101,6 @@ def test_resumed_it_goes_on_with_the_same_draws(ahead: int, trained: int):
         (make, {}, r"strategy AdaptiveSampling, but here it is Uniform: give AdaptiveSamplingCallback the strategy"),
         (lambda: adaptive(batch_size=9), {}, r"middle of an epoch with `batch_size` 8, but here it is 9: use 8"),
         (lambda: adaptive(tags=(TAGS + 1) % 5), {}, r"other bins: 97 .* here 97 in 5, or in another order"),
-        (lambda: adaptive(tags=TAGS[:50]), {}, r"other bins: 97 instances in 5 bins, here 50 in 5"),
         (adaptive, {"format": None}, r"an older layout of lightning_as \(1, this version has 2\): resume with that"),
         (adaptive, {"format": 3}, r"a newer layout of lightning_as \(3, this version has 2\): resume with the newer"),
     ],
@@ -175,6 +160,7 @@ def test_attached_again_a_strategy_keeps_its_state_and_another_starts_anew():
     sampler = adaptive()
     strategy = sampler.strategy
     run(sampler, EPOCH)
+    assert (strategy.progress.epoch, strategy.progress.batch) == (0, EPOCH)
     probabilities = strategy.probabilities()
     sampler.detach()
     assert len(set(itertools.chain(*sampler))) == EPOCH * BATCH

