@@ -1,6 +1,6 @@
 """A strategy at work, batches as if drawn by it, and a training of it beside an oracle."""
 
-from typing import Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -38,19 +38,11 @@ def learn(strategy: Strategy, indices: Tensor | list[int], numbers: Tensor) -> N
     strategy.update(as_drawn(strategy, indices), numbers, numbers)
 
 
-class Oracle(Protocol):
-    """A method by loops."""
+def follow(strategy: Strategy, oracle: Any, steps: int, size: int = 12) -> None:
+    """Train with random losses, and compare with an oracle before each batch; in which of duplicates the last counts.
 
-    def probabilities(self) -> list[float]: ...
-
-    def weights(self, indices: list[int], step: int, /) -> list[float]: ...
-
-    def learn(self, indices: list[int], numbers: list[float], /) -> None:
-        """From the losses, or bounds, of a batch. Of duplicates the last counts."""
-
-
-def follow(strategy: Strategy, oracle: Oracle, steps: int, size: int = 12) -> None:
-    """Train with random losses, and compare probabilities and weights with the oracle's before each batch."""
+    It has ``probabilities()``, ``weights(indices, step)`` of a batch, and ``learn(indices, numbers)``.
+    """
     generator = seeded()
     for step in range(steps):
         if step % strategy.progress.per_epoch == 0:
