@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import LightningDataModule, Trainer
-from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch import Trainer
 
-from lightning_as import Bins, ConvNetClassifier, MNISTDataModule
+from lightning_as import Bins, MNISTDataModule
 from lightning_as.data.image_data import ImageDataset
 from lightning_as.data.mnist import load_mnist
 from tests.helpers.tiny import tiny_trainer
@@ -50,22 +49,6 @@ def make_data(mnist: dict[str, ImageDataset], monkeypatch: pytest.MonkeyPatch) -
         return MNISTDataModule(batch_size=batch_size, **{"seed": 0, **options})
 
     return make
-
-
-@pytest.fixture
-def data_from_arguments() -> Callable[..., LightningDataModule]:
-    """The DataModule that a command line asks for."""
-
-    options = {"subclass_mode_data": True, "save_config_callback": None, "seed_everything_default": False, "run": False}
-    trainer = {"accelerator": "cpu", "logger": False}
-
-    def instantiate(*arguments: str) -> LightningDataModule:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="lightning")
-            model, args = ConvNetClassifier, list(arguments)
-            return LightningCLI(model, LightningDataModule, trainer_defaults=trainer, args=args, **options).datamodule
-
-    return instantiate
 
 
 @pytest.fixture
