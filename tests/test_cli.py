@@ -140,15 +140,10 @@ def test_what_is_no_mistake_passes_and_help_names_all_commands(run: Any):
     Path("adam_64").write_text("trainer: {max_epochs: 1}")  # a file goes before a preset
     arguments = ["fit", "--config", "adam_64", "-c", "trainer: {max_epochs: 1}" + 300 * " "]
     assert cli.with_preset_paths(arguments) == arguments
-    cli.check_options(arguments)
+    Path("own.yaml").write_text("a: {class_path: lightning_as.AdaptiveSampling, init_args: {beta: 1}}\nunseen: 3\n")
+    other = [f"{FLAG}=thesis.everywhere.EverywhereSampling", f"{FLAG}.unseen=mean"]  # what is gone is another class's
+    for passes in (arguments, ["fit", "--config=own.yaml", *other]):
+        cli.check_options(passes)
     cli.check_strategy([f"{FLAG}=OnlineBatchSelection", f"{FLAG}.floor=0.1", FLAG, "my_package.MyStrategy"])
     said = run("--help")
     assert all(name in said for name in ("strategies", "irreducible-losses", "fit"))
-
-
-def test_an_option_that_is_gone_may_be_one_of_another_class(tmp_path: Path):
-    (tmp_path / "config.yaml").write_text(
-        "a: {class_path: lightning_as.AdaptiveSampling, init_args: {beta: 1}}\nunseen: 3\n"
-    )
-    other = [f"{FLAG}=thesis.everywhere.EverywhereSampling", f"{FLAG}.unseen=mean"]
-    cli.check_options(["fit", f"--config={tmp_path / 'config.yaml'}", *other])

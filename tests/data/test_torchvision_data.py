@@ -1,7 +1,6 @@
 import hashlib
 import pickle
 import re
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -101,19 +100,3 @@ def test_it_reads_what_torchvision_wrote(module: Any, classes: int, dims: Any, f
     images, _ = next(iter(data.train_dataloader()))
     assert images.shape == (10, *module.dims)
     assert sum(data.sampler.bins.sizes) == 30
-
-
-def test_an_archive_is_unpacked_and_a_damaged_file_not_read(write: Any, tmp_path: Path, monkeypatch: Any):
-    folder = write(CIFAR10DataModule) / "cifar-10-batches-py"
-    packed = tmp_path / "elsewhere" / "cifar-10-python.tar.gz"
-    packed.parent.mkdir()
-    with tarfile.open(packed, "w:gz") as archive:
-        archive.add(folder, folder.name)
-    monkeypatch.setattr(datasets.CIFAR10, "tgz_md5", hashlib.md5(packed.read_bytes()).hexdigest())
-    data = CIFAR10DataModule(packed.parent)
-    data.prepare_data()
-    assert torch.equal(data.dataset("test").labels, labels("test", CIFAR10DataModule))
-    file = folder / "data_batch_3"
-    file.write_bytes(file.read_bytes()[:-1])
-    with pytest.raises(FileNotFoundError, match=r"CIFAR10 could not be read .*corrupted"):
-        CIFAR10DataModule(tmp_path).dataset("train")

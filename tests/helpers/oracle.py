@@ -39,10 +39,7 @@ class AlgorithmOne:
             self.recompute_p()
             self.gc, self.count = [0.0] * len(self.gc), [0] * len(self.gc)
         for members in self.members:  # lines 21 and 22
-            if self.q_update == "all":
-                self.recompute_q(members)
-            else:
-                self.recompute_q_where_drawn(members, set(indices))
+            self.recompute_q(members, set(indices))
 
     def within(self, i: int) -> float:
         """The probability of an instance within its bin, under what is drawn from: r over the bin's share of r."""
@@ -82,29 +79,20 @@ class AlgorithmOne:
             scale = share / sum(root.values())
             self.p = [root[j] * scale if j in root else p for j, p in enumerate(self.p)]
 
-    def recompute_q(self, members: list[int]) -> None:
-        unseen = [i for i in members if self.loss[i] == math.inf]
-        seen = [i for i in members if self.loss[i] < math.inf]
-        if self.unseen == "first" and unseen:
-            target = {i: 1 / len(unseen) if self.loss[i] == math.inf else 0.0 for i in members}
+    def recompute_q(self, members: list[int], drawn: set[int]) -> None:
+        seen = [self.loss[i] for i in members if self.loss[i] < math.inf]
+        unseen = len(members) - len(seen)
+        if self.q_update == "all" and self.unseen == "first" and unseen:
+            target = {i: 0.0 if self.loss[i] < math.inf else 1 / unseen for i in members}
         else:
-            mean = math.fsum(self.loss[i] for i in seen) / len(seen) if seen else 1.0
+            mean = math.fsum(seen) / len(seen) if seen else 1.0
             filled = {i: self.loss[i] if self.loss[i] < math.inf else mean for i in members}
             total = math.fsum(filled.values())
             if total == 0:
                 return
             target = {i: filled[i] / total for i in members}
-        for i in members:
+        for i in members if self.q_update == "all" else drawn.intersection(members):
             self.q[i] = self.delta_q * self.q[i] + (1 - self.delta_q) * target[i]
-
-    def recompute_q_where_drawn(self, members: list[int], drawn: set[int]) -> None:
-        seen = [self.loss[i] for i in members if self.loss[i] < math.inf]
-        if math.fsum(seen) == 0:
-            return
-        mean = math.fsum(seen) / len(seen)
-        total = math.fsum(self.loss[i] if self.loss[i] < math.inf else mean for i in members)
-        for i in drawn.intersection(members):
-            self.q[i] = self.delta_q * self.q[i] + (1 - self.delta_q) * self.loss[i] / total
         weight = math.fsum(self.q[i] for i in members)
         for i in members:
             self.q[i] /= weight
