@@ -1,18 +1,14 @@
-"""Shared pieces: a small MNIST, and a Trainer without its surroundings."""
+"""Shared pieces: a small MNIST, and both executions."""
 
-import warnings
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
 
 from lightning_as import Bins, MNISTDataModule
 from lightning_as.data.image_data import ImageDataset
 from lightning_as.data.mnist import load_mnist
-from tests.helpers.tiny import tiny_trainer
 
 # The tests' tensors are small, and threads of several processes on few cores get in each other's way.
 torch.set_num_threads(1)
@@ -49,10 +45,3 @@ def make_data(mnist: dict[str, ImageDataset], monkeypatch: pytest.MonkeyPatch) -
         return MNISTDataModule(batch_size=batch_size, **{"seed": 0, **options})
 
     return make
-
-
-@pytest.fixture
-def make_trainer(tmp_path: Path) -> Iterator[Callable[..., Trainer]]:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="lightning")
-        yield lambda **options: tiny_trainer(tmp_path, **{"limit_val_batches": 0, **options})

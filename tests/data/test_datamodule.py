@@ -13,7 +13,9 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_as import AdaptiveDataLoader, AdaptiveDataModule, AdaptiveSamplingCallback
+from tests.helpers.tiny import tiny_trainer
 
+pytestmark = pytest.mark.filterwarnings("ignore:::lightning")
 N, B = 24, 4
 DATASET = TensorDataset(torch.randn(N, 3, generator=torch.Generator().manual_seed(0)), torch.arange(N) % 3)
 
@@ -116,9 +118,9 @@ class LinearMoving(Moving, Linear):
     pass
 
 
-def fit(make_trainer: Any, data: Any, module: Linear, ckpt_path: Any = None, epochs: int = 1) -> Trainer:
+def fit(folder: Path, data: Any, module: Linear, ckpt_path: Any = None, epochs: int = 1) -> Trainer:
     ours = AdaptiveSamplingCallback(logits_from="net")
-    trainer = make_trainer(callbacks=ours, limit_val_batches=None, num_sanity_val_steps=0, max_epochs=epochs)
+    trainer = tiny_trainer(folder, callbacks=ours, num_sanity_val_steps=0, max_epochs=epochs)
     trainer.fit(module, datamodule=data, ckpt_path=ckpt_path)
     return trainer
 
@@ -183,11 +185,11 @@ def test_bad_arguments(data: Any, options: dict[str, Any], error: type[Exception
         AdaptiveDataModule(data, **{"batch_size": B, **options}).train_dataloader()
 
 
-def test_every_hook_and_loader_and_the_state_of_the_datamodule_are_used(make_trainer: Any, tmp_path: Path):
+def test_every_hook_and_loader_and_the_state_of_the_datamodule_are_used(tmp_path: Path):
     inner, module = Own(), Linear()
     inner.counter = 3
     data, resumed = AdaptiveDataModule(inner, seed=0), AdaptiveDataModule(Own())
-    trainer = fit(make_trainer, data, module)
+    trainer = fit(tmp_path, data, module)
     trainer.save_checkpoint(tmp_path / "end.ckpt")
     assert module.seen == [("train", B)] * (N // B) + [("validate", 6)] * 4
     assert inner.calls == [("prepare_data", True), ("setup", "fit", True), *MOVES, ("teardown", "fit")]
@@ -201,9 +203,9 @@ def test_every_hook_and_loader_and_the_state_of_the_datamodule_are_used(make_tra
     for hook in ("setup", "teardown"):
         assert [call[1] for call in inner.calls if call[0] == hook] == ["validate", "test", "predict"]
     with pytest.raises(ArithmeticError):
-        fit(make_trainer, data, Linear(fails=True))
+        fit(tmp_path, data, Linear(fails=True))
     assert ("exception", "ArithmeticError") in inner.calls
-    fit(make_trainer, resumed, module, tmp_path / "end.ckpt", epochs=2)
+    fit(tmp_path, resumed, module, tmp_path / "end.ckpt", epochs=2)
     assert resumed.state_dict() == {"counter": resumed.data.counter} == {"counter": 3}
 
 
@@ -215,9 +217,9 @@ def test_every_hook_and_loader_and_the_state_of_the_datamodule_are_used(make_tra
         (lambda: AdaptiveDataModule(LightningDataModule.from_datasets(DATASET, DATASET, batch_size=8)), 8, 3),
     ],
 )
-def test_it_lacks_what_the_datamodule_lacks(make: Callable[[], Any], train: int, val: int, make_trainer: Any):
+def test_it_lacks_what_the_datamodule_lacks(make: Callable[[], Any], train: int, val: int, tmp_path: Path):
     module = LinearMoving()  # which moves its batches itself
-    fit(make_trainer, make(), module)
+    fit(tmp_path, make(), module)
     assert module.seen == [("train", train)] * (N // train) + [("validate", 8)] * val
     assert module.calls == MOVES
 

@@ -116,7 +116,6 @@ def test_the_seed_is_given_or_that_of_seed_everything_in_the_first_process():
     [
         ({"num_workers": -1}, "`num_workers` must be at least 0, got -1"),
         ({"bins": "labels"}, "`bins` must be 'label', 'single' or a `Bins`, got 'labels'"),
-        ({"bins": Bins.single(10)}, "`bins` are of 10 instances, but the data set has 60"),
         ({"device": "cuda:1"}, "`device` must be 'cpu' or 'auto', got 'cuda:1': 'auto' is the Trainer's."),
         ({"device": "auto", "num_workers": 2}, "`device='auto'` keeps the images .* leave out .*num_workers"),
         ({"device": "auto", "pin_memory": True}, "`device='auto'` keeps the images .* leave out .*pin_memory"),

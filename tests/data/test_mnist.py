@@ -6,6 +6,7 @@ from unittest.mock import Mock
 
 import pytest
 import torch
+from jsonargparse import ArgumentParser
 from scipy.stats import chisquare
 from torch import Tensor
 
@@ -138,3 +139,11 @@ def test_noisy_labels_are_any_others_of_a_nested_share_whatever_the_seed(make_da
 def test_bad_arguments(name: str, value: Any, message: str):
     with pytest.raises(ValueError, match=message):
         MNISTDataModule(**{name: value})
+
+
+@pytest.mark.parametrize("shares", [HALF, dict.fromkeys(range(5), 0.1)], ids=["list", "dict"])
+def test_imbalance_from_yaml_and_the_command_line(shares: Any):
+    parser = ArgumentParser()
+    parser.add_class_arguments(MNISTDataModule, "data")
+    assert parser.parse_args([f"--data.imbalance={shares}"]).data.imbalance == shares
+    assert parser.parse_string(f"data: {{imbalance: {shares}}}").data.imbalance == shares

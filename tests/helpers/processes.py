@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor
 
 from lightning_as import Strategy
 from tests.helpers.recording import Recording
@@ -52,25 +51,20 @@ class Report(Callback):
 
     def __init__(self, path: Path, strategy: Strategy) -> None:
         self.path, self.strategy = path, strategy
-        self.batches: list[tuple[Tensor, Tensor]] = []
-        self.states: list[dict[str, Any]] = []
-        self.gradients: list[list[Tensor]] = []
+        self.found: dict[str, list[Any]] = {"batches": [], "states": [], "gradients": []}
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.gradients.append([weight.grad.clone() for weight in pl_module.parameters() if weight.grad is not None])
+        gradients = [weight.grad.clone() for weight in pl_module.parameters() if weight.grad is not None]
+        self.found["gradients"].append(gradients)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self.batches.append(tuple(batch))
-        self.states.append(self.strategy.state_dict())
+        self.found["batches"].append(tuple(batch))
+        self.found["states"].append(self.strategy.state_dict())
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         draws = [draw for draw, _, _ in self.strategy.told] if isinstance(self.strategy, Recording) else []
-        report = {
-            "batches": self.batches,
-            "states": self.states,
-            "gradients": self.gradients,
-            "drawn": [draw.indices for draw in draws],
-            "probabilities": [draw.probabilities for draw in draws],
-            "weights": pl_module.state_dict(),
-        }
-        torch.save(report, self.path.with_suffix(f".{trainer.global_rank}.pt"))
+        drawn = {"drawn": [draw.indices for draw in draws], "probabilities": [draw.probabilities for draw in draws]}
+        torch.save(
+            {**self.found, **drawn, "weights": pl_module.state_dict()},
+            self.path.with_suffix(f".{trainer.global_rank}.pt"),
+        )

@@ -160,16 +160,7 @@ class Fitted(NamedTuple):
 
 
 def tiny_fit(
-    folder,
-    sampling=None,
-    make=Tiny,
-    data=None,
-    ours=None,
-    callbacks=(),
-    seed=0,
-    ckpt_path=None,
-    compile=False,
-    **options,
+    folder: Path, sampling=None, make=Tiny, data=None, ours=None, callbacks=(), seed=0, ckpt_path=None, **options: Any
 ) -> Fitted:
     """Fit a module with the callback, a Watch, and options of the Trainer, from a random state of its own.
 
@@ -178,6 +169,7 @@ def tiny_fit(
     """
     seed_everything(seed, verbose=False)
     module, strategy, watch = make(), Recording() if sampling is None else sampling, Watch()
+    trained = torch.compile(module, backend="aot_eager") if options.pop("compile", False) else module
     callback = AdaptiveSamplingCallback(strategy, **{"logits_from": "net", **(ours or {})})
     saves = any(isinstance(one, Checkpoint) for one in callbacks)
     defaults = {"enable_checkpointing": saves, "limit_val_batches": 0}
@@ -185,7 +177,7 @@ def tiny_fit(
     data = AdaptiveDataModule(TinyData()) if data is None else None if isinstance(data, str) else data
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        trainer.fit(torch.compile(module, backend="aot_eager") if compile else module, data, ckpt_path=ckpt_path)
+        trainer.fit(trained, data, ckpt_path=ckpt_path)
     return Fitted(strategy, watch, trainer, module, [str(one.message) for one in caught])
 
 

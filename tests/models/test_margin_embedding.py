@@ -1,4 +1,5 @@
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from torch.nn.functional import normalize
 from lightning_as import MNISTDataModule
 from lightning_as.models.margin_embedding import DistanceWeightedSampling, MarginEmbedding, recall_at_1
 from tests.helpers.statistics import double, p_value, seeded
+from tests.helpers.tiny import tiny_trainer
 
 
 def batch(size: int = 24, dimensions: int = 5, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -90,10 +92,10 @@ def test_recall_by_loops():
 
 
 @pytest.mark.filterwarnings("ignore:::lightning")
-def test_it_learns_digits_on_the_unit_sphere_and_keeps_its_draws_in_checkpoints(make_trainer: Any):
+def test_it_learns_digits_on_the_unit_sphere_and_keeps_its_draws_in_checkpoints(tmp_path: Path):
     seed_everything(0, verbose=False)
     module, other = MarginEmbedding(dimensions=16, negatives_seed=1), MarginEmbedding(negatives_seed=2)
-    trainer = make_trainer(limit_train_batches=20, limit_val_batches=3, num_sanity_val_steps=0)
+    trainer = tiny_trainer(tmp_path, limit_train_batches=20, limit_val_batches=3, num_sanity_val_steps=0)
     trainer.fit(module, datamodule=MNISTDataModule(batch_size=64, seed=0))
     assert float(trainer.callback_metrics["val/recall@1"]) > 0.8
     found = module.eval()(torch.randn(5, 1, 28, 28))
