@@ -1,7 +1,7 @@
 """Shared pieces: a small MNIST, and both executions."""
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
 
 import pytest
 import torch
@@ -40,8 +40,4 @@ def mnist() -> dict[str, ImageDataset]:
 def make_data(mnist: dict[str, ImageDataset], monkeypatch: pytest.MonkeyPatch) -> Callable[..., MNISTDataModule]:
     """A DataModule over the small MNIST."""
     monkeypatch.setattr("lightning_as.data.mnist.load_mnist", lambda part, data_dir=None: mnist[part])
-
-    def make(batch_size: int = 100, **options: Any) -> MNISTDataModule:
-        return MNISTDataModule(batch_size=batch_size, **{"seed": 0, **options})
-
-    return make
+    return partial(MNISTDataModule, batch_size=100, seed=0)

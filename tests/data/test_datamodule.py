@@ -119,8 +119,8 @@ class LinearMoving(Moving, Linear):
 
 
 def fit(folder: Path, data: Any, module: Linear, ckpt_path: Any = None, epochs: int = 1) -> Trainer:
-    ours = AdaptiveSamplingCallback(logits_from="net")
-    trainer = tiny_trainer(folder, callbacks=ours, num_sanity_val_steps=0, max_epochs=epochs)
+    callback = AdaptiveSamplingCallback(logits_from="net")
+    trainer = tiny_trainer(folder, callbacks=callback, num_sanity_val_steps=0, max_epochs=epochs)
     trainer.fit(module, datamodule=data, ckpt_path=ckpt_path)
     return trainer
 

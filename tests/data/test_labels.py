@@ -42,8 +42,7 @@ class Table(Unloadable):
 
 def found(dataset: Dataset[Any], name: str | None = None) -> list[int]:
     labels = find_labels(dataset, name)
-    assert labels.dtype == torch.int64
-    assert labels.dim() == 1
+    assert (labels.dtype, labels.dim()) == (torch.int64, 1)
     return labels.tolist()
 
 

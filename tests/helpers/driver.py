@@ -38,20 +38,20 @@ class Driver:
 
     def batch(self) -> Draw:
         """A batch as it would be trained on now, that is not trained on."""
-        draw = self.strategy.draw(self.size, self._draws)
-        return self._select(draw)
+        return self._select(self.strategy.draw(self.size, self._draws))
 
     def saved(self) -> dict[str, Any]:
-        state = {
-            "strategy": self.strategy.state_dict(),
-            "skipped": self.strategy.skipped,
-            "progress": self.strategy.progress.state_dict(),
-            "draws": self._draws.get_state(),
-            "chance": self._chance.get_state(),
-            "pending": [draw._asdict() for draw in self._pending],
-            "position": self._position,
-        }
-        return saved(state)
+        return saved(
+            {
+                "strategy": self.strategy.state_dict(),
+                "skipped": self.strategy.skipped,
+                "progress": self.strategy.progress.state_dict(),
+                "draws": self._draws.get_state(),
+                "chance": self._chance.get_state(),
+                "pending": [draw._asdict() for draw in self._pending],
+                "position": self._position,
+            }
+        )
 
     def load(self, state: dict[str, Any]) -> "Driver":
         """Go on from a state: what was drawn ahead is not drawn again."""

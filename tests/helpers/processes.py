@@ -64,7 +64,5 @@ class Report(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         draws = [draw for draw, _, _ in self.strategy.told] if isinstance(self.strategy, Recording) else []
         drawn = {"drawn": [draw.indices for draw in draws], "probabilities": [draw.probabilities for draw in draws]}
-        torch.save(
-            {**self.found, **drawn, "weights": pl_module.state_dict()},
-            self.path.with_suffix(f".{trainer.global_rank}.pt"),
-        )
+        path = self.path.with_suffix(f".{trainer.global_rank}.pt")
+        torch.save({**self.found, **drawn, "weights": pl_module.state_dict()}, path)

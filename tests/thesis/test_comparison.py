@@ -7,6 +7,7 @@ from scipy import stats
 from thesis import comparison
 
 A, B = [99.40, 99.42, 99.47, 99.41], [99.35, 99.39, 99.36]
+APART, POOLED = np.mean(A) - np.mean(B), (3 * np.var(A, ddof=1) + 2 * np.var(B, ddof=1)) / 5
 
 
 def test_a_median_and_its_bootstrap_interval():
@@ -57,28 +58,23 @@ def test_verdicts():
 def test_accuracies_are_compared_by_welch_s_formulas_and_as_the_thesis_did_it():
     found = comparison.compare_accuracies(A, B)
     a, b = np.var(A, ddof=1) / 4, np.var(B, ddof=1) / 3
-    error, difference = math.sqrt(a + b), np.mean(A) - np.mean(B)
+    error = math.sqrt(a + b)
     t = stats.t((a + b) ** 2 / (a**2 / 3 + b**2 / 2))
-    assert found.difference == pytest.approx(difference)
-    assert found.welch_p == pytest.approx(2 * t.sf(difference / error))
-    assert found.low == pytest.approx(difference - t.ppf(0.975) * error)
-    assert found.high == pytest.approx(difference + t.ppf(0.975) * error)
-    one_sided = t.sf((difference + 0.1) / error), t.cdf((difference - 0.1) / error)
-    assert found.equivalence_p == pytest.approx(max(one_sided))
+    assert found.difference == pytest.approx(APART)
+    assert found.welch_p == pytest.approx(2 * t.sf(APART / error))
+    assert (found.low, found.high) == pytest.approx((APART - t.ppf(0.975) * error, APART + t.ppf(0.975) * error))
+    assert found.equivalence_p == pytest.approx(max(t.sf((APART + 0.1) / error), t.cdf((APART - 0.1) / error)))
     assert (found.runs, found.other_runs) == (4, 3)
-    pooled = (3 * np.var(A, ddof=1) + 2 * np.var(B, ddof=1)) / 5
-    assert comparison.pooled_p_value(A, B) == pytest.approx(
-        2 * stats.t.sf(difference / math.sqrt(pooled * (1 / 4 + 1 / 3)), 5)
-    )
+    pooled = math.sqrt(POOLED * (1 / 4 + 1 / 3))
+    assert comparison.pooled_p_value(A, B) == pytest.approx(2 * stats.t.sf(APART / pooled, 5))
     assert comparison.pooled_p_value([1.0, 1.0], [2.0, 2.0]) is comparison.pooled_p_value([], []) is None
 
 
 def test_hedges_g_and_its_interval_by_their_definitions():
     g, low, high = comparison.hedges_g(A, B)
-    pooled = math.sqrt((3 * np.var(A, ddof=1) + 2 * np.var(B, ddof=1)) / 5)
     # J with 5 degrees of freedom: gamma(5/2) / (sqrt(5/2) gamma(2)), and gamma(5/2) = 3 sqrt(pi) / 4
     unbiased = 0.75 * math.sqrt(math.pi) / math.sqrt(2.5)
-    assert g == pytest.approx((np.mean(A) - np.mean(B)) / pooled * unbiased)
+    assert g == pytest.approx(APART / math.sqrt(POOLED) * unbiased)
     scale = math.sqrt(1 / 4 + 1 / 3) * unbiased
     assert stats.nct.cdf(g / scale, 5, low / scale) == pytest.approx(0.975)
     assert stats.nct.cdf(g / scale, 5, high / scale) == pytest.approx(0.025)
