@@ -150,16 +150,14 @@ def test_the_seed_decides_and_is_by_default_the_one_that_torch_was_given():
     assert default == same != other
 
 
-@pytest.mark.parametrize(
-    ("num_workers", "prefetch_factor", "persistent"), [(0, None, False), (1, 3, True), (2, None, False)]
-)
-def test_a_batch_is_drawn_when_it_is_asked_for_or_so_far_ahead(num_workers, prefetch_factor, persistent):
-    options = {"num_workers": num_workers, "prefetch_factor": prefetch_factor, "persistent_workers": persistent}
+@pytest.mark.parametrize(("workers", "prefetch", "persistent"), [(0, None, False), (1, 3, True), (2, None, False)])
+def test_a_batch_is_drawn_when_it_is_asked_for_or_so_far_ahead(workers, prefetch, persistent):
+    options = {"num_workers": workers, "prefetch_factor": prefetch, "persistent_workers": persistent}
     loader = AdaptiveDataLoader(Numbers(), B, batches_per_epoch=8, **options)
     iterator = iter(loader)
     strategy, sampler = Clock(), loader.sampler
     sampler.attach(strategy)  # after `iter`, as in Lightning
-    ahead = (2 if prefetch_factor is None else prefetch_factor) * num_workers
+    ahead = (2 if prefetch is None else prefetch) * workers
     for epoch in range(2):
         seen = []
         assert strategy.draws == 8 * epoch

@@ -1,14 +1,12 @@
 """A strategy at work, batches as if drawn by it, and a training of it beside an oracle."""
 
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lightning_as import Bins, Draw, Strategy
 from tests.helpers.statistics import double, seeded
-
-S = TypeVar("S", bound=Strategy)
 
 
 def random_losses(size: int, generator: torch.Generator, step: int = 0) -> Tensor:
@@ -18,7 +16,7 @@ def random_losses(size: int, generator: torch.Generator, step: int = 0) -> Tenso
     return torch.where(torch.rand(size, generator=generator) < 0.2, 0.0, losses)
 
 
-def started(strategy: S, bins: Bins | int, total: int | None = 6000, per_epoch: int = 6) -> S:
+def started(strategy: Any, bins: Bins | int, total: int | None = 6000, per_epoch: int = 6) -> Any:
     """A strategy at work on some bins, or on so many instances in three, in a training of so many batches."""
     strategy.start(Bins(torch.arange(bins) % min(bins, 3)) if isinstance(bins, int) else bins)
     strategy.plan(total, per_epoch)

@@ -12,8 +12,6 @@ from lightning_as.data.image_data import ImageDataset
 from thesis.grid import cells, select
 from thesis.study import Study
 
-Row = dict[str, str]
-
 
 @pytest.fixture(autouse=True)
 def tiny(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
@@ -40,10 +38,10 @@ def make_study(tmp_path: Path) -> Callable[..., Study]:
 
 
 @pytest.fixture
-def rows(tmp_path: Path) -> Callable[..., list[Row]]:
+def rows(tmp_path: Path) -> Callable[..., list[dict[str, str]]]:
     """What a study wrote, without the seconds."""
 
-    def read(folder: str = "study") -> list[Row]:
+    def read(folder: str = "study") -> list[dict[str, str]]:
         lines = (tmp_path / folder / "epochs.csv").read_text().splitlines()
         return [{name: row[name] for name in row if name != "seconds"} for row in csv.DictReader(lines)]
 
