@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import itertools
 import math
 
@@ -8,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lightning_as.core.bin_distribution import BinDistribution, GradientBinDistribution
-from tests.helpers.statistics import double, saved
+from tests.helpers.statistics import double
 
 SIZES, START = [2, 3, 5], double(0.3, 0.5, 0.2)
 SUMS, MEANS = ["sum", "sum_over_q"], ["mean", "second_moment"]
@@ -140,23 +138,3 @@ def test_q_too_small_for_its_square_gives_no_nan(statistic):
     assert distribution.probabilities.sum().item() == pytest.approx(1)
     window(distribution)
     assert distribution.probabilities.isfinite().all()
-
-
-@pytest.mark.parametrize(
-    ("statistic", "smoothing"), [("sum", "previous"), ("second_moment", "previous"), ("second_moment", "statistic")]
-)
-def test_a_state_taken_in_mid_window_goes_on_equally_and_is_a_copy(statistic, smoothing):
-    original, restored, again = (
-        GradientBinDistribution(SIZES, 3, statistic=statistic, smoothing=smoothing) for _ in range(3)
-    )
-    for _ in range(2):
-        window(original)
-    state = original.state_dict()
-    restored.load_state_dict(saved(state))
-    for one in (original, restored) * 5:
-        window(one)
-    assert torch.equal(original.probabilities, restored.probabilities)
-    assert original.age == restored.age
-    again.load_state_dict(state)
-    assert again.age == 1
-    assert not torch.equal(again.probabilities, original.probabilities)

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import Tensor
@@ -7,7 +5,7 @@ from torch import Tensor
 from lightning_as.core.bins import Bins
 from lightning_as.core.instance_distribution import InstanceDistribution, last_occurrence
 from tests.helpers.oracle import AlgorithmOne
-from tests.helpers.statistics import double, p_value, saved, seeded
+from tests.helpers.statistics import double, p_value, seeded
 
 pytestmark = pytest.mark.usefixtures("execution")
 
@@ -85,25 +83,6 @@ def test_draws_follow_q_in_each_bin():
     assert torch.equal(TAGS[drawn], bins)
     torch.testing.assert_close(q, expected[drawn], rtol=1e-12, atol=0)
     assert p_value(drawn, expected * torch.bincount(TAGS)[TAGS]) > 1e-3
-
-
-@pytest.mark.parametrize("batches", [0, 5, 300])
-def test_a_state_round_trip_is_bit_equal_and_a_copy(batches: int):
-    original, restored, again = (InstanceDistribution(Bins(TAGS)) for _ in range(3))
-    state, generator = original.state_dict(), seeded()
-    for step in range(batches + 50):
-        if step == batches:
-            state = original.state_dict()
-            restored.load_state_dict(saved(state))
-        indices = torch.randint(len(TAGS), (4,), generator=generator)
-        scores = torch.rand(4, dtype=torch.float64, generator=generator)
-        for distribution in (original, restored):
-            distribution.update(indices, TAGS[indices], scores)
-        if step >= batches:
-            assert torch.equal(original.probabilities(), restored.probabilities())
-            assert original.share_seen == restored.share_seen
-    again.load_state_dict(state)
-    assert not torch.equal(again.probabilities(), original.probabilities())
 
 
 @pytest.mark.parametrize("execution", ["torch"], indirect=True)

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import Tensor
@@ -9,7 +7,7 @@ from lightning_as.core.bins import Bins
 from lightning_as.core.instance_distribution import InstanceDistribution
 from lightning_as.core.two_levels import InsideBins, TwoLevels
 from lightning_as.core.uniform_in_bins import UniformInBins
-from tests.helpers.statistics import double, p_value, saved, seeded
+from tests.helpers.statistics import double, p_value, seeded
 
 pytestmark = pytest.mark.usefixtures("execution")
 
@@ -67,17 +65,3 @@ def test_one_uniform_decides_floor_bin_and_instance(lower: str, floor: float, mo
     ends = double(0, floor, floor - 2**-54, 1 - 2**-53).clamp_(min=0)
     monkeypatch.setattr(torch, "rand", lambda *_, **__: ends.clone())
     assert (r[levels.draw(4, seeded()).indices] > 0).all()
-
-
-@LOWER
-def test_a_restored_state_gives_equal_draws_and_so_does_torch(lower: str, monkeypatch: pytest.MonkeyPatch):
-    levels, _ = levels_of(lower, 0.2)
-    other = TwoLevels(Bins(TAGS), BinDistribution(torch.full_like(P, 0.2)), fresh(lower), 0.2)
-    other.load_state_dict(saved(levels.state_dict()))
-    draw, again = levels.draw(2000, seeded(5)), other.draw(2000, seeded(5))
-    for ours, theirs in zip(draw, again, strict=True):
-        assert (ours is None and theirs is None) or torch.equal(ours, theirs)
-    monkeypatch.setattr("lightning_as.core.execution._compiled", lambda: None)
-    in_torch = levels.draw(2000, seeded(5))
-    assert torch.equal(draw.indices, in_torch.indices)
-    torch.testing.assert_close(draw.probabilities, in_torch.probabilities, rtol=1e-12, atol=0)

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import math
 from statistics import fmean
 from typing import Any
@@ -10,7 +8,7 @@ from torch import Tensor
 
 from lightning_as.core.bins import Bins
 from lightning_as.core.weighted_distribution import WeightedDistribution
-from tests.helpers.statistics import double, p_value, saved, seeded
+from tests.helpers.statistics import double, p_value, seeded
 
 each_size = pytest.mark.parametrize("size", [1, 2, 97, 1000])
 
@@ -103,24 +101,3 @@ def test_weights_that_are_all_zero_or_next_to_it_are_the_uniform_distribution(we
     assert p_value(draw.indices, distribution.probabilities()) > 1e-3
     distribution.set(torch.tensor([5]), double(1))  # and it comes back
     assert distribution.probabilities()[5] > (0.5 if known == 8 else 1 / 8)
-
-
-@each_size
-@pytest.mark.parametrize("steps", [0, 61])
-def test_a_restored_state_goes_on_with_equal_draws(size: int, steps: int):
-    distribution, expected = changed(size, steps)
-    state = saved(distribution.state())
-    assert (state == -1).tolist() == [weight is None for weight in expected]
-    restored = WeightedDistribution(bins_of(size))
-    restored.set(torch.tensor([0]), double(9))  # which the state must replace
-    restored.load_state(state)
-    assert (restored.known, restored.mean) == (distribution.known, distribution.mean)
-    generators = seeded(3), seeded(3)
-    for step in range(30):
-        draw, other = distribution.draw(20, generators[0]), restored.draw(20, generators[1])
-        assert torch.equal(draw.indices, other.indices)
-        assert torch.equal(draw.probabilities, other.probabilities)
-        for one in (distribution, restored):
-            one.set(draw.indices, random_weights(20, seeded(step)))
-            one.forget(draw.indices[:3])
-        assert torch.equal(distribution.probabilities(), restored.probabilities())
