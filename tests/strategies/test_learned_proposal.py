@@ -7,7 +7,7 @@ import torch
 from lightning_as.core.bins import Bins
 from lightning_as.strategies import LearnedProposal
 from tests.helpers.statistics import double, seeded
-from tests.helpers.strategies import as_drawn, random_losses
+from tests.helpers.strategies import random_losses
 from tests.helpers.strategies import started as at_work
 
 SIZES = [31, 1, 12, 56]
@@ -64,40 +64,10 @@ def test_agrees_with_the_formulas(rate: float, floor: float, ahead: int):
         torch.testing.assert_close(strategy.bin_probabilities, double(*oracle.over_bins()), rtol=1e-9, atol=1e-40)
 
 
-@pytest.mark.parametrize("floor", [0.0, 0.3])
-@pytest.mark.parametrize("stale", [False, True])
-def test_the_expected_step_descends_the_second_moment(floor: float, stale: bool):
-    """Over all draws of one instance, the step is −η times the gradient of E ‖d‖²; stale draws included."""
-    rate, strategy, generator, states = 1e-6, started(learning_rate=1.0, floor=floor), seeded(2), []
-    for step in range(60):
-        draw = strategy.draw(16, generator)
-        strategy.update(draw, draw.probabilities, random_losses(16, generator))
-        states += [(strategy.state_dict()["logits"], strategy.bin_probabilities)] if step in (29, 59) else []
-    tau, (_, then) = states[1][0], states[0 if stale else 1]
-    squared = torch.rand(4, dtype=torch.float64, generator=seeded(4))  # the mean of ‖∇f‖² in each bin
-    shares, logits = double(*SIZES) / 100, tau.clone().requires_grad_()
-    second_moment = (shares.square() * squared / ((1 - floor) * logits.softmax(0) + floor * shares)).sum()
-    (gradient,) = torch.autograd.grad(second_moment, logits)
-    expectation = torch.zeros(4).double()
-    for k in range(4):
-        strategy = started(learning_rate=rate, floor=floor)
-        strategy.load_state_dict({"logits": tau})
-        draw = as_drawn(strategy, (k == TAGS).nonzero()[0])._replace(probabilities=then[[k]] / SIZES[k])
-        strategy.update(draw, draw.probabilities, squared[[k]])
-        moved = strategy.state_dict()["logits"] - tau
-        expectation += then[k] * (moved - moved.mean()) / rate
-    torch.testing.assert_close(expectation, -gradient, rtol=1e-4, atol=1e-6)
-    assert gradient.abs().max() > 0.01
-
-
-@pytest.mark.parametrize("bound", [1e3, 1e30, 1e99])
-def test_no_batch_moves_a_logit_by_more_than_one(bound: float):
+def test_the_largest_bounds_leave_every_bin_a_chance_without_a_floor():
     strategy, generator = started(learning_rate=10.0, floor=0.0), seeded(9)
     for _ in range(300):
-        before = strategy.bin_probabilities.log()
         draw = strategy.draw(8, generator)
-        strategy.update(draw, draw.probabilities, bound * (1 + draw.bins).double())
-        change = strategy.bin_probabilities.log() - before
-        assert change.max() - change.min() <= 2 + 1e-9  # as one logit rises by 1, another may fall by 1
+        strategy.update(draw, draw.probabilities, 1e99 * (1 + draw.bins).double())
         assert strategy.bin_probabilities.isfinite().all()
         assert strategy.bin_probabilities.min() > 0

@@ -66,19 +66,6 @@ def test_weights_probabilities_and_tau_are_those_of_a_naive_loop(score: Any, tau
         assert strategy.metrics()["tau"] == pytest.approx(oracle.tau, rel=1e-12)
 
 
-def test_the_weighted_mean_is_that_of_the_data_by_enumeration():
-    """Over all candidates that may be drawn, three of four instances with replacement, and all choices among them."""
-    f, bounds = double(3, -1, 10, 0.5), double(0.04, 1, 0.5, 2)
-    strategy, expectation = started(UpperBoundImportanceSampling(presample=3), 4), 0.0
-    for drawn in torch.cartesian_prod(*[torch.arange(4)] * 3):
-        selection = strategy.select(as_drawn(strategy, drawn), Scores(bounds=bounds[drawn]), 300, seeded())
-        weights = torch.full((3,), math.nan, dtype=torch.float64)
-        weights[selection.positions] = selection.weights  # pyright: ignore[reportArgumentType]
-        norms = bounds[drawn].sqrt()
-        expectation += float((norms / norms.sum() * weights * f[drawn]).sum()) / 4**3
-    assert expectation == pytest.approx(float(f.mean()), rel=1e-12)
-
-
 def test_candidates_are_drawn_once_tau_is_above_the_threshold_and_draws_may_run_ahead():
     strategy, generator = started(UpperBoundImportanceSampling(presample=4), N), seeded()
     assert strategy.threshold == pytest.approx(7 / 3)
@@ -101,10 +88,7 @@ def test_candidates_are_drawn_once_tau_is_above_the_threshold_and_draws_may_run_
     assert len(strategy.draw(SIZE, generator).indices) == SIZE
 
 
-def test_it_reads_what_its_score_needs_and_refuses_negative_losses():
-    assert UpperBoundImportanceSampling(5).reads == {"bounds"}
-    assert UpperBoundImportanceSampling(5).threshold == pytest.approx(8 / 3)
+def test_negative_losses_are_refused_as_scores():
     strategy = started(UpperBoundImportanceSampling(score="loss"), N)
-    assert strategy.reads == {"losses"}
     with pytest.raises(ValueError, match=r"`losses` must not be negative .* got -1.0: .* `score='bound'`"):
         chosen(strategy, double(1.0, -1.0))
