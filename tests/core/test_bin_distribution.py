@@ -28,21 +28,6 @@ def with_a_fifth(roots: Tensor) -> Tensor:
     return torch.cat([roots / roots.sum() * 0.8, START[2:]])
 
 
-def test_starts_uniform_over_the_bins_or_from_the_shares_of_the_data():
-    assert GradientBinDistribution(SIZES).probabilities.tolist() == [1 / 3] * 3
-    assert GradientBinDistribution(SIZES, proportional=True).probabilities.tolist() == [0.2, 0.3, 0.5]
-
-
-@pytest.mark.parametrize("beta", [1, 2, 7])
-def test_is_recomputed_only_after_beta_whole_batches(beta):
-    distribution = GradientBinDistribution(SIZES, beta=beta)
-    for batch in range(1, 3 * beta + 1):
-        before = distribution.probabilities.clone()
-        distribution.update(torch.tensor([batch % 3, 0]), double(1 + batch, 0.5), double(0.5, 0.5))
-        assert distribution.age == batch % beta
-        assert torch.equal(distribution.probabilities, before) == (batch % beta != 0)
-
-
 @pytest.mark.parametrize(
     ("statistic", "estimate"),
     [
@@ -58,17 +43,6 @@ def test_one_window_gives_what_is_computed_by_hand(statistic, estimate, smoothin
     distribution.set(START)
     window(distribution)
     check(distribution, 0.75 * base + 0.25 * estimate)
-
-
-def test_without_beta_only_a_call_recomputes():
-    distribution = GradientBinDistribution(SIZES, beta=None, statistic="mean", delta_p=0.0)
-    distribution.set(START)
-    for _ in range(50):
-        window(distribution)
-    assert (distribution.probabilities is START, distribution.age, distribution.draws) == (True, 100, 150)
-    distribution.recompute()
-    check(distribution, with_a_fifth(ROOTS))
-    assert (distribution.age, distribution.draws) == (0, 0)
 
 
 def test_a_smoothed_statistic_is_what_is_computed_by_hand_and_none_of_a_sum():

@@ -13,8 +13,6 @@ TAGS = torch.tensor([0] * 6 + [1] + [2] * 20 + [0] * 5)
 
 
 class Pair:
-    """The distribution and its O(N) recursion beside it."""
-
     def __init__(self, tags: Tensor = TAGS, delta_q: float = 0.1) -> None:
         self.bins = Bins(tags)
         self.fast = InstanceDistribution(self.bins, delta_q)

@@ -2,7 +2,6 @@ from lightning_as.core.progress import Progress
 
 
 def planned(total: int | None = 20, epoch: int = 5, epochs: tuple[int, ...] = ()) -> Progress:
-    """After epochs of so many batches."""
     progress = Progress()
     progress.plan(total, epoch)
     for batches in epochs:

@@ -23,7 +23,6 @@ def mean_of(weights: list[float | None]) -> float:
 
 
 def naive(weights: list[float | None], unknown: float | None) -> tuple[Tensor, Tensor]:
-    """All weights, and the distribution, by their definitions."""
     unknown = mean_of(weights) if unknown is None else unknown
     filled = [unknown if weight is None else weight for weight in weights]
     total = math.fsum(filled)
@@ -31,7 +30,6 @@ def naive(weights: list[float | None], unknown: float | None) -> tuple[Tensor, T
 
 
 def random_weights(size: int, generator: torch.Generator) -> Tensor:
-    """Over many orders, and a fifth of them 0."""
     weights = torch.rand(size, dtype=torch.float64, generator=generator).pow(8)
     return torch.where(torch.rand(size, generator=generator) < 0.2, 0.0, weights)
 

@@ -1,5 +1,3 @@
-"""The callback with a cooperating module: what it learns, saves, logs and refuses, and that it makes no GPU wait."""
-
 import csv
 from contextlib import ExitStack
 from pathlib import Path
@@ -23,8 +21,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:::lightning")
 
 
 class Cooperating(Tiny):
-    """Returns what the callback needs, and keeps it."""
-
     def __init__(self) -> None:
         super().__init__()
         self.seen: list[tuple[Tensor, Tensor]] = []
@@ -141,8 +137,6 @@ def test_wrong_labels_are_found_at_once_or_off_the_cpu_at_the_first_batch_and_wi
     tmp_path: Path, request: pytest.FixtureRequest
 ):
     def wrong_from(batch: int) -> int:
-        """The steps of a training whose labels are wrong from that batch on."""
-
         def shift(trainer: Any, pl_module: Any, batch_: Any, batch_idx: int) -> None:
             if batch_idx >= batch:
                 batch_[1].copy_((batch_[1] + 1) % 4)

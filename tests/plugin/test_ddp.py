@@ -1,5 +1,3 @@
-"""Several processes draw one global batch, share it, and keep one distribution between them."""
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +22,6 @@ pytestmark = pytest.mark.slow
 def fit(
     path: Path, processes: int, module: Callable[[], LightningModule] = Tiny, **options: Any
 ) -> list[dict[str, Any]]:
-    """The report of each process of a fit."""
     options = {"max_epochs": 2, "limit_val_batches": 0, **options}
     assert within(300, lambda: measured.fit(Recording, path, processes=processes, module=module, **options)) == ""
     return [torch.load(path.with_suffix(f".{rank}.pt")) for rank in range(processes)]

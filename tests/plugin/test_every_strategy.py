@@ -1,5 +1,3 @@
-"""Every strategy under a Trainer: resumed exactly, and in step among processes."""
-
 from collections.abc import Callable
 from pathlib import Path
 

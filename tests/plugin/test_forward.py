@@ -70,8 +70,6 @@ def test_what_cannot_be_recomputed(make: type[LightningModule], batch: Any, mess
 
 
 class Hooked(Tiny):
-    """Changes its batches before and after they come to the device."""
-
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         assert self.trainer.training
         return [batch[0] + 1, batch[1]]

@@ -1,5 +1,3 @@
-"""Irreducible losses: of two models, each trained on the half of the data that the other scores."""
-
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -50,8 +48,6 @@ def numbered() -> TensorDataset:
 
 @pytest.fixture
 def losses_of(tmp_path: Path) -> Callable[..., Tensor]:
-    """The losses by two epochs of each model."""
-
     def losses_of(loader: Any = None, make: Any = Remembering, logits_from: str = "net", **options: Any) -> Tensor:
         loader = DataLoader(numbered(), 16) if loader is None else loader
         trainer = partial(tiny_trainer, tmp_path, max_epochs=2)

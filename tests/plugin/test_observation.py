@@ -1,5 +1,3 @@
-"""Losses, bounds, labels and targets of a batch, in all the forms that a module may give them."""
-
 from collections import UserDict
 from pathlib import Path
 from typing import Any
@@ -187,8 +185,6 @@ DATA = TensorDataset(normal(N, 8, seed=1), torch.arange(N) % C)
 
 
 class Weighing(Tiny):
-    """Multiplies its losses by the weights itself."""
-
     importance_weights: Tensor | None = None
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
@@ -197,8 +193,6 @@ class Weighing(Tiny):
 
 
 class Linear(Recording):
-    """Wants to be told of all linear layers."""
-
     reads = frozenset({"losses", "linear_bounds"})
 
 

@@ -1,5 +1,3 @@
-"""A resumed fit is the uninterrupted one, bit for bit: its batches, its distribution and its parameters."""
-
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +22,6 @@ class Scheduled(Tiny):
 
 
 class WithLoaders(Tiny):
-    """Has its own loaders, and so no DataModule."""
-
     def train_dataloader(self) -> AdaptiveDataLoader:
         return AdaptiveDataLoader(tiny_dataset(), BATCH, num_workers=2)
 
@@ -42,7 +38,6 @@ def fit(folder: Path, callbacks: tuple[Callback, ...] = (), **setting: Any) -> F
 
 
 def check(rest: Fitted, whole: Fitted, done: int) -> None:
-    """Check that a resumed fit has gone on as the uninterrupted one did after the steps that were `done`."""
     assert 0 < len(rest.strategy.indices()) == len(whole.strategy.indices()) - done
     assert rest.strategy.indices() == whole.strategy.indices()[done:]
     assert differences(rest.strategy.state_dict(), whole.strategy.state_dict()) == []

@@ -58,8 +58,6 @@ def test_every_trained_batch_is_one_update_with_its_own_losses(
 
 
 class ByLBFGS(Tiny):
-    """Its optimizer repeats the step."""
-
     def configure_optimizers(self) -> Any:
         return torch.optim.LBFGS(self.parameters(), lr=0.1, max_iter=4)
 
@@ -71,8 +69,6 @@ class WithBatchNorm(Tiny):
 
 
 class Leaving(Tiny):
-    """Leaves each epoch before its fourth batch."""
-
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:
         return -1 if batch_idx == 3 else None
 
@@ -167,7 +163,6 @@ def test_a_loader_made_anew_each_epoch_is_followed(fit: Fit):
 
 
 def again(fitted: Any, folder: Path, *more: Callback, **options: Any) -> Trainer:
-    """Another Trainer with the same callbacks, and more."""
     return tiny_trainer(folder, callbacks=[*fitted.trainer.callbacks, *more], **{"limit_val_batches": 0, **options})
 
 

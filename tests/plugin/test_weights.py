@@ -1,5 +1,3 @@
-"""Importance weights: unbiased by enumeration, and the steps of a training are those of the weighted loss."""
-
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +70,6 @@ def fit(folder: Path, module: Any, num_workers: int = 0, **ours: Any) -> Recordi
 
 
 def assert_steps_are_weighted(module: Unaware, strategy: Recording, **options: Any) -> None:
-    """Check each gradient, and the losses that the strategy was told, against the explicitly weighted loss."""
     assert len(module.steps) == len(strategy.told) == 2 * EPOCH
     net = Tiny().net
     for (parameters, gradients), (draw, told, _) in zip(module.steps, strategy.told, strict=True):

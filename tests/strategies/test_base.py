@@ -15,8 +15,6 @@ from tests.helpers.strategies import as_drawn, started
 
 
 class Last(BatchSelector):
-    """Keeps what it learned last; chooses by the losses that it knows."""
-
     reads = frozenset({"losses", "bounds"})
     samples_by_loss = True
     any_device = True

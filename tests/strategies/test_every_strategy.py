@@ -1,5 +1,3 @@
-"""What every strategy of the catalogue has to keep, whatever its method."""
-
 import itertools
 import math
 import pickle
@@ -43,7 +41,6 @@ def same(one: Any, other: Any) -> bool:
 
 
 def check_draw(draw: Draw, bins: Bins) -> None:
-    """Its fields are what `Draw` says."""
     indices, size = draw.indices, len(draw.indices)
     assert indices.dtype == draw.bins.dtype == torch.int64
     assert 0 <= int(indices.min()) <= int(indices.max()) < len(bins)
@@ -57,7 +54,6 @@ def check_draw(draw: Draw, bins: Bins) -> None:
 
 
 def check_distribution(strategy: Strategy) -> None:
-    """It is one, and the figures are numbers."""
     probabilities = strategy.probabilities()
     assert probabilities.dtype == torch.float64
     assert probabilities.shape == (len(strategy.bins),)

@@ -11,8 +11,6 @@ N = 61
 
 
 class Oracle:
-    """By loops, with the batch in which each norm was found."""
-
     def __init__(self, constant: float, staleness: int | None, warm_up: float) -> None:
         self.constant, self.staleness, self.warm_up = constant, staleness, warm_up
         self.found: dict[int, tuple[int, float]] = {}

@@ -18,7 +18,6 @@ def fixed(indices: Tensor) -> Tensor:
 
 
 def train(strategy: InfoBatch, epochs: int, batches: int, generator: torch.Generator) -> list[Draw]:
-    """A training whose losses are fixed."""
     strategy.progress.reset()
     drawn = []
     for _ in range(epochs):

@@ -184,8 +184,6 @@ def test_a_file_that_is_none_of_ours_is_refused(content: Any, message: str, tmp_
 
 
 class Heard(LearnedFilter):
-    """Keeps what validations have found."""
-
     def start(self, bins: Bins) -> None:
         super().start(bins)
         self.heard: list[tuple[int, dict[str, float]]] = []

@@ -19,8 +19,6 @@ def started(**options: Any) -> LearnedProposal:
 
 
 class Oracle:
-    """The step from the formulas, in plain numbers."""
-
     def __init__(self, rate: float, floor: float) -> None:
         self.n, self.rate, self.floor = sum(SIZES), rate, floor
         self.tau = [math.log(size / self.n) for size in SIZES]

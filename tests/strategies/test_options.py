@@ -1,5 +1,3 @@
-"""What the constructors refuse: a message names the option and the value; and which schedules need an end."""
-
 from collections.abc import Callable
 from contextlib import nullcontext
 from math import inf, nan

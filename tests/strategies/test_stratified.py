@@ -18,7 +18,6 @@ INPUTS = torch.randn(60, 2, generator=seeded()) * (1 + TAGS).unsqueeze(1)
 
 
 def stratified(**options: Any) -> StratifiedSampling:
-    """Given the inputs in any order."""
     strategy, shuffled = started(StratifiedSampling(**options), 60), torch.randperm(60, generator=seeded(1))
     assert torch.equal(strategy.wanted(), torch.arange(60))  # pyright: ignore[reportArgumentType]
     strategy.refresh(shuffled, Scores(inputs=INPUTS[shuffled]))

@@ -24,8 +24,6 @@ def scores(seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 class Recording(SubmodularBatchSelection):
-    """Keeps what was compared, given which picks."""
-
     def start(self, bins: Bins) -> None:
         super().start(bins)
         self.compared: list[tuple[Tensor, Tensor]] = []
@@ -47,8 +45,6 @@ def knowing(found: tuple[Tensor, Tensor] | None = None, **options: Any) -> Recor
 
 
 class Oracle:
-    """The terms of F by loops."""
-
     def __init__(self) -> None:
         self.phi, self.logits = (part.tolist() for part in scores())
         self.mean = [math.fsum(row[d] for row in self.phi) / N for d in range(D)]
@@ -73,7 +69,6 @@ class Oracle:
         return [math.fsum(row) for row in rows]
 
     def check(self, strategy: Recording, picked: list[int], lambdas: list[float], normalise: bool = False) -> None:
-        """Of what was compared the best was picked, each time."""
         for step, (candidates, picks) in enumerate(strategy.compared[-len(picked) :]):
             assert picks[0].tolist() == picked[:step]
             gains = self.gains(candidates[0].tolist(), picked[:step], lambdas, normalise)

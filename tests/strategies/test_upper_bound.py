@@ -14,7 +14,6 @@ N, SIZE = 60, 8
 
 
 def chosen(strategy: UpperBoundImportanceSampling, values: Tensor, size: int = SIZE, seed: int = 0) -> Selection:
-    """What is chosen of candidates with these losses or bounds."""
     scores = Scores(losses=values) if strategy.score == "loss" else Scores(bounds=values)
     return strategy.select(as_drawn(strategy, torch.arange(len(values)) % N), scores, size, seeded(seed))
 
