@@ -5,7 +5,7 @@ from torch import Tensor
 from lightning_as.core.bins import Bins
 from lightning_as.core.instance_distribution import InstanceDistribution, last_occurrence
 from tests.helpers.oracle import AlgorithmOne
-from tests.helpers.statistics import double, p_value, seeded
+from tests.helpers.statistics import double, seeded
 
 pytestmark = pytest.mark.usefixtures("execution")
 
@@ -70,17 +70,6 @@ def test_other_bins_and_one_whose_scores_are_all_zero_keep_q_to_the_bit_and_it_c
     pair.update([0, 28], [1e-9, 0.3])
     assert torch.equal(pair.check()[TAGS > 0], before[TAGS > 0])
     assert pair.check()[28] > before[28]
-
-
-def test_draws_follow_q_in_each_bin():
-    pair = Pair(delta_q=0.5)
-    pair.update(list(range(len(TAGS))), [float(i % 5) for i in range(len(TAGS))])
-    bins = TAGS.repeat(4000)
-    drawn, q = pair.fast.draw(bins, torch.rand(len(bins), dtype=torch.float64, generator=seeded()))
-    expected = pair.check()
-    assert torch.equal(TAGS[drawn], bins)
-    torch.testing.assert_close(q, expected[drawn], rtol=1e-12, atol=0)
-    assert p_value(drawn, expected * torch.bincount(TAGS)[TAGS]) > 1e-3
 
 
 @pytest.mark.parametrize("execution", ["torch"], indirect=True)

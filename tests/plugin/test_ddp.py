@@ -1,10 +1,9 @@
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import LightningModule, seed_everything
+from lightning.pytorch import seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -19,9 +18,7 @@ from tests.helpers.versions import counted
 pytestmark = pytest.mark.slow
 
 
-def fit(
-    path: Path, processes: int, module: Callable[[], LightningModule] = Tiny, **options: Any
-) -> list[dict[str, Any]]:
+def fit(path: Path, processes: int, module: Any = Tiny, **options: Any) -> list[dict[str, Any]]:
     options = {"max_epochs": 2, "limit_val_batches": 0, **options}
     assert within(300, lambda: measured.fit(Recording, path, processes=processes, module=module, **options)) == ""
     return [torch.load(path.with_suffix(f".{rank}.pt")) for rank in range(processes)]
@@ -52,9 +49,7 @@ def weighted_gradients(report: dict[str, Any]) -> list[list[Tensor]]:
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_two_processes_are_as_one_with_twice_the_batch_which_goes_on_from_their_checkpoint(
-    tmp_path: Path, num_workers: int
-):
+def test_two_processes_are_as_one_with_twice_the_batch_which_can_go_on_for_them(tmp_path: Path, num_workers: int):
     saving = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=7)
     options: dict[str, Any] = {"ours": {"weights": "unbiased"}, "num_workers": num_workers}
     (alone,) = fit(tmp_path / "one", 1, frozen, **options)

@@ -97,9 +97,7 @@ def test_losses_of_ones_own_and_named_targets(losses_of: Any):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_the_command_makes_the_file_that_the_preset_names(
-    mnist: dict[str, ImageDataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
-):
+def test_the_command_makes_the_file_of_the_preset(mnist: Any, tmp_path: Path, monkeypatch: Any, capsys: Any):
     def run(*arguments: str) -> str:
         monkeypatch.setattr(sys, "argv", ["lightning-as", *arguments])
         cli.main()

@@ -53,9 +53,7 @@ def by_autograd(logits: Tensor, targets: Tensor = TARGETS, loss: Any = None) -> 
 
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("logits_from", [None, "net"])
-def test_logits_come_from_what_the_step_returns_or_the_hook_saw_or_a_pass_of_its_own(
-    logits_from: str | None, recompute: bool
-):
+def test_logits_are_returned_by_the_step_seen_by_the_hook_or_recomputed(logits_from: str | None, recompute: bool):
     module, own, losses = Net(), normal(B, C, seed=5).requires_grad_(), torch.rand(B).requires_grad_()
     observing = observer(module, logits_from=logits_from, recompute=recompute)
     sources: list[tuple[dict[str, Any], Tensor]] = [({"logits": own}, own)]
@@ -91,9 +89,8 @@ def test_what_nobody_reads_is_zero_and_needs_nothing():
     nothing = observer(reads=frozenset())
     assert [row.tolist() for row in observed(nothing, None, "nothing here")[:2]] == [[0.0] * B] * 2
     assert observed(nothing, None, labelled=True).labels is TARGETS
-    assert (
-        observer(logits_from="net", gradient_bound="autograd").observe({}, BATCH, B) is None
-    )  # without a backward pass
+    before_a_backward_pass = observer(logits_from="net", gradient_bound="autograd")
+    assert before_a_backward_pass.observe({}, BATCH, B) is None
 
 
 NO_LOGITS = r", and no logits\. Either .*logits_from=…\), one of net, .*net.2; or return {'loss': .*recompute=True\)\."

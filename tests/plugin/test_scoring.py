@@ -1,5 +1,3 @@
-"""Forward passes beside the training: right scores, and a training that does not notice them."""
-
 import random
 from collections import UserDict
 from contextlib import nullcontext
@@ -38,12 +36,15 @@ class Unscored(Uniform):
 
 
 class Asking(Uniform):
-    """Wants instances scored before each draw, and keeps what it gets."""
-
     def __init__(self, reads: frozenset[Any] = ALL, wanted: Tensor | None = None) -> None:
         super().__init__(replacement=True)
         self.reads, self._wanted = reads, wanted  # pyright: ignore[reportAttributeAccessIssue]
         self.got: list[tuple[Tensor, Scores]] = []
+        self.drawn = 0
+
+    def draw(self, size: int, generator: torch.Generator) -> Draw:
+        self.drawn += 1
+        return super().draw(size, generator)
 
     def wanted(self) -> Tensor | None:
         return self._wanted
@@ -76,8 +77,6 @@ class Chooser(Asking, BatchSelector):
 
 
 class InPlace(Noisy):
-    """Changes its batches in place: before and after they come to the device, and in `forward`."""
-
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         return [batch[0].add_(1), batch[1]]
 
@@ -132,10 +131,8 @@ def test_training_does_not_notice_that_something_is_scored(tmp_path: Path, make:
 
 
 def plain_pass(weights: dict[str, Tensor], indices: Tensor) -> Scores:
-    """The scores of instances by a plain pass in evaluation mode with the given parameters."""
-    module = Noisy()
+    module = Noisy().eval()
     module.load_state_dict(weights)
-    module.eval()
     x, y = (part[indices] for part in tiny_dataset().tensors)
     with torch.no_grad():
         *body, head = module.net
@@ -154,8 +151,6 @@ def assert_scores(scores: Scores, expected: Scores, reads: frozenset[Any] = ALL)
 
 
 class NeedsSetUp(TensorDataset):
-    """Lives in workers that are set up, whether they train or score."""
-
     ready = False
 
     def set_up(self, worker: int) -> None:
@@ -246,12 +241,7 @@ class Convolution(Tiny):
 @pytest.mark.parametrize(
     ("reads", "make", "data", "message"),
     [
-        (
-            "inputs",
-            Tiny,
-            [{"x": 0, "y": 0}] * 96,
-            "Asking goes by the inputs, the first tensor of a tuple, but the batch is a map",
-        ),
+        ("inputs", Tiny, [{"x": 0, "y": 0}] * 96, "goes by the inputs, the first tensor of a tuple, but the batch is"),
         ("features", Convolution, tiny_dataset(), "Asking goes by the inputs of the last linear layer"),
     ],
 )
@@ -277,12 +267,11 @@ def test_rows_are_taken_from_whatever_has_them():
     assert differences(taken["point"], (x[at], ["e", "a", "e"])) == []
     assert taken["scalar"] is scalar
     assert [len(one) for one in taken["ragged"]] == [5, 1, 5]
-    parts = take_rows([{"x": x[:2]}, y[:2]], torch.tensor([1]), 2)  # as many parts as candidates
-    assert differences(parts, [{"x": x[1:2]}, y[1:2]]) == []
-    kept = take_rows(UserDict(x=y), torch.tensor([2]), 6)
-    assert isinstance(kept, UserDict)
-    assert kept["x"].tolist() == [2]
-    assert take_rows(MappingProxyType({"x": y}), torch.tensor([2]), 6) == {"x": torch.tensor([2])}
+    as_many_parts_as_rows = [{"x": x[:2]}, y[:2]]
+    assert differences(take_rows(as_many_parts_as_rows, torch.tensor([1]), 2), [{"x": x[1:2]}, y[1:2]]) == []
+    for mapping, kind in ((UserDict(x=y), UserDict), (MappingProxyType({"x": y}), dict)):
+        kept = take_rows(mapping, torch.tensor([2]), 6)
+        assert (type(kept), kept["x"].tolist()) == (kind, [2])
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -304,16 +293,9 @@ def test_after_a_fit_nothing_is_left_on_the_loader_and_the_module(fails: bool, t
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_a_fit_draws_no_more_than_it_trains_on_and_knows_its_new_length(num_workers: int, tmp_path: Path):
-    class Counting(Uniform):
-        drawn = 0
-
-        def draw(self, size: int, generator: torch.Generator) -> Draw:
-            self.drawn += 1
-            return super().draw(size, generator)
-
-    data = AdaptiveDataModule(TinyData(num_workers=num_workers))
-    options: Any = {"ours": {"logits_from": None}, "max_epochs": 2, "limit_train_batches": 4}  # it reads nothing
-    strategy, _, trainer, module, _ = tiny_fit(tmp_path, Counting(), data=data, **options)
+    data, nothing = AdaptiveDataModule(TinyData(num_workers=num_workers)), {"logits_from": None}
+    options: Any = {"data": data, "ours": nothing, "max_epochs": 2, "limit_train_batches": 4}
+    strategy, _, trainer, module, _ = tiny_fit(tmp_path, Asking(reads=frozenset()), **options)
     assert trainer.global_step == strategy.drawn == strategy.progress.total == 8
     trainer.fit_loop.max_epochs = 3
     trainer.fit(module, datamodule=data)

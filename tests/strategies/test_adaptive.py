@@ -103,9 +103,7 @@ def test_the_default_is_the_thesis_with_a_floor():
 
 
 @BY_OPTIONS
-def test_off_the_cpu_nothing_is_looked_at_and_the_draws_are_the_same(
-    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-):
+def test_off_the_cpu_nothing_is_looked_at_and_draws_are_the_same(options: Any, monkeypatch: pytest.MonkeyPatch):
     """Through 63 batches, with losses that are not finite, and with negative ones; at the 64th it looks."""
     here, there, generator, skipped = started(beta=3, **options), started(beta=3, **options), seeded(1), 0
     for step in range(63):

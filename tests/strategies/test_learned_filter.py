@@ -22,9 +22,7 @@ LABELS = torch.arange(N) % C
 SIZE, TOTAL = 8, 20  # of a batch; steps
 
 
-def started(
-    bins: Bins | None = None, theta: Tensor | None = None, path: Path = Path(), **options: Any
-) -> LearnedFilter:
+def started(bins: Any = None, theta: Tensor | None = None, path: Path = Path(), **options: Any) -> LearnedFilter:
     if theta is not None:
         torch.save({"policy": theta}, path / "policy.pt")
         options["policy"] = str(path / "policy.pt")
