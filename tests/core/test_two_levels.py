@@ -11,9 +11,7 @@ from tests.helpers.statistics import double, p_value, seeded
 
 pytestmark = pytest.mark.usefixtures("execution")
 
-TAGS = torch.repeat_interleave(torch.arange(5), torch.tensor([40, 1, 17, 3, 90]))[
-    torch.randperm(151, generator=seeded())
-]
+TAGS = torch.arange(5).repeat_interleave(torch.tensor([40, 1, 17, 3, 90]))[torch.randperm(151, generator=seeded())]
 P = double(0.3, 0.2, 0.0, 0.1, 0.4)
 FLOORS = pytest.mark.parametrize("floor", [0.0, 0.2])
 LOWER = pytest.mark.parametrize("lower", ["uniform", "learnt"])

@@ -1,5 +1,3 @@
-"""Forward passes beside the training: of what the loop makes of a batch, and unnoticed by it."""
-
 from pathlib import Path
 from typing import Any
 

@@ -1,5 +1,3 @@
-"""What the hooks see and scale, against autograd on the module itself and on one sample at a time."""
-
 from types import SimpleNamespace
 from typing import Any
 

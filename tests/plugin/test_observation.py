@@ -1,4 +1,3 @@
-from collections import UserDict
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +70,7 @@ def test_logits_are_returned_by_the_step_seen_by_the_hook_or_recomputed(logits_f
         assert torch.equal(observed(observing, torch.tensor(1.0)).bounds, observed(observing, {}).bounds)
 
 
-def test_losses_and_bounds_are_those_of_the_functions_that_are_given():
+def test_losses_and_bounds_are_those_of_the_functions_and_targets_that_are_named():
     logits, targets = normal(B, 1), (TARGETS % 2).float()
     for loss in (BinaryCrossEntropy(pos_weight=3.0), lambda z, y: (z[:, 0] - y).pow(4)):
         losses, bounds, _ = observed(observer(per_sample_loss=loss), {"logits": logits}, (INPUTS, targets))
@@ -80,6 +79,10 @@ def test_losses_and_bounds_are_those_of_the_functions_that_are_given():
     own = normal(B, C).requires_grad_()
     bounds = observed(observer(gradient_bound=lambda z, y: z.sum(1) + y), {"logits": own}).bounds
     assert torch.equal(bounds, own.detach().sum(1) + TARGETS)
+    batch = {"labels": (TARGETS + 1) % C, "fine": TARGETS}
+    found = observed(observer(target_key="fine"), {"logits": own}, batch, labelled=True)
+    assert found.labels is TARGETS
+    torch.testing.assert_close((found.losses.double(), found.bounds), by_autograd(own), rtol=1e-5, atol=1e-6)
 
 
 def test_what_nobody_reads_is_zero_and_needs_nothing():
@@ -136,22 +139,6 @@ def test_labels_are_targets_of_one_whole_number_each():
         assert observer().labels((INPUTS, targets), B) is None
     with refused("A batch of 6 was drawn, but a tuple of 2 has 5 targets: each position in the data set must give one"):
         observer().labels((INPUTS, TARGETS[:5]), B)
-
-
-class Counting(UserDict[str, Any]):
-    asked = 0
-
-    def __getitem__(self, key: str) -> Any:
-        self.asked += key == "fine"
-        return super().__getitem__(key)
-
-
-def test_targets_are_looked_up_once_in_a_batch_for_losses_bounds_and_labels():
-    batch, logits = Counting({"labels": (TARGETS + 1) % C, "fine": TARGETS}), normal(B, C)
-    found = observed(observer(target_key="fine"), {"logits": logits}, batch, labelled=True)
-    assert found.labels is TARGETS
-    torch.testing.assert_close((found.losses.double(), found.bounds), by_autograd(logits), rtol=1e-5, atol=1e-6)
-    assert batch.asked == 1
 
 
 def test_the_targets_are_the_second_of_a_pair_or_have_a_usual_name_or_are_where_the_key_says():

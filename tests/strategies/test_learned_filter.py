@@ -181,26 +181,21 @@ def test_a_file_that_is_none_of_ours_is_refused(content: Any, message: str, tmp_
         LearnedFilter(policy=str(path))
 
 
-class Heard(LearnedFilter):
-    def start(self, bins: Bins) -> None:
-        super().start(bins)
-        self.heard: list[tuple[int, dict[str, float]]] = []
-
-    def validated(self, metrics: dict[str, float]) -> None:
-        self.heard.append((self.state_dict()["steps"], metrics))
-        super().validated(metrics)
-
-
 @pytest.mark.filterwarnings("ignore:::lightning")
 def test_it_hears_of_each_validation_amid_training_and_resumed_after_one_it_goes_on_exactly(tmp_path: Path):
-    strategy = Heard(target_accuracy=0.8)  # which a later epoch reaches
+    def hear(metrics: dict[str, float]) -> None:
+        heard.append((strategy.state_dict()["steps"], metrics["val/accuracy"]))
+        listen(metrics)
+
+    strategy, heard = LearnedFilter(target_accuracy=0.8), list[tuple[int, float]]()  # which a later epoch reaches
+    listen, strategy.validated = strategy.validated, hear
     fit(lambda: strategy, tmp_path / "whole", callbacks=(ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1),))
-    assert [steps for steps, _ in strategy.heard] == [EPOCH * (epoch + 1) for epoch in range(EPOCHS)]
-    assert strategy.metrics()["best"] == max(metrics["val/accuracy"] for _, metrics in strategy.heard)
+    assert [steps for steps, _ in heard] == [EPOCH * (epoch + 1) for epoch in range(EPOCHS)]
+    assert strategy.metrics()["best"] == max(accuracy for _, accuracy in heard)
     trainer = tiny_trainer(tmp_path, callbacks=[AdaptiveSamplingCallback(strategy, logits_from="net")])
     trainer.validate(Measured(), datamodule=AdaptiveDataModule(TinyData()), verbose=False)
-    assert len(strategy.heard) == EPOCHS
-    fit(lambda: Heard(target_accuracy=0.8), tmp_path / "rest", seed=1, ckpt_path=tmp_path / "epoch=0.ckpt")
+    assert len(heard) == EPOCHS
+    fit(lambda: LearnedFilter(target_accuracy=0.8), tmp_path / "rest", seed=1, ckpt_path=tmp_path / "epoch=0.ckpt")
     whole, rest = (torch.load(tmp_path / f"{name}.0.pt", weights_only=True) for name in ("whole", "rest"))
     for name in ("batches", "states"):
         assert differences(rest[name], whole[name][EPOCH:]) == []

@@ -70,9 +70,6 @@ def test_composer_draws_without_replacement_by_enumeration(keep: float):
     assert p_value(torch.tensor(chosen), expected) > 1e-3
 
 
-OF_16 = {"form": "composer", "start": 6 / 16, "end": 12 / 16}
-
-
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
@@ -83,7 +80,8 @@ OF_16 = {"form": "composer", "start": 6 / 16, "end": 12 / 16}
     ],
 )
 def test_how_many_batches_of_candidates_each_draw_of_a_training_has(options: dict[str, Any], expected: list[list[int]]):
-    strategy, generator = started(SelectiveBackprop(**OF_16 | options), N, 16, 4), seeded()
+    options = {"form": "composer", "start": 6 / 16, "end": 12 / 16, **options}
+    strategy, generator = started(SelectiveBackprop(**options), N, 16, 4), seeded()
     choose(strategy, torch.rand(24, generator=generator).double(), SIZE, generator)
     history = strategy.state_dict()["history"]
     for _ in range(2):
@@ -94,7 +92,7 @@ def test_how_many_batches_of_candidates_each_draw_of_a_training_has(options: dic
                 assert len(strategy.draw(SIZE, generator).indices) == factor * SIZE
                 strategy.progress.step()
         assert torch.equal(strategy.state_dict()["history"], history)
-    assert strategy.metrics() == {"choosing": float("form" in options)}
+    assert strategy.metrics() == {"choosing": float(options["form"] == "percentile")}
 
 
 @pytest.mark.parametrize("form", ["percentile", "composer"])
