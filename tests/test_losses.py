@@ -148,7 +148,6 @@ def test_can_be_configured_by_class_path_and_say_how(name: str, init_args: dict[
     assert type(loss) is getattr(lightning_as, name)
     assert repr(loss) == f"{name}({', '.join(f'{key}={value}' for key, value in init_args.items())})"
     for key, value in init_args.items():
-        assert getattr(loss, key) == value
         assert not isinstance(value, list) or getattr(type(loss)(**{key: value}), key) is not value  # a copy
 
 

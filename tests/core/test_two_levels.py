@@ -63,3 +63,9 @@ def test_one_uniform_decides_floor_bin_and_instance(lower: str, floor: float, mo
     ends = double(0, floor, floor - 2**-54, 1 - 2**-53).clamp_(min=0)
     monkeypatch.setattr(torch, "rand", lambda *_, **__: ends.clone())
     assert (r[levels.draw(4, seeded()).indices] > 0).all()
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 1000, 6131, 2**16 + 1])
+def test_the_ends_of_the_uniforms_stay_in_the_bin(size: int):
+    inside = UniformInBins(Bins([1] + [0] * size + [2]))
+    assert inside.draw(torch.zeros(2, dtype=torch.int64), double(0, 1 - 2**-53))[0].tolist() == [1, size]

@@ -104,7 +104,6 @@ class Differing(Tiny):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batches_per_epoch": 5}, "The processes do not agree on the batches per epoch: 6, 5"),
         ({"all_have": {"num_workers": 2}, "prefetch_factor": 1}, "do not agree on the `prefetch_factor`: 2, 1"),
         ({"fails": True}, "a user's bug"),
         ({}, ""),

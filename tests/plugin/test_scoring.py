@@ -19,12 +19,11 @@ from lightning_as import AdaptiveDataLoader, AdaptiveDataModule, Draw, Uniform
 from lightning_as.losses import gradient_bound
 from lightning_as.plugin.scoring import take_rows
 from lightning_as.strategies import BatchSelector, Scores, Selection, Strategy
-from lightning_as.strategies.base import Reading
 from tests.helpers.processes import within
 from tests.helpers.tiny import BATCH, EPOCH, Noisy, Tiny, TinyData, differences, refused, tiny_dataset, tiny_fit
 
 FACTOR = 3
-ALL: frozenset[Reading] = frozenset({"losses", "bounds", "logits", "features", "inputs"})
+ALL: frozenset[Any] = frozenset({"losses", "bounds", "logits", "features", "inputs"})
 pytestmark = pytest.mark.filterwarnings("ignore:::lightning")
 
 
@@ -246,9 +245,8 @@ class Convolution(Tiny):
     ],
 )
 def test_what_cannot_be_scored_is_refused(tmp_path: Path, reads: Any, make: Any, data: Any, message: str):
-    loader = AdaptiveDataLoader(data, BATCH, bins=None)
     with refused(message):
-        tiny_fit(tmp_path, Asking(frozenset({reads}), torch.arange(3)), make, loader)
+        tiny_fit(tmp_path, Asking({reads}, torch.arange(3)), make, AdaptiveDataLoader(data, BATCH, bins=None))
 
 
 class Point(NamedTuple):
@@ -258,9 +256,8 @@ class Point(NamedTuple):
 
 def test_rows_are_taken_from_whatever_has_them():
     x, y, at = torch.arange(12.0).view(6, 2), torch.arange(6), torch.tensor([4, 0, 4])
-    ragged = [torch.zeros(length) for length in (1, 2, 6, 4, 5, 3)]
-    pair, point, scalar = (x, [y, None]), Point(x, list("abcdef")), torch.tensor(3.0)
-    batch = {"pair": pair, "point": point, "scalar": scalar, "ragged": ragged}
+    scalar, ragged = torch.tensor(3.0), [torch.zeros(length) for length in (1, 2, 6, 4, 5, 3)]
+    batch = {"pair": (x, [y, None]), "point": Point(x, list("abcdef")), "scalar": scalar, "ragged": ragged}
     taken = take_rows(batch, at, 6)
     assert differences(taken["pair"], (x[at], [y[at], None])) == []
     assert isinstance(taken["point"], Point)

@@ -7,7 +7,6 @@ from tests.helpers.statistics import seeded
 
 
 def cost(points: Tensor, assigned: Tensor) -> float:
-    """Sum of squared distances from the means, by loops."""
     groups = [points[assigned == cluster].double() for cluster in assigned.unique().tolist()]
     return sum(float((own - own.mean(0)).square().sum()) for own in groups)
 

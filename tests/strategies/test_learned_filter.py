@@ -41,8 +41,6 @@ def one_step(strategy: LearnedFilter) -> None:
 
 
 class Oracle:
-    """The features and the log-likelihood of one episode, by loops and autograd."""
-
     def __init__(self, theta: Tensor, labels: bool) -> None:
         self.theta, self.labels = theta.clone().requires_grad_(), labels
         self.log_likelihood = torch.zeros((), dtype=torch.float64)

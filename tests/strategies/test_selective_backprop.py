@@ -23,8 +23,6 @@ def choose(strategy: SelectiveBackprop, losses: Tensor, size: int, generator: to
 
 
 class Oracle:
-    """The source's calculator, and its coins."""
-
     def __init__(self, beta: float, minimum: float, history: int) -> None:
         self.beta, self.minimum, self.history = beta, minimum, history
         self.losses: list[float] = []
