@@ -17,153 +17,39 @@ the number of instances of each bin; `tags`, (N,), the bin of each instance; `pl
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, TypeAlias, TypeVar
+from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-Floats: TypeAlias = NDArray[np.float64]
-Integers: TypeAlias = NDArray[np.int64]
-Function = TypeVar("Function", bound=Callable[..., Any])
+from lightning_as.core.compiled_trees import (
+    Floats,
+    Integers,
+    check,
+    descend,
+    draw_leaves,
+    kernel,
+    place_instances,
+    read_leaves,
+    set_leaves,
+    sum_of,
+    sum_up,
+    write_leaves,
+)
 
-
-def kernel(function: Function) -> Function:
-    """Have a function compiled at its first call, and the result kept on the disk where that can be written."""
-    compiler: Any = njit  # what it returns is called as the function is
-    try:
-        return compiler(cache=True)(function)
-    except RuntimeError:  # there is no folder for a cache that can be written to
-        return compiler(function)
-
-
-def check() -> None:
-    """Compile the smallest of the loops; whatever is wrong with numba on this machine is raised."""
-    sum_of(np.zeros(2), 0, 2)
-
-
-@kernel
-def sum_of(cells: Floats, start: int, end: int) -> float:
-    """The sum of a row."""
-    even = odd = 0.0  # two sums at a time, since each addition waits for the one before
-    for j in range(start, end - 1, 2):
-        even += cells[j]
-        odd += cells[j + 1]
-    return even + odd if (end - start) % 2 == 0 else even + cells[end - 1] + odd
-
-
-@kernel
-def set_leaves(
-    memory: Floats, parents: Integers, roots: int, places: Integers, values: Floats, first: int, count: int
-) -> None:
-    """Set leaves of a sum tree, and recompute the sums above them.
-
-    `roots` is the number of trees, `places`, (B,), where the first channel of each leaf lies, which is overwritten;
-    `values`, (B · count,), are the new values of the channels from `first` on.
-    """
-    cells, width, fanout = memory.reshape(-1), memory.shape[1] * memory.shape[2], memory.shape[2]
-    if values.size != places.size * count:
-        raise ValueError("There must be one value for each place and channel.")
-    for i in range(places.size):
-        if places[i] < 0 or places[i] + (first + count - 1) * fanout >= cells.size:
-            raise IndexError("A place is not one of the tree.")
-    for i in range(places.size):
-        for c in range(count):
-            cells[places[i] + (first + c) * fanout] = values[i * count + c]
-    # All leaves are of one height, so that a round takes all places up a level.
-    while places.size and places[0] // width >= roots:
-        for i in range(places.size):
-            row = places[i] // width
-            places[i] = parents[row]
-            for c in range(first, first + count):
-                start = row * width + c * fanout
-                cells[places[i] + c * fanout] = sum_of(cells, start, start + fanout)
-
-
-@kernel
-def _weight(cells: Floats, at: int, fanout: int, coefficients: Floats, threshold: float) -> float:
-    """The weight of a node: its first channel, or a combination of all, which is 0 up to the threshold."""
-    if coefficients.size == 0:
-        return cells[at]
-    weight = 0.0
-    for c in range(coefficients.size):
-        weight += cells[at + c * fanout] * coefficients[c]
-    return 0.0 if weight <= threshold else weight
-
-
-@kernel
-def _descend(
-    memory: Floats,
-    first_child: Integers,
-    height: int,
-    coefficients: Floats,
-    smallest: float,
-    nodes: Integers,
-    uniforms: Floats,
-    probabilities: Floats,
-) -> None:
-    """Walk from trees to the leaves at the uniforms' places in their cumulative distributions.
-
-    `nodes`, (B,), are the trees, and become the leaves; `uniforms`, (B,), are used up; `probabilities`, (B,), takes
-    that of each leaf within its tree.
-    """
-    cells, width, fanout, trees = memory.reshape(-1), memory.shape[1] * memory.shape[2], memory.shape[2], nodes.copy()
-    totals = np.empty_like(uniforms)
-    for i in range(nodes.size):
-        total, threshold = 0.0, smallest * float(fanout) ** (height - 1)
-        for j in range(fanout):
-            total += _weight(cells, width * nodes[i] + j, fanout, coefficients[trees[i]], threshold)
-        totals[i] = total
-        uniforms[i] *= total
-    for level in range(height - 1, -1, -1):
-        touched = 0.0  # the memory that the level needs, asked for at once instead of draw by draw
-        for i in range(nodes.size):
-            for j in range(0, fanout, 8):
-                touched += cells[width * nodes[i] + j]
-        if math.isnan(touched):
-            raise ValueError("A weight is not a number.")
-        threshold = smallest * float(fanout) ** level
-        for i in range(nodes.size):
-            target, running, below, child = uniforms[i], 0.0, 0.0, -1
-            for j in range(fanout):
-                weight = _weight(cells, width * nodes[i] + j, fanout, coefficients[trees[i]], threshold)
-                if weight > 0.0:  # the last such child takes what rounding has put beyond all of them
-                    child, below, probabilities[i] = j, running, weight
-                    running += weight
-                    if running > target:
-                        break
-            if child < 0:
-                raise ValueError("A tree to draw from has no weight.")
-            uniforms[i] = target - below
-            nodes[i] = first_child[nodes[i]] + child
-    probabilities /= totals
-
-
-@kernel
-def draw_leaves(
-    memory: Floats,
-    first_child: Integers,
-    height: int,
-    roots: int,
-    coefficients: Floats,
-    smallest: float,
-    uniforms: Floats,
-    leaves: Integers,
-    probabilities: Floats,
-) -> None:
-    """Draw leaves of sum trees, see :meth:`lightning_as.core.sum_tree.SumTree.draw`.
-
-    `roots` is the number of trees, `coefficients` what the channels count in each, (roots, channels), or (roots, 0) for
-    the first channel alone. Combinations of leaves up to `smallest` count as zero. `uniforms`, (B,), are used up;
-    `leaves`, (B,), are the trees at first, and become the leaves; `probabilities`, (B,), takes those within the trees.
-    """
-    if uniforms.size != leaves.size or coefficients.shape[0] != roots:
-        raise ValueError("There must be a uniform for each draw, and coefficients for each tree.")
-    for i in range(leaves.size):
-        if leaves[i] < 0 or leaves[i] >= roots:
-            raise IndexError("A tree to draw from is not there.")
-    _descend(memory, first_child, height, coefficients, smallest, leaves, uniforms, probabilities)
+__all__ = [
+    "bound_gradients",
+    "check",
+    "draw_leaves",
+    "draw_two_levels",
+    "kernel",
+    "place_instances",
+    "read_leaves",
+    "set_leaves",
+    "smooth_drawn",
+    "sum_up",
+    "write_leaves",
+]
 
 
 @kernel
@@ -205,7 +91,7 @@ def draw_two_levels(
             instances[i] = min(int(uniforms[i] / floor * size), size - 1)  # rounding may have given size
             bins[i] = tags[instances[i]]
     leaves, q = bins[of_levels], uniforms[of_levels]  # the second is written over
-    _descend(memory, first_child, height, np.empty((sizes.size, 0)), 0.0, leaves, uniforms[of_levels], q)
+    descend(memory, first_child, height, np.empty((sizes.size, 0)), 0.0, leaves, uniforms[of_levels], q)
     at = 0
     for i in range(uniforms.size):
         j = bins[i]

@@ -51,13 +51,11 @@ class InstanceDistribution:
         self.delta_q = delta_q
         self._sizes = torch.tensor(bins.sizes, dtype=torch.float64, device=bins.device)
         self._tree = SumTree(bins.sizes, channels=2, device=bins.device)
-        self._tree.load(torch.tensor([1.0, 0.0]).expand(len(bins), 2))
-        order = bins.order()
-        self._place = torch.empty_like(order)  # of each instance
-        self._place[order] = self._tree.places()
-        self._instance = order.to(torch.int32 if len(bins) < 2**31 else torch.int64)  # of each leaf
+        self._tree.fill([1.0, 0.0])
+        self._place, self._instance = self._lay_out()
         self._batches = 0
-        self._set_unseen(torch.ones(len(bins), dtype=torch.bool, device=bins.device))
+        self._unseen = torch.ones(len(bins), dtype=torch.bool, device=bins.device)
+        self._seen = torch.zeros_like(self._sizes)  # of each bin
 
     @property
     def share_seen(self) -> float:
@@ -173,12 +171,24 @@ class InstanceDistribution:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a state of the same bins."""
         self._tree.load(state["leaves"])
-        self._set_unseen(state["unseen"].to(self.bins.device, copy=True))
+        self._unseen = state["unseen"].to(self.bins.device, copy=True)
+        unseen = self.bins.tags[self._unseen]
+        self._seen = self._sizes - torch.bincount(unseen, minlength=len(self._sizes))
 
-    def _set_unseen(self, unseen: Tensor) -> None:
-        """Take over which instances are unseen, (N,) bool."""
-        self._unseen = unseen
-        self._seen = self._sizes - torch.bincount(self.bins.tags[unseen], minlength=len(self._sizes))  # of each bin
+    def _lay_out(self) -> tuple[Tensor, Tensor]:
+        """The place of the leaf of each instance, and the instance of each leaf: (N,) both."""
+        bins, tree, kind = self.bins, self._tree, torch.int32 if len(self.bins) < 2**31 else torch.int64
+        if tree.loops is None:
+            order = bins.order()
+            place = torch.empty_like(order)
+            place[order] = tree.places()
+            return place, order.to(kind)
+        place = torch.empty(len(bins), dtype=torch.int64, device="cpu")
+        instance = torch.empty(len(bins), dtype=kind, device="cpu")
+        firsts = (part.numpy() for part in tree.firsts())
+        tags = bins.tags.numpy()
+        tree.loops.place_instances(tags, *firsts, tree.channels, tree.fanout, place.numpy(), instance.numpy())
+        return place, instance
 
     def _keep_in_range(self) -> None:
         """Scale all weights if some W threatens to leave float64. O(N) then, rare."""

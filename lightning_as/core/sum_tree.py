@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import threshold
 
+from lightning_as.core.arguments import check_integer
 from lightning_as.core.draw import LARGEST_UNIFORM
 from lightning_as.core.execution import loops
 
@@ -57,12 +58,11 @@ class SumTree:
     def __init__(self, sizes: Sequence[int], channels: int = 1, device: torch.device | str = "cpu") -> None:
         if len(sizes) == 0 or min(sizes) < 1:
             raise ValueError(f"`sizes` must be one or more positive numbers of leaves, got {list(sizes)[:10]}.")
-        if channels < 1:
-            raise ValueError(f"`channels` must be at least 1, got {channels}.")
+        check_integer("channels", channels)
         self.channels = channels
         self.fanout = _fanout(sizes)
         self._channel_offsets = torch.arange(channels, device=device) * self.fanout
-        self._sizes = torch.tensor(sizes, device=device)
+        self._sizes = torch.tensor(sizes, dtype=torch.int64, device=device)
         levels = [self._sizes]  # numbers of nodes of each tree; the nodes of a level are the rows of the one below
         while len(levels) == 1 or int(levels[-1].max()) > 1:
             levels.append(self._rows(levels[-1]))
@@ -102,13 +102,42 @@ class SumTree:
         """Sum of the leaves of each tree, per channel: (number of trees, C)."""
         return self.memory[: len(self._sizes)].sum(-1)
 
+    def places_of(self, leaves: Tensor) -> Tensor:
+        """The places of leaves of the first tree, of which there may be no others: (B,) int64 for (B,) int64."""
+        rows = torch.floor_divide(leaves, self.fanout)  # a third of what the operator // takes
+        start = self._starts[-2] * self.channels * self.fanout
+        return torch.add(leaves, rows, alpha=(self.channels - 1) * self.fanout).add_(start)
+
+    def firsts(self) -> tuple[Tensor, Tensor]:
+        """The place and the number of the first leaf of each tree, (number of trees,) int64 both."""
+        first_rows = _starts(self._rows(self._sizes)) + self._starts[-2]
+        return first_rows * self.channels * self.fanout, _starts(self._sizes)
+
     def leaves(self) -> Tensor:
         """All leaves, tree after tree: (sum of sizes, C) float64. O(N)."""
-        return self.get(self.places())
+        if self.loops is None:
+            return self.get(self.places())
+        leaves = self.memory.new_empty(int(self._sizes.sum()), self.channels)
+        self.loops.read_leaves(self.memory.numpy(), self._starts[-2], self._sizes.numpy(), leaves.numpy())
+        return leaves
 
     def load(self, leaves: Tensor) -> None:
         """Set every leaf, tree after tree, from (sum of sizes, C), and every sum above them. O(N)."""
-        self._write(self.places(), leaves.to(self.memory))
+        leaves = leaves.to(self.memory)
+        if self.loops is None:
+            self._write(self.places(), leaves)
+        else:
+            leaves = leaves.contiguous()
+            self.loops.write_leaves(self.memory.numpy(), self._starts[-2], self._sizes.numpy(), leaves.numpy())
+        self._sum_up()
+
+    def fill(self, leaf: Sequence[float]) -> None:
+        """Set every leaf to the same C numbers, and every sum above them. O(N)."""
+        level, rows = self.memory[self._starts[-2] :], self._rows(self._sizes)
+        level.copy_(torch.tensor(leaf, dtype=torch.float64, device=level.device).unsqueeze(1))
+        last = rows.cumsum(0) - 1  # of each tree, which its leaves may fill in part
+        in_last = (self._sizes - (rows - 1) * self.fanout).view(-1, 1, 1)
+        level[last] *= torch.arange(self.fanout, device=level.device) < in_last
         self._sum_up()
 
     def collapse(self, coefficients: Tensor, channel: int) -> None:
@@ -140,7 +169,9 @@ class SumTree:
             channel: The channel to set, or None for all of them. Default: None.
         """
         if self.loops is not None:
-            self._set_compiled(places, values, channel)
+            span = (0, self.channels) if channel is None else (channel, 1)
+            leaves = places.clone().numpy(), values.contiguous().view(-1).numpy()
+            self.loops.set_leaves(self.memory.numpy(), self.parents.numpy(), len(self._sizes), *leaves, *span)
             return
         self._write(places, values, channel)
         memory = self.memory if channel is None else self.memory[:, channel]
@@ -209,18 +240,6 @@ class SumTree:
         )
         return leaves, probabilities
 
-    def _set_compiled(self, places: Tensor, values: Tensor, channel: int | None) -> None:
-        assert self.loops is not None, "the caller has looked"
-        self.loops.set_leaves(
-            self.memory.numpy(),
-            self.parents.numpy(),
-            len(self._sizes),
-            places.clone().numpy(),
-            values.contiguous().view(-1).numpy(),
-            channel or 0,
-            self.channels if channel is None else 1,
-        )
-
     def _spread(self, places: Tensor, channel: int | None = None) -> Tensor:
         """Where a channel of some places lies, (M,), or all of them, (M · C,): they are a row's length apart."""
         if channel is None:
@@ -235,9 +254,7 @@ class SumTree:
         """Recompute every sum from the leaves."""
         # In the order that an update adds in, so that a state that is loaded is what was saved.
         if self.loops is not None:
-            rows = torch.arange(self._starts[-2], self._starts[-1])
-            firsts = rows.mul_(self.channels * self.fanout)
-            self.set(firsts, self.get(firsts))
+            self.loops.sum_up(self.memory.numpy(), self.parents.numpy(), len(self._sizes))
             return
         for start, end in reversed(list(zip(self._starts[1:-1], self._starts[2:], strict=True))):
             self._write(self.parents[start:end], self.memory[start:end].sum(-1))

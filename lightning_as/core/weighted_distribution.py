@@ -29,8 +29,7 @@ class WeightedDistribution:
         self.unknown = unknown
         # The second channel is 1 for an unknown weight: the mean of the known ones is its coefficient.
         self._tree = SumTree([len(bins)], channels=2)
-        self._tree.load(torch.tensor([0.0, 1.0]).expand(len(bins), 2))
-        self._places = self._tree.places()
+        self._tree.fill([0.0, 1.0])
 
     @property
     def known(self) -> int:
@@ -46,18 +45,18 @@ class WeightedDistribution:
 
     def weights(self, indices: Tensor | None = None) -> Tensor:
         """The weight of each of the given instances, or of all of them in O(N): (B,) float64."""
-        places = self._places if indices is None else self._places.index_select(0, indices)
-        return vecdot(self._tree.get(places), self._coefficients())
+        leaves = self._tree.leaves() if indices is None else self._tree.get(self._tree.places_of(indices))
+        return vecdot(leaves, self._coefficients())
 
     def set(self, indices: Tensor, weights: Tensor) -> None:
         """Set the weights of instances, (B,) float64 and not negative. Of duplicates the last counts."""
         weights = weights.index_select(0, last_occurrence(indices))
-        self._tree.set(self._places.index_select(0, indices), torch.stack([weights, torch.zeros_like(weights)], dim=1))
+        self._tree.set(self._tree.places_of(indices), torch.stack([weights, torch.zeros_like(weights)], dim=1))
 
     def forget(self, indices: Tensor) -> None:
         """Make the weights of instances unknown again."""
         unknown = torch.tensor([0.0, 1.0], dtype=torch.float64).expand(len(indices), 2)
-        self._tree.set(self._places.index_select(0, indices), unknown.contiguous())
+        self._tree.set(self._tree.places_of(indices), unknown.contiguous())
 
     def draw(self, size: int, generator: torch.Generator, stratified: bool = False) -> Draw:
         """Draw a batch with replacement.
@@ -88,8 +87,8 @@ class WeightedDistribution:
 
     def state(self) -> Tensor:
         """The state: the weights, −1 where unknown, so that equal states compare equal, (N,) float64."""
-        leaves = self._tree.leaves()
-        return torch.where(leaves[:, 1] > 0, -1.0, leaves[:, 0])
+        weights, unknown = self._tree.leaves().unbind(1)
+        return torch.where(unknown > 0, -1.0, weights)
 
     def load_state(self, state: Tensor) -> None:
         """Take over a state of as many instances."""

@@ -4,7 +4,7 @@ import sys
 import pytest
 import torch
 
-from lightning_as.core import compiled, execution
+from lightning_as.core import compiled, compiled_trees, execution
 
 CPU = torch.device("cpu")
 
@@ -27,14 +27,14 @@ def test_compiled_loops_are_for_the_cpu_alone_and_without_numba_there_is_a_warni
 
 
 def test_without_a_folder_for_the_cache_the_loops_are_compiled_all_the_same(monkeypatch: pytest.MonkeyPatch):
-    njit = compiled.njit
+    njit = compiled_trees.njit
 
     def without_a_folder(*functions: object, cache: bool = False):
         if cache:
             raise RuntimeError("cannot cache function: no locator available")
         return njit(*functions)
 
-    monkeypatch.setattr(compiled, "njit", without_a_folder)
+    monkeypatch.setattr(compiled_trees, "njit", without_a_folder)
     assert compiled.kernel(lambda x: x + 1)(2) == 3
 
 
