@@ -89,3 +89,17 @@ def test_the_wheel_has_the_package_alone_and_its_version_which_needs_no_installa
         patch.setattr(importlib.metadata, "version", Mock(side_effect=importlib.metadata.PackageNotFoundError))
         assert importlib.reload(lightning_as).__version__ == "0+unknown"
     importlib.reload(lightning_as)
+
+
+def test_tensors_depend_on_no_default_of_torch():
+    """Of device and type; tensors with a template, and the models, as all of torch's own, follow theirs."""
+    typed = {"empty", "eye", "full", "linspace", "ones", "rand", "randn", "tensor", "zeros"}
+    made = typed | {"arange", "as_tensor", "randint", "randperm"}
+    for name in MODULES:
+        for call in ast.walk(TREES[name]):
+            if not isinstance(call, ast.Call) or name.startswith("models."):
+                continue
+            function, given = ast.unparse(call.func), {keyword.arg for keyword in call.keywords}
+            if function in {f"torch.{creation}" for creation in made}:
+                needed = {"device"} | ({"dtype"} if function.removeprefix("torch.") in typed else set())
+                assert needed <= given, f"{name}, line {call.lineno}: {function} without {needed - given}"

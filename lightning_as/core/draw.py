@@ -67,8 +67,9 @@ def stratified_uniforms(size: int, generator: torch.Generator) -> Tensor:
     What the inverse of a cumulative distribution makes of one of them, taken at random, is drawn from it. Together they
     are spread more evenly than independent draws.
     """
-    uniforms = torch.rand(size, dtype=torch.float64, generator=generator)
-    return uniforms.add_(torch.arange(size)).div_(size).clamp_(max=LARGEST_UNIFORM)  # rounding may have given 1
+    uniforms = torch.rand(size, dtype=torch.float64, generator=generator, device="cpu")
+    uniforms.add_(torch.arange(size, device="cpu")).div_(size)
+    return uniforms.clamp_(max=LARGEST_UNIFORM)  # rounding may have given 1
 
 
 Weighting = Literal["none", "unbiased", "clipped", "power"]

@@ -79,8 +79,8 @@ class InstanceDistribution:
         """A draw from P, Q and a floor at once by a compiled loop, see :class:`TwoLevels`; None where there is none."""
         if self._tree.loops is None:
             return None
-        drawn = torch.empty(2, len(uniforms), dtype=torch.int64)
-        probabilities = torch.empty(2, len(uniforms), dtype=torch.float64)
+        drawn = torch.empty(2, len(uniforms), dtype=torch.int64, device="cpu")
+        probabilities = torch.empty(2, len(uniforms), dtype=torch.float64, device="cpu")
         self._tree.loops.draw_two_levels(
             *self._tree.arrays(),
             self._place.numpy(),

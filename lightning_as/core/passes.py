@@ -86,8 +86,8 @@ class Candidates:
             raise ValueError(
                 f"{size} candidates cannot be had of {count} instances: use smaller batches, or keep a larger share."
             )
-        (indices,) = self._passes.take(size, lambda: (torch.randperm(count, generator=generator),))
-        return Draw(indices, self._bins.of(indices), torch.full((size,), 1 / count, dtype=torch.float64))
+        (indices,) = self._passes.take(size, lambda: (torch.randperm(count, generator=generator, device="cpu"),))
+        return Draw(indices, self._bins.of(indices), torch.full((size,), 1 / count, dtype=torch.float64, device="cpu"))
 
     def state_dict(self) -> dict[str, Any]:
         """State as plain tensors and ints."""

@@ -34,7 +34,7 @@ class Ranking:
     def __init__(self, size: int, value: float = torch.inf) -> None:
         if size < 1:
             raise ValueError(f"`size` must be at least 1 instance, got {size}.")
-        self.load(torch.full((size,), value, dtype=torch.float64))
+        self.load(torch.full((size,), value, dtype=torch.float64, device="cpu"))
 
     def __len__(self) -> int:
         """Number of instances, N."""
@@ -48,7 +48,7 @@ class Ranking:
     def load(self, values: Tensor) -> None:
         """Set the values of all instances, (N,), by a sort."""
         self._values = values.to(torch.float64, copy=True)
-        self._is_moved = torch.zeros(len(values), dtype=torch.bool)
+        self._is_moved = torch.zeros(len(values), dtype=torch.bool, device="cpu")
         keys, instances = (-self._values).sort(stable=True)
         self._begin(_Run(keys, instances))
 
@@ -89,7 +89,7 @@ class Ranking:
         near = before.clamp(max=len(self._ranks) - 1)
         # The m-th of those that are left in the main run stands after every gone one that has at most m left before it.
         left = ranks - before
-        skipped = torch.searchsorted(self._gone - torch.arange(len(self._gone)), left, right=True)
+        skipped = torch.searchsorted(self._gone - torch.arange(len(self._gone), device="cpu"), left, right=True)
         in_main = self._main.instances.index_select(0, (left + skipped).clamp_(max=len(self) - 1))
         return torch.where(self._ranks.index_select(0, near) == ranks, self._moved.instances[near], in_main)
 
@@ -116,21 +116,22 @@ class Ranking:
             batch: The batch.
             places: How many entries of the main run stand before each of the batch, those that are gone among them.
         """
-        stays = torch.ones(len(self._places), dtype=torch.bool).index_fill_(0, leaving, False).nonzero()[:, 0]
+        stays = torch.ones(len(self._places), dtype=torch.bool, device="cpu").index_fill_(0, leaving, False)
+        stays = stays.nonzero()[:, 0]
         merge = _Merge(slots - torch.searchsorted(leaving, slots), len(stays))
         columns = zip((*self._moved, self._places), (*batch, places), strict=True)
         keys, instances, self._places = (merge(old.index_select(0, stays), new) for old, new in columns)
         self._moved = _Run(keys, instances)
         left = self._places - torch.searchsorted(self._gone, self._places)  # of the main run, before each
-        self._ranks = left.add_(torch.arange(len(left)))
+        self._ranks = left.add_(torch.arange(len(left), device="cpu"))
 
     def _merge_all(self) -> None:
         """Put all instances into the main run. O(N)."""
         if len(self._ranks) == 0:
             return
         self._is_moved.index_fill_(0, self._moved.instances, False)
-        left = torch.ones(len(self), dtype=torch.bool).index_fill_(0, self._gone, False)
-        free = torch.ones(len(self), dtype=torch.bool).index_fill_(0, self._ranks, False)
+        left = torch.ones(len(self), dtype=torch.bool, device="cpu").index_fill_(0, self._gone, False)
+        free = torch.ones(len(self), dtype=torch.bool, device="cpu").index_fill_(0, self._ranks, False)
         parts = zip(self._main, self._moved, strict=True)
         runs = (
             torch.empty_like(main).masked_scatter_(free, main.masked_select(left)).index_copy_(0, self._ranks, moved)
@@ -167,8 +168,8 @@ class _Merge:
     """
 
     def __init__(self, places: Tensor, size: int) -> None:
-        self._new = places + torch.arange(len(places))
-        old = torch.ones(size + len(places), dtype=torch.bool).index_fill_(0, self._new, False)
+        self._new = places + torch.arange(len(places), device="cpu")
+        old = torch.ones(size + len(places), dtype=torch.bool, device="cpu").index_fill_(0, self._new, False)
         self._old = old.nonzero()[:, 0]
 
     def __call__(self, run: Tensor, batch: Tensor) -> Tensor:
@@ -180,6 +181,6 @@ class _Merge:
 def _last_of_each(indices: Tensor) -> tuple[Tensor, Tensor]:
     """The distinct entries, ascending, and the position of the last of each: (b,) int64 both."""
     ordered, positions = indices.sort(stable=True)
-    last = torch.ones(len(ordered), dtype=torch.bool)
+    last = torch.ones(len(ordered), dtype=torch.bool, device="cpu")
     torch.ne(ordered[1:], ordered[:-1], out=last[:-1])
     return ordered[last], positions[last]

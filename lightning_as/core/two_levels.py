@@ -76,7 +76,7 @@ class TwoLevels:
         Returns:
             The draw, with the probability r of each instance and that within its bin, the floor counted in.
         """
-        uniforms = to_device(torch.rand(size, dtype=torch.float64, generator=generator), self.bins.device)
+        uniforms = to_device(torch.rand(size, dtype=torch.float64, generator=generator, device="cpu"), self.bins.device)
         draw = self.inside.draw_from(self.over_bins, self.floor, uniforms)
         if draw is not None:
             return draw

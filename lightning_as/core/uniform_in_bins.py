@@ -28,7 +28,7 @@ class UniformInBins:
 
     def __init__(self, bins: Bins) -> None:
         self._members = bins.order()
-        self._sizes = torch.tensor(bins.sizes)
+        self._sizes = torch.tensor(bins.sizes, dtype=torch.int64, device="cpu")
         self._starts = self._sizes.cumsum(0) - self._sizes
 
     def draw(self, bins: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:

@@ -55,7 +55,7 @@ class WeightedDistribution:
 
     def forget(self, indices: Tensor) -> None:
         """Make the weights of instances unknown again."""
-        unknown = torch.tensor([0.0, 1.0], dtype=torch.float64).expand(len(indices), 2)
+        unknown = torch.tensor([0.0, 1.0], dtype=torch.float64, device="cpu").expand(len(indices), 2)
         self._tree.set(self._tree.places_of(indices), unknown.contiguous())
 
     def draw(self, size: int, generator: torch.Generator, stratified: bool = False) -> Draw:
@@ -70,11 +70,11 @@ class WeightedDistribution:
         if stratified:
             uniforms = stratified_uniforms(size, generator)
         else:
-            uniforms = torch.rand(size, dtype=torch.float64, generator=generator)
+            uniforms = torch.rand(size, dtype=torch.float64, generator=generator, device="cpu")
         coefficients = self._coefficients()
         if float(self._tree.totals()[0] @ coefficients) < _SMALLEST_TOTAL:
             indices = (uniforms * len(self.bins)).long()
-            probabilities = torch.full((size,), 1 / len(self.bins), dtype=torch.float64)
+            probabilities = torch.full((size,), 1 / len(self.bins), dtype=torch.float64, device="cpu")
         else:
             indices, probabilities = self._tree.draw(uniforms, coefficients=coefficients.unsqueeze(0))
         return Draw(indices, self.bins.of(indices), probabilities)
@@ -95,4 +95,5 @@ class WeightedDistribution:
         self._tree.load(torch.stack([state.clamp(min=0), (state < 0).to(torch.float64)], dim=1))
 
     def _coefficients(self) -> Tensor:
-        return torch.tensor([1.0, self.mean if self.unknown is None else self.unknown], dtype=torch.float64)
+        unknown = self.mean if self.unknown is None else self.unknown
+        return torch.tensor([1.0, unknown], dtype=torch.float64, device="cpu")

@@ -32,7 +32,7 @@ def k_means(
     points = points - points.mean(0)  # the distances below lose digits far from the origin
     sample = points
     if len(points) > fit_on:
-        sample = points[torch.randperm(len(points), generator=generator)[:fit_on]]
+        sample = points[torch.randperm(len(points), generator=generator, device="cpu")[:fit_on]]
     centres = _first_centres(sample, clusters, generator)
     assigned = nearest(sample, centres)
     for _ in range(iterations):
@@ -59,13 +59,13 @@ def means(points: Tensor, assigned: Tensor, clusters: int) -> Tensor:
 
 def _first_centres(points: Tensor, clusters: int, generator: torch.Generator) -> Tensor:
     """k-means++: each centre is a point, drawn in proportion to its squared distance from those before."""
-    chosen = torch.randint(len(points), (1,), generator=generator)
+    chosen = torch.randint(len(points), (1,), generator=generator, device="cpu")
     distances = (points - points[chosen]).square().sum(1).to(torch.float64)
     for _ in range(clusters - 1):
         cumulative = distances.cumsum(0)
         if float(cumulative[-1]) <= 0:  # every point is a centre
             break
-        uniform = torch.rand(1, dtype=torch.float64, generator=generator)
+        uniform = torch.rand(1, dtype=torch.float64, generator=generator, device="cpu")
         centre = torch.searchsorted(cumulative, cumulative[-1] * uniform, right=True)
         chosen = torch.cat([chosen, centre])
         distances = torch.minimum(distances, (points - points[centre]).square().sum(1).to(torch.float64))

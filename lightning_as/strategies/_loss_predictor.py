@@ -27,14 +27,14 @@ class _Network(nn.Module):
 
     def __init__(self, bins: int) -> None:
         super().__init__()
-        self.recurrent = nn.LSTM(1, _WIDTH, num_layers=2, batch_first=True)
-        self.embedding = nn.Embedding(bins, _WIDTH)
+        self.recurrent = nn.LSTM(1, _WIDTH, num_layers=2, batch_first=True, device="cpu", dtype=torch.float32)
+        self.embedding = nn.Embedding(bins, _WIDTH, device="cpu", dtype=torch.float32)
         nn.init.uniform_(self.embedding.weight, -0.05, 0.05)  # as in Keras: at first the bins hardly differ
-        self.linear = nn.Linear(2 * _WIDTH, 1)
+        self.linear = nn.Linear(2 * _WIDTH, 1, device="cpu", dtype=torch.float32)
 
     def forward(self, losses: Tensor, counts: Tensor, bins: Tensor) -> Tensor:
         outputs, _ = self.recurrent(losses.unsqueeze(2))
-        last = outputs[torch.arange(len(counts)), counts - 1]
+        last = outputs[torch.arange(len(counts), device="cpu"), counts - 1]
         return self.linear(torch.cat([last, self.embedding(bins)], dim=1)).squeeze(1)
 
 
@@ -53,11 +53,15 @@ class LossPredictor:
         with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
             torch.random.default_generator.manual_seed(seed)  # `torch.manual_seed` would seed the GPUs, too
             self._network = _Network(len(bins.sizes))
-        self._optimizer = torch.optim.Adam(self._network.parameters(), lr=1e-3)
-        self._losses = torch.zeros(len(bins), HISTORY)
+            self._optimizer = torch.optim.Adam(self._network.parameters(), lr=1e-3)
+            for parameter in self._network.parameters():  # as Adam does it, which asks torch for its default device
+                step = torch.zeros((), dtype=torch.float32, device="cpu")
+                first, second = (torch.zeros_like(parameter.detach()) for _ in range(2))
+                self._optimizer.state[parameter] = {"step": step, "exp_avg": first, "exp_avg_sq": second}
+        self._losses = torch.zeros(len(bins), HISTORY, dtype=torch.float32, device="cpu")
         self._losses[:, 0] = 1.0
-        self._counts = torch.ones(len(bins), dtype=torch.uint8)
-        self._seen = torch.zeros(len(bins), dtype=torch.bool)
+        self._counts = torch.ones(len(bins), dtype=torch.uint8, device="cpu")
+        self._seen = torch.zeros(len(bins), dtype=torch.bool, device="cpu")
         self.error = 0.0
         """Root mean squared error of the predictions for the last batch, before its step; 0 before the first."""
 
@@ -106,7 +110,6 @@ class LossPredictor:
         moments = {
             number: {name: value.clone() for name, value in part.items()}  # which the optimizer changes in place
             for number, part in enumerate(state["moments"])
-            if part  # there are none before the first step
         }
         self._optimizer.load_state_dict({"state": moments, "param_groups": groups})
         self._losses = state["losses"].clone()
@@ -126,7 +129,7 @@ class LossPredictor:
         full = counts == HISTORY
         rows[full] = rows[full].roll(-1, dims=1)
         counts[full] -= 1
-        rows[torch.arange(len(counts)), counts] = losses
+        rows[torch.arange(len(counts), device="cpu"), counts] = losses
         # Duplicates write equal rows.
         self._losses.index_copy_(0, indices, rows)
         self._counts.index_copy_(0, indices, (counts + 1).to(torch.uint8))

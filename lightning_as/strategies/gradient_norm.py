@@ -75,14 +75,15 @@ class GradientNormSampling(Strategy):
         super().start(bins)
         self._distribution = WeightedDistribution(bins)
         self._batches = 0  # learned from
-        self._last = torch.zeros(0 if self.staleness is None else len(bins), dtype=torch.int64)  # batch of each one
+        dated = 0 if self.staleness is None else len(bins)
+        self._last = torch.zeros(dated, dtype=torch.int64, device="cpu")  # batch of each one
         self._recent: deque[Tensor] = deque()  # the instances of the last batches
 
     def draw(self, size: int, generator: torch.Generator) -> Draw:
         if self._warm:
             draw = self._distribution.draw(size, generator)
         else:
-            draw = self._drawn_uniformly(torch.randint(len(self.bins), (size,), generator=generator))
+            draw = self._drawn_uniformly(torch.randint(len(self.bins), (size,), generator=generator, device="cpu"))
         return draw._replace(weights=(len(self.bins) * draw.probabilities).reciprocal())
 
     def learn(self, draw: Draw, losses: Tensor, bounds: Tensor) -> None:

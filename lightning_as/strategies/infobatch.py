@@ -66,7 +66,7 @@ class InfoBatch(Strategy):
 
     def start(self, bins: Bins) -> None:
         super().start(bins)
-        self._scores = torch.full((len(bins),), _FIRST_SCORE, dtype=torch.float64)
+        self._scores = torch.full((len(bins),), _FIRST_SCORE, dtype=torch.float64, device="cpu")
         self._passes = Passes()
         self._pruned = False  # whether the present pass leaves anything out
 
@@ -114,7 +114,7 @@ class InfoBatch(Strategy):
     def _candidates(self) -> Tensor:
         """The instances that may be pruned, (N,) bool."""
         if not self.pruning:
-            return torch.zeros(len(self.bins), dtype=torch.bool)
+            return torch.zeros(len(self.bins), dtype=torch.bool, device="cpu")
         # Equal scores are not below their mean, but rounding can put them there.
         return self._scores < torch.minimum(self._scores.mean(), self._scores.max())
 
@@ -126,7 +126,7 @@ class InfoBatch(Strategy):
         """The chance of each instance to be in a pass, over the pass's length."""
         count = int(candidates.sum())
         length = len(candidates) - count + kept
-        chances = torch.full((len(candidates),), 1 / length, dtype=torch.float64)
+        chances = torch.full((len(candidates),), 1 / length, dtype=torch.float64, device="cpu")
         chances[candidates] *= kept / max(count, 1)
         return chances
 
@@ -134,10 +134,10 @@ class InfoBatch(Strategy):
         """A pass: its instances in random order, their weights and probabilities."""
         candidates = self._candidates()
         able, sure = candidates.nonzero()[:, 0], (~candidates).nonzero()[:, 0]
-        kept = able[torch.randperm(len(able), generator=generator)[: self._kept(len(able))]]
+        kept = able[torch.randperm(len(able), generator=generator, device="cpu")[: self._kept(len(able))]]
         self._pruned = len(kept) < len(able)
         indices = torch.cat([sure, kept])
-        indices = indices[torch.randperm(len(indices), generator=generator)]
-        weights = torch.ones(len(indices), dtype=torch.float64)
+        indices = indices[torch.randperm(len(indices), generator=generator, device="cpu")]
+        weights = torch.ones(len(indices), dtype=torch.float64, device="cpu")
         weights[candidates[indices]] = 1 / (1 - self.prune_share)
         return indices, weights, self._chances(candidates, len(kept))[indices]

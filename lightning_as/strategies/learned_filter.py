@@ -110,7 +110,7 @@ class LearnedFilter(BatchSelector):
         self._candidates = Candidates(bins)
         size = len(_FEATURES) + self.labels * len(bins.sizes)
         if self._given is None:
-            self._theta = torch.zeros(size, dtype=torch.float64)
+            self._theta = torch.zeros(size, dtype=torch.float64, device="cpu")
             self._theta[_FEATURES.index("constant")] = _FIRST_CONSTANT
         elif self._given.shape != (size,):
             raise ValueError(
@@ -157,7 +157,7 @@ class LearnedFilter(BatchSelector):
     def select(self, draw: Draw, scores: Scores, size: int, generator: torch.Generator) -> Selection:
         features = self.features(draw, scores)
         keep = (features @ self._theta).sigmoid()
-        kept = torch.rand(len(keep), dtype=torch.float64, generator=generator) < keep
+        kept = torch.rand(len(keep), dtype=torch.float64, generator=generator, device="cpu") < keep
         positions = kept.nonzero()[:size, 0]
         decided = int(positions[-1]) + 1 if len(positions) == size else len(keep)
         if self._learning:
@@ -207,7 +207,7 @@ class LearnedFilter(BatchSelector):
         if accuracy > self._best:  # which NaN is not
             self._best = accuracy
         if self._learning and accuracy >= self.target_accuracy:
-            steps = torch.tensor(max(self._steps, 1), dtype=torch.float64)
+            steps = torch.tensor(max(self._steps, 1), dtype=torch.float64, device="cpu")
             self._reward = float(-torch.log(steps / self._total_steps))
             self._theta = self._theta + self.learning_rate * self._reward * self._gradient
             self._learning = False

@@ -73,7 +73,7 @@ class LearnedProposal(Strategy):
 
     def start(self, bins: Bins) -> None:
         super().start(bins)
-        self._shares = torch.tensor(bins.sizes, dtype=torch.float64) / len(bins)
+        self._shares = torch.tensor(bins.sizes, dtype=torch.float64, device="cpu") / len(bins)
         self._proposal = BinDistribution(self._shares)
         self._levels = TwoLevels(bins, self._proposal, UniformInBins(bins), self.floor)
         self._set(self._shares.log())

@@ -123,7 +123,7 @@ class LossProportional(Strategy):
         """The present distribution, (N,) float64; with ``"lstm"`` that of a presample of everything. O(N)."""
         if self._small is None:
             return self._distribution.probabilities()
-        parts = torch.arange(len(self.bins)).split(4096)
+        parts = torch.arange(len(self.bins), device="cpu").split(4096)
         scores = torch.cat([self._predicted_scores(part) for part in parts])
         total = scores.sum()
         return scores / total if float(total) else torch.full_like(scores, 1 / len(scores))
@@ -157,9 +157,9 @@ class LossProportional(Strategy):
         return self._scores(self._small.predict(indices).clamp_(min=_SMALLEST_PREDICTION))
 
     def _draw_presampled(self, size: int, generator: torch.Generator) -> Draw:
-        candidates = torch.randint(len(self.bins), (self.presample,), generator=generator)
+        candidates = torch.randint(len(self.bins), (self.presample,), generator=generator, device="cpu")
         scores = self._predicted_scores(candidates)
-        uniforms = torch.rand(size, dtype=torch.float64, generator=generator)
+        uniforms = torch.rand(size, dtype=torch.float64, generator=generator, device="cpu")
         mean = scores.mean()
         if not float(mean):  # a large exponent may leave nothing of them
             scores, mean = torch.ones_like(scores), torch.ones_like(mean)

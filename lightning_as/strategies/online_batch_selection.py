@@ -112,7 +112,7 @@ class OnlineBatchSelection(Strategy):
         self._since_sort = 2 * self.sort_period  # so that the first epoch with ranks begins with a sort
         self._evaluated = 0  # instances, by training
         self._recomputed_at = 0  # what that was at the last recomputation
-        self._shuffled = torch.empty(0, dtype=torch.int64)
+        self._shuffled = torch.empty(0, dtype=torch.int64, device="cpu")
         self._position = 0
 
     def schedule(self) -> tuple[str, str] | None:
@@ -125,7 +125,7 @@ class OnlineBatchSelection(Strategy):
         if self.progress.epoch == 0:  # a pass over the data, which brings all losses up to date
             self._position = 0
         first = self.progress.epoch == 0 and self.first_pass == "shuffled"
-        self._shuffled = torch.randperm(self._size if first else 0, generator=generator)
+        self._shuffled = torch.randperm(self._size if first else 0, generator=generator, device="cpu")
 
     @property
     def selection_pressure(self) -> float:
@@ -142,7 +142,7 @@ class OnlineBatchSelection(Strategy):
             self._since_sort = 0
             _apply(self._updates, self._ranking)
             self._updates = []
-        uniforms = torch.rand(size, dtype=torch.float64, generator=generator)
+        uniforms = torch.rand(size, dtype=torch.float64, generator=generator, device="cpu")
         ranks = self._ranks(uniforms)
         indices, probabilities = self._ranking.at(ranks), self._probabilities(ranks)
         weights = probabilities.mean() / probabilities if self.reweight else None
@@ -158,7 +158,7 @@ class OnlineBatchSelection(Strategy):
         due = self._evaluated - self._recomputed_at > self._size * self.recompute_every
         if not due or self.recompute_every == 0:
             return None
-        return self._ranking.at(torch.arange(max(1, int(self._size * self.recompute_ratio))))
+        return self._ranking.at(torch.arange(max(1, int(self._size * self.recompute_ratio)), device="cpu"))
 
     def refresh(self, indices: Tensor, scores: Scores) -> None:
         assert scores.losses is not None, "they are what this strategy reads"
@@ -176,8 +176,8 @@ class OnlineBatchSelection(Strategy):
         ranking.load(self._ranking.values)
         if self._since_sort >= self.sort_period:
             _apply(self._updates, ranking)
-        probabilities = torch.empty(self._size, dtype=torch.float64)
-        probabilities[ranking.order()] = self._probabilities(torch.arange(self._size))
+        probabilities = torch.empty(self._size, dtype=torch.float64, device="cpu")
+        probabilities[ranking.order()] = self._probabilities(torch.arange(self._size, device="cpu"))
         return probabilities
 
     def metrics(self) -> dict[str, float]:
@@ -206,7 +206,7 @@ class OnlineBatchSelection(Strategy):
 
     def _draw_first_pass(self, size: int) -> Draw:
         """What is next of the pass, and from its beginning again where it ends."""
-        indices = torch.arange(self._position, self._position + size) % self._size
+        indices = torch.arange(self._position, self._position + size, device="cpu") % self._size
         self._position = (self._position + size) % self._size
         if len(self._shuffled):
             indices = self._shuffled.index_select(0, indices)

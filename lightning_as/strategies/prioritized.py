@@ -172,7 +172,7 @@ class _ByRank:
     def __init__(self, bins: Bins, alpha: float) -> None:
         self._bins = bins
         self._ranking = Ranking(len(bins))
-        weights = torch.arange(1, len(bins) + 1, dtype=torch.float64).pow_(-alpha)
+        weights = torch.arange(1, len(bins) + 1, dtype=torch.float64, device="cpu").pow_(-alpha)
         self._probabilities = weights / weights.sum()  # of each rank
         cumulative = weights.cumsum_(0)
         self._cumulative = cumulative.div_(cumulative[-1].clone())  # ends in exactly 1
@@ -187,7 +187,7 @@ class _ByRank:
 
     def probabilities(self) -> Tensor:
         probabilities = torch.empty_like(self._probabilities)
-        probabilities[self._ranking.at(torch.arange(len(probabilities)))] = self._probabilities
+        probabilities[self._ranking.at(torch.arange(len(probabilities), device="cpu"))] = self._probabilities
         return probabilities
 
     def state_dict(self) -> dict[str, Any]:

@@ -79,5 +79,5 @@ class RepeatedRandomSubset(Strategy):
     def _subset(self, generator: torch.Generator) -> tuple[Tensor, ...]:
         """The instances of a pass."""
         if self.replacement or self._permutation.left < self._size:
-            self._permutation.begin((torch.randperm(len(self.bins), generator=generator),))
+            self._permutation.begin((torch.randperm(len(self.bins), generator=generator, device="cpu"),))
         return self._permutation.take(self._size, tuple)  # there is enough left: no new list is made

@@ -63,7 +63,7 @@ class RHOLoss(BatchSelector):
             raise ValueError(f"`irreducible_losses` is missing: {_REMEDY}")
         self.factor = batches_of_candidates(keep)
         losses = _load(irreducible_losses) if isinstance(irreducible_losses, str) else irreducible_losses
-        losses = torch.as_tensor(losses).detach().to("cpu", torch.float64)
+        losses = torch.as_tensor(losses, dtype=torch.float64, device="cpu").detach()
         if losses.dim() != 1 or not bool(losses.isfinite().all()):
             raise ValueError(
                 "`irreducible_losses` must be one finite number per instance, (N,), got the shape "

@@ -106,7 +106,7 @@ class SelectiveBackprop(BatchSelector):
     def start(self, bins: Bins) -> None:
         super().start(bins)
         self._candidates = Candidates(bins)
-        self._history = torch.empty(0, dtype=torch.float64)
+        self._history = torch.empty(0, dtype=torch.float64, device="cpu")
 
     def schedule(self) -> tuple[str, str] | None:
         return ("SelectiveBackprop(form='composer')", "use `form='percentile'`") if self.form == "composer" else None
@@ -117,7 +117,7 @@ class SelectiveBackprop(BatchSelector):
     def select(self, draw: Draw, scores: Scores, size: int, generator: torch.Generator) -> Selection:
         assert scores.losses is not None, "they are read"
         losses = self._known(scores.losses)
-        coins = torch.rand(len(losses), dtype=torch.float64, generator=generator)
+        coins = torch.rand(len(losses), dtype=torch.float64, generator=generator, device="cpu")
         if self.form == "composer":
             coins = -torch.log1p(-coins)  # the smallest of exponential ones over p are draws without replacement
             chances = self._by_rank(losses)
@@ -155,5 +155,5 @@ class SelectiveBackprop(BatchSelector):
 
     def _by_rank(self, losses: Tensor) -> Tensor:
         ranks = torch.empty_like(losses)
-        ranks[losses.argsort(stable=True)] = torch.arange(len(losses), dtype=torch.float64)
+        ranks[losses.argsort(stable=True)] = torch.arange(len(losses), dtype=torch.float64, device="cpu")
         return ((ranks + 0.5) / len(losses)).pow_(self.factor - 1)

@@ -62,7 +62,7 @@ class StaticImportanceSampling(Strategy):
     def __init__(self, uniform_share: float = 0.5, constants: Sequence[float] | None = None) -> None:
         check_share("uniform_share", uniform_share, with_one=True)
         self.uniform_share = uniform_share
-        self.constants = None if constants is None else _check(torch.as_tensor(constants, dtype=torch.float64))
+        self.constants = None if constants is None else _check(constants)
         self.reads = frozenset({"inputs"}) if constants is None else frozenset()
 
     def start(self, bins: Bins) -> None:
@@ -74,11 +74,11 @@ class StaticImportanceSampling(Strategy):
         self._set(self.constants)
 
     def wanted(self) -> Tensor | None:
-        return torch.arange(len(self.bins)) if self._known is None else None
+        return torch.arange(len(self.bins), device="cpu") if self._known is None else None
 
     def refresh(self, indices: Tensor, scores: Scores) -> None:
         assert scores.inputs is not None, "`reads` asks for them"
-        constants = torch.empty(len(indices), dtype=torch.float64)
+        constants = torch.empty(len(indices), dtype=torch.float64, device="cpu")
         squares = [part.to(torch.float64).square().sum(1) for part in scores.inputs.split(1024)]  # float64 in parts
         constants[indices] = torch.cat(squares)
         at = (~constants.isfinite()).nonzero()
@@ -90,7 +90,7 @@ class StaticImportanceSampling(Strategy):
         self._set(constants)
 
     def draw(self, size: int, generator: torch.Generator) -> Draw:
-        uniforms = torch.rand(size, dtype=torch.float64, generator=generator)
+        uniforms = torch.rand(size, dtype=torch.float64, generator=generator, device="cpu")
         indices = torch.searchsorted(self._cumulative, uniforms, right=True)
         probabilities = self._probabilities.index_select(0, indices)
         weights = (len(self.bins) * probabilities).reciprocal()
@@ -126,7 +126,8 @@ class StaticImportanceSampling(Strategy):
         self._cumulative = cumulative / cumulative[-1]  # ends in exactly 1
 
 
-def _check(constants: Tensor) -> Tensor:
+def _check(constants: Sequence[float] | Tensor) -> Tensor:
+    constants = torch.as_tensor(constants, dtype=torch.float64, device="cpu")
     if constants.dim() != 1 or len(constants) == 0:
         raise ValueError(f"`constants` must be one number per instance, got the shape {tuple(constants.shape)}.")
     wrong = (~((constants >= 0) & constants.isfinite())).nonzero()[:, 0]
@@ -135,4 +136,4 @@ def _check(constants: Tensor) -> Tensor:
             f"`constants` must be finite and not negative, got {float(constants[wrong[0]])} at position "
             f"{int(wrong[0])}."
         )
-    return constants.cpu().clone()
+    return constants.clone()

@@ -90,7 +90,7 @@ class StratifiedSampling(Strategy):
         self._set_strata(bins.tags.long())
 
     def wanted(self) -> Tensor | None:
-        return None if self._stratified else torch.arange(len(self.bins))
+        return None if self._stratified else torch.arange(len(self.bins), device="cpu")
 
     def refresh(self, indices: Tensor, scores: Scores) -> None:
         assert scores.inputs is not None, "`reads` asks for them"
@@ -102,7 +102,7 @@ class StratifiedSampling(Strategy):
                 "StratifiedSampling(clusters_per_bin=1, deviation='gradients')."
             )
         generator = torch.Generator().manual_seed(self.seed)
-        strata = torch.empty(len(self.bins), dtype=torch.int64)
+        strata = torch.empty(len(self.bins), dtype=torch.int64, device="cpu")
         deviations: list[Tensor] = []
         known = 0
         for members in self.bins.order().split(self.bins.sizes):
@@ -156,7 +156,7 @@ class StratifiedSampling(Strategy):
         self._size = size
         strata = torch.repeat_interleave(counts)
         members = self._sizes[strata]
-        uniforms = torch.rand(size, dtype=torch.float64, generator=generator)
+        uniforms = torch.rand(size, dtype=torch.float64, generator=generator, device="cpu")
         indices = self._order[self._starts[strata] + (uniforms * members).long()]
         probabilities = counts[strata] / (size * members)
         weights = (len(self.bins) * probabilities).reciprocal_()
@@ -235,5 +235,5 @@ def _deviations(points: Tensor, clusters: Tensor, number: int) -> Tensor:
     """The root of the mean squared distance from the mean, of the points of each cluster: (number,) float64."""
     centres = means(points, clusters, number)
     squares = (points - centres[clusters]).square_().sum(1, dtype=torch.float64)
-    sums = torch.zeros(number, dtype=torch.float64).index_add_(0, clusters, squares)
+    sums = torch.zeros(number, dtype=torch.float64, device="cpu").index_add_(0, clusters, squares)
     return (sums / torch.bincount(clusters, minlength=number)).sqrt_()

@@ -107,7 +107,7 @@ class SubmodularBatchSelection(Strategy):
 
     def start(self, bins: Bins) -> None:
         super().start(bins)
-        self._left = torch.arange(len(bins))  # those that are eligible
+        self._left = torch.arange(len(bins), device="cpu")  # those that are eligible
         self._draws = self._refreshed = 0  # batches drawn; and at the last refresh
         self._features: Tensor | None = None
 
@@ -116,7 +116,7 @@ class SubmodularBatchSelection(Strategy):
             period = self.refresh_epochs * self.progress.per_epoch
             if self._draws - self._refreshed < period or self.progress.share == 1:
                 return None
-        return torch.arange(len(self.bins))
+        return torch.arange(len(self.bins), device="cpu")
 
     def refresh(self, indices: Tensor, scores: Scores) -> None:
         assert scores.features is not None, "`reads` asks for them"
@@ -133,7 +133,7 @@ class SubmodularBatchSelection(Strategy):
         self._note_skipped(len(finite) - int(finite.sum()))
         log_p = scores.logits.log_softmax(1)
         entropies = -(log_p.exp() * log_p).sum(1)
-        features, entropy = torch.zeros_like(found), torch.zeros(len(indices), dtype=torch.float64)
+        features, entropy = torch.zeros_like(found), torch.zeros(len(indices), dtype=torch.float64, device="cpu")
         features[indices[finite]] = found[finite]
         entropy[indices[finite]] = entropies[finite]
         self._know(features, entropy)
@@ -144,10 +144,10 @@ class SubmodularBatchSelection(Strategy):
         if size > len(self.bins):
             raise ValueError(f"A batch of {size} without replacement is more than all {len(self.bins)} instances.")
         if len(self._left) < size or len(self._left) <= (1 - self.share) * len(self.bins):
-            self._left = torch.arange(len(self.bins))
-        shuffled = self._left[torch.randperm(len(self._left), generator=generator)]
+            self._left = torch.arange(len(self.bins), device="cpu")
+        shuffled = self._left[torch.randperm(len(self._left), generator=generator, device="cpu")]
         indices = shuffled[:size] if self._features is None else self._select(shuffled, size, generator)
-        eligible = torch.zeros(len(self.bins), dtype=torch.bool)
+        eligible = torch.zeros(len(self.bins), dtype=torch.bool, device="cpu")
         eligible[self._left] = True
         eligible[indices] = False
         self._left = eligible.nonzero()[:, 0]
@@ -212,7 +212,7 @@ class SubmodularBatchSelection(Strategy):
         pools = pools.clone()
         count, members = pools.shape
         compared = math.ceil(members / size * -math.log(self.epsilon))
-        rows = torch.arange(count)
+        rows = torch.arange(count, device="cpu")
         picks = pools.new_empty(count, size)
         width = self._features.shape[1]
         picked = self._features.new_empty(count, size, width)
@@ -220,10 +220,10 @@ class SubmodularBatchSelection(Strategy):
         for step in range(size):
             left = members - step
             if compared < left:  # with repeats, which are as good as none
-                uniforms = torch.rand(count, compared, dtype=torch.float64, generator=generator)
+                uniforms = torch.rand(count, compared, dtype=torch.float64, generator=generator, device="cpu")
                 places = uniforms.mul_(left).long()
             else:
-                places = torch.arange(left).expand(count, left)
+                places = torch.arange(left, device="cpu").expand(count, left)
             candidates = pools.gather(1, places)
             best = self._scores(candidates, picked[:, :step], picks[:, :step], total).argmax(1)
             chosen, at = candidates[rows, best], places[rows, best]

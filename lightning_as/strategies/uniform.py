@@ -42,7 +42,7 @@ class Uniform(Strategy):
 
     def start(self, bins: Bins) -> None:
         super().start(bins)
-        self._order = torch.empty(0, dtype=torch.int64)
+        self._order = torch.empty(0, dtype=torch.int64, device="cpu")
         self._position = 0
 
     def start_epoch(self, generator: torch.Generator) -> None:
@@ -51,12 +51,14 @@ class Uniform(Strategy):
 
     def _shuffle(self, generator: torch.Generator) -> None:
         if not self.replacement:
-            self._order = to_device(torch.randperm(len(self.bins), generator=generator), self.bins.device)
+            self._order = to_device(torch.randperm(len(self.bins), generator=generator, device="cpu"), self.bins.device)
             self._position = 0
 
     def draw(self, size: int, generator: torch.Generator) -> Draw:
         if self.replacement:
-            indices = to_device(torch.randint(len(self.bins), (size,), generator=generator), self.bins.device)
+            indices = to_device(
+                torch.randint(len(self.bins), (size,), generator=generator, device="cpu"), self.bins.device
+            )
         else:
             indices = self._next(size, generator)
         return self._drawn_uniformly(indices)

@@ -100,7 +100,7 @@ class UpperBoundImportanceSampling(BatchSelector):
 
     def draw(self, size: int, generator: torch.Generator) -> Draw:
         size *= self.presample if self._tau > self.threshold else 1
-        return self._drawn_uniformly(torch.randint(len(self.bins), (size,), generator=generator))
+        return self._drawn_uniformly(torch.randint(len(self.bins), (size,), generator=generator, device="cpu"))
 
     def select(self, draw: Draw, scores: Scores, size: int, generator: torch.Generator) -> Selection:
         found = scores.losses if self.score == "loss" else scores.bounds
@@ -114,7 +114,7 @@ class UpperBoundImportanceSampling(BatchSelector):
         shares = _shares(found if self.score == "loss" else found.sqrt())
         self._note(shares)
         cumulative = shares.cumsum(0)
-        uniforms = torch.rand(size, dtype=torch.float64, generator=generator) * cumulative[-1]
+        uniforms = torch.rand(size, dtype=torch.float64, generator=generator, device="cpu") * cumulative[-1]
         positions = torch.searchsorted(cumulative, uniforms, right=True)  # never one whose share is 0
         ratios = len(shares) * shares[positions]
         return Selection(positions, weights=ratios.reciprocal(), probabilities=ratios / len(self.bins))

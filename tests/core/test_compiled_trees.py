@@ -12,7 +12,9 @@ from tests.helpers.statistics import seeded
 
 @pytest.mark.parametrize("sizes", [[1], [5], [200], [1, 700, 3, 97, 2], [20] * 30])
 def test_all_leaves_at_once_are_what_they_are_one_by_one(sizes: list[int], monkeypatch: pytest.MonkeyPatch):
-    bins = Bins(torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))[torch.randperm(sum(sizes))])
+    bins = Bins(
+        torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))[torch.randperm(sum(sizes), generator=seeded())]
+    )
     tree, plain = SumTree(sizes, channels=2), SumTree(sizes, channels=2)
     place_of, instance_of = torch.empty(len(bins), dtype=torch.int64), torch.empty(len(bins), dtype=torch.int32)
     firsts = (part.numpy() for part in tree.firsts())

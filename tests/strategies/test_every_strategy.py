@@ -217,3 +217,32 @@ def test_off_the_cpu_it_draws_and_learns_without_looking(name: str):
     for draw in drawn:
         check_draw(draw, strategy.bins)
     check_distribution(strategy)
+
+
+def under_defaults(strategy: Strategy, dtype: torch.dtype) -> Strategy:
+    """The strategy, all of whose methods run under these defaults of torch and those of another device."""
+
+    def changed(method: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any) -> Any:
+            torch.set_default_dtype(dtype)
+            try:
+                with torch.device("meta"):
+                    return method(*args)
+            finally:
+                torch.set_default_dtype(torch.float32)
+
+        return run
+
+    for name in ("start", "start_epoch", "draw", "select", "update", "wanted", "refresh", "state_dict"):
+        if hasattr(strategy, name):
+            setattr(strategy, name, changed(getattr(strategy, name)))
+    return strategy
+
+
+@every_strategy
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_torchs_default_type_and_device_change_nothing(make: Make, dtype: torch.dtype):
+    strategy = under_defaults(make(), dtype)
+    expected, found = (Driver(its, Bins(TAGS)).run(2 * EPOCH + 1) for its in (make(), strategy))
+    assert same(found.trained, expected.trained)
+    assert same(found.saved(), expected.saved())
