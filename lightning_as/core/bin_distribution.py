@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lightning_as.core.draw import LARGEST_UNIFORM
+from lightning_as.core.state import require
 from lightning_as.core.sum_tree import SMALLEST_WEIGHT
 
 BinStatistic = Literal["sum", "sum_over_q", "mean", "second_moment"]
@@ -67,7 +68,9 @@ class BinDistribution:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a state of as many bins."""
-        self.set(state["probabilities"].to(self._probabilities.device, copy=True))
+        probabilities = state["probabilities"]
+        require((probabilities >= 0).all() & ((probabilities.sum() - 1).abs() < 1e-6), "`probabilities` are none")
+        self.set(probabilities.to(self._probabilities.device, copy=True))
 
 
 class GradientBinDistribution(BinDistribution):
@@ -152,6 +155,8 @@ class GradientBinDistribution(BinDistribution):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a state of as many bins."""
+        for name in ("accumulated", "count"):
+            require((state[name] >= 0).all(), f"`{name}` has negative entries")
         super().load_state_dict(state)
         device = self._sizes.device
         self._accumulated = state["accumulated"].to(device, copy=True)

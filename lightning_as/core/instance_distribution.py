@@ -27,6 +27,7 @@ from torch import Tensor
 from lightning_as.core.bin_distribution import BinDistribution
 from lightning_as.core.bins import Bins
 from lightning_as.core.draw import Draw
+from lightning_as.core.state import require
 from lightning_as.core.sum_tree import SumTree
 
 _WEIGHT, _SCORE = 0, 1  # channels of a leaf
@@ -170,7 +171,9 @@ class InstanceDistribution:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a state of the same bins."""
+        require(float(state["leaves"].min()) >= 0, "`leaves` has negative weights or scores")
         self._tree.load(state["leaves"])
+        require((self._tree.totals()[:, _WEIGHT] > 0).all(), "`leaves` has a bin without weight")
         self._unseen = state["unseen"].to(self.bins.device, copy=True)
         unseen = self.bins.tags[self._unseen]
         self._seen = self._sizes - torch.bincount(unseen, minlength=len(self._sizes))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lightning_as.core.bins import Bins
 from lightning_as.core.draw import Draw
+from lightning_as.core.state import require, require_indices
 
 
 class Passes:
@@ -18,13 +19,17 @@ class Passes:
     A list is a tuple of tensors with a row for each entry: the instances, in the order of the pass, and whatever
     belongs to them.
 
+    Args:
+        count: Number of instances N.
+
     Example:
-        >>> passes = Passes()
+        >>> passes = Passes(5)
         >>> passes.take(3, lambda: (torch.tensor([4, 1]),))
         (tensor([4, 1, 4]),)
     """
 
-    def __init__(self) -> None:
+    def __init__(self, count: int) -> None:
+        self._count = count
         self._rows: tuple[Tensor, ...] = ()
         self._position = 0
 
@@ -59,8 +64,16 @@ class Passes:
         return {"rows": [row.clone() for row in self._rows], "position": self._position}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over a state."""
-        self._rows = tuple(row.clone() for row in state["rows"])
+        """Take over a state of as many instances."""
+        rows = state["rows"]
+        for at, row in enumerate(rows):
+            if at == 0:
+                require_indices("rows.0", row, self._count)
+                continue
+            fits = isinstance(row, Tensor) and row.dtype == torch.float64 and row.shape == rows[0].shape
+            require(fits and (row >= 0).all() and row.isfinite().all(), f"`rows.{at}` is not a number for each of them")
+        require(state["position"] <= (len(rows[0]) if rows else 0), "`position` is beyond the pass")
+        self._rows = tuple(row.clone() for row in rows)
         self._position = state["position"]
 
 
@@ -73,7 +86,7 @@ class Candidates:
 
     def __init__(self, bins: Bins) -> None:
         self._bins = bins
-        self._passes = Passes()
+        self._passes = Passes(len(bins))
 
     def draw(self, size: int, generator: torch.Generator) -> Draw:
         """The next `size` instances; one may be there twice where a pass ends.

@@ -9,6 +9,7 @@ from torch.linalg import vecdot
 from lightning_as.core.bins import Bins
 from lightning_as.core.draw import Draw, stratified_uniforms
 from lightning_as.core.instance_distribution import last_occurrence
+from lightning_as.core.state import require
 from lightning_as.core.sum_tree import SumTree
 
 _SMALLEST_TOTAL = 1e-140  # the sum tree draws from sums above 1e-150
@@ -92,6 +93,7 @@ class WeightedDistribution:
 
     def load_state(self, state: Tensor) -> None:
         """Take over a state of as many instances."""
+        require(((state >= 0) | (state == -1)).all(), "`weights` has negative entries")
         self._tree.load(torch.stack([state.clamp(min=0), (state < 0).to(torch.float64)], dim=1))
 
     def _coefficients(self) -> Tensor:

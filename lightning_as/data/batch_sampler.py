@@ -14,10 +14,9 @@ from torch.utils.data import DistributedSampler
 from lightning_as.core.arguments import check_integer
 from lightning_as.core.bins import Bins
 from lightning_as.core.draw import Draw
+from lightning_as.core.state import check_layout, checksums
+from lightning_as.data.sampler_state import FORMAT, check_bins, check_saved, generator_state, load_into, pending_draws
 from lightning_as.strategies import Strategy, Uniform
-
-FORMAT = 2
-"""Layout of the state that is saved. 1 had no number: it is that of the versions before the packages."""
 
 
 class AdaptiveBatchSampler(DistributedSampler[list[int]]):
@@ -217,10 +216,13 @@ class AdaptiveBatchSampler(DistributedSampler[list[int]]):
             strategy: One that this sampler has drawn from and that is to be saved, though it is not attached now.
                 Default: the one that is attached.
         """
-        strategy = self.strategy if strategy is None else strategy
+        state = self._state(self.strategy if strategy is None else strategy)
+        return state | {"checksums": checksums(state)}
+
+    def _state(self, strategy: Strategy) -> dict[str, Any]:
         return {
             "format": FORMAT,
-            "tags": self.bins.tags.clone(),
+            "tags": self.bins.tags,  # which nobody changes
             "batch_size": self.batch_size * self.num_replicas,
             "generator": self._generator.get_state(),
             "position": self._position,
@@ -236,15 +238,21 @@ class AdaptiveBatchSampler(DistributedSampler[list[int]]):
 
         Raises:
             ValueError: If the state is of another layout, other bins or another strategy, or amid an epoch of another
-                batch size. Nothing is changed then.
+                batch size; or if it is damaged. Nothing is changed then.
         """
-        self._check(state)
-        self.strategy.load_state_dict(state["strategy_state"])
-        self.strategy.progress.load_state_dict(state["progress"])
-        self.strategy.skipped = state["skipped"]
-        self._generator.set_state(state["generator"].cpu())
+        fresh = self.strategy.fresh()
+        like = self._state(fresh) | {"pending": []}
+        check_saved(state, like)
+        check_bins(state["tags"], self.bins)
+        self._check_use(state)
+        check_layout(state["strategy_state"], like["strategy_state"], "strategy_state")
+        pending = pending_draws(state["pending"], self.bins)
+        generator = generator_state(state["generator"])
+        load_into(fresh, state)
+        vars(self.strategy).update(vars(fresh))  # from here on nothing can go wrong
+        self._generator.set_state(generator)
         self._position = state["position"] % len(self)
-        self._pending = deque(Draw(**fields).to(self.bins_at_work.device) for fields in state["pending"])
+        self._pending = deque(draw.to(self.bins_at_work.device) for draw in pending)
         self._resuming = self._position > 0 or len(self._pending) > 0
 
     def _listed(self, draw: Draw) -> Any:
@@ -252,22 +260,9 @@ class AdaptiveBatchSampler(DistributedSampler[list[int]]):
         share = self.share(draw.indices)
         return share.tolist() if self.bins_at_work.on_host else share.clone()  # which a backward pass may keep
 
-    def _check(self, state: dict[str, Any]) -> None:
-        """Raise if this sampler cannot go on from a state."""
-        if (layout := state.get("format", 1)) != FORMAT:
-            age, instead = ("an older", "that older") if layout < FORMAT else ("a newer", "the newer")
-            raise ValueError(
-                f"The state to load is of {age} layout of lightning_as ({layout}, this version has {FORMAT}): resume "
-                f"with {instead} version, or start a new training, if you like from the checkpoint's weights by "
-                "`load_from_checkpoint`."
-            )
-        tags, batch_size, strategy = state["tags"], state["batch_size"], type(self.strategy).__name__
-        if not torch.equal(tags, self.bins.tags):
-            raise ValueError(
-                f"The state to load is of other bins: {len(tags)} instances in {int(tags.max()) + 1} bins, here "
-                f"{len(self.bins)} in {len(self.bins.sizes)}, or in another order. "
-                "Use the data and the `bins` it was saved with."
-            )
+    def _check_use(self, state: dict[str, Any]) -> None:
+        """Raise if a state is of another strategy, or amid an epoch of another batch size."""
+        batch_size, strategy = state["batch_size"], type(self.strategy).__name__
         if state["strategy"] != strategy:
             raise ValueError(
                 f"The state to load is of the strategy {state['strategy']}, but here it is {strategy}: give "

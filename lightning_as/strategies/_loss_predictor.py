@@ -16,6 +16,7 @@ from torch.nn.functional import mse_loss
 
 from lightning_as.core.bins import Bins
 from lightning_as.core.instance_distribution import last_occurrence
+from lightning_as.core.state import require
 
 HISTORY = 10
 _WIDTH = 32
@@ -105,6 +106,8 @@ class LossPredictor:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a state of as many instances and bins."""
+        counts = state["counts"]
+        require((counts >= 1).all() & (counts <= HISTORY).all(), f"`counts` are not from 1 to {HISTORY}")
         self._network.load_state_dict(state["network"])
         groups = self._optimizer.state_dict()["param_groups"]
         moments = {

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import math
 from abc import ABC, abstractmethod
+from copy import copy
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -101,6 +102,13 @@ class Strategy(ABC):
         if state is not None and progress is not None:
             self.load_state_dict(state)
             self.skipped, self.progress = skipped, progress
+
+    def fresh(self) -> Strategy:
+        """A copy that has learned nothing yet, on the same bins, in the same training."""
+        copied = copy(self)
+        copied.start(self.bins)
+        copied.progress = copy(self.progress)
+        return copied
 
     def plan(self, total: int | None, epoch: int) -> None:
         """Be told the length of the training, after :meth:`start` and before the first draw of each epoch.

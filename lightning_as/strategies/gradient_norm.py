@@ -39,6 +39,7 @@ from torch import Tensor
 from lightning_as.core.arguments import check_integer, check_positive, check_share
 from lightning_as.core.bins import Bins
 from lightning_as.core.draw import Draw
+from lightning_as.core.state import require_indices
 from lightning_as.core.weighted_distribution import WeightedDistribution
 from lightning_as.strategies.base import Strategy
 
@@ -112,6 +113,7 @@ class GradientNormSampling(Strategy):
 
     def state_dict(self) -> dict[str, Any]:
         return {
+            "staleness": str(self.staleness),
             "weights": self._distribution.state(),
             "batches": self._batches,
             "last": self._last.clone(),
@@ -119,10 +121,8 @@ class GradientNormSampling(Strategy):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        if (len(state["last"]) > 0) != (self.staleness is not None) or len(state["recent"]) > (self.staleness or 0):
-            raise ValueError(
-                f"The state to load is of another `staleness` than {self.staleness}: use the one it was saved with."
-            )
+        for part in state["recent"]:
+            require_indices("recent", part, len(self.bins))
         self._distribution.load_state(state["weights"])
         self._batches = state["batches"]
         self._last = state["last"].clone()

@@ -67,7 +67,7 @@ class InfoBatch(Strategy):
     def start(self, bins: Bins) -> None:
         super().start(bins)
         self._scores = torch.full((len(bins),), _FIRST_SCORE, dtype=torch.float64, device="cpu")
-        self._passes = Passes()
+        self._passes = Passes(len(bins))
         self._pruned = False  # whether the present pass leaves anything out
 
     def schedule(self) -> tuple[str, str] | None:

@@ -39,6 +39,7 @@ When not: A single training: it is uniform sampling then, with twice the forward
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ from lightning_as.core.arguments import check_integer, check_positive
 from lightning_as.core.bins import Bins
 from lightning_as.core.draw import Draw
 from lightning_as.core.passes import Candidates
+from lightning_as.core.state import require
 from lightning_as.strategies.base import BatchSelector, Scores, Selection
 
 _LARGEST_LOSS = 10.0  # of the features
@@ -240,6 +242,8 @@ class LearnedFilter(BatchSelector):
         self._learning = state["learning"]
         self._steps, self._best = state["steps"], state["best"]
         self._loss_sum, self._loss_count = state["loss_sum"], state["loss_count"]
+        reward = state["reward"]
+        require(reward is None or (isinstance(reward, float) and math.isfinite(reward)), f"`reward` is {reward}")
         self._reward, self._kept = state["reward"], state["kept"]
         self._candidates.load_state_dict(state["candidates"])
 

@@ -139,11 +139,6 @@ class LossProportional(Strategy):
         return {"predictor": self.predictor, "state": state}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        if state["predictor"] != self.predictor:
-            raise ValueError(
-                f"The state to load is of `predictor={state['predictor']!r}`, but here it is {self.predictor!r}: use "
-                "the one it was saved with."
-            )
         if self._small is None:
             self._distribution.load_state(state["state"])
         else:

@@ -47,6 +47,7 @@ from lightning_as.core.arguments import check_choice, check_integer
 from lightning_as.core.bins import Bins
 from lightning_as.core.draw import Draw
 from lightning_as.core.ranking import Ranking
+from lightning_as.core.state import require, require_indices
 from lightning_as.strategies.base import Scores, Strategy
 
 FirstPass = Literal["sequential", "shuffled"]
@@ -198,6 +199,9 @@ class OnlineBatchSelection(Strategy):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name in ("updated", "shuffled"):
+            require_indices(name, state[name], self._size)
+        require(len(state["updated"]) == len(state["updates"]), "`updates` are not one for each of `updated`")
         self._ranking.load(state["losses"])
         self._updates = [(state["updated"].clone(), state["updates"].clone())]
         self._since_sort = state["since_sort"]

@@ -40,6 +40,7 @@ from lightning_as.core.arguments import check_choice, check_share
 from lightning_as.core.bins import Bins
 from lightning_as.core.draw import Draw, stratified_uniforms
 from lightning_as.core.ranking import Ranking
+from lightning_as.core.state import require
 from lightning_as.core.weighted_distribution import WeightedDistribution
 from lightning_as.strategies.base import Strategy
 
@@ -126,11 +127,6 @@ class PrioritizedSampling(Strategy):
         return {"variant": self.variant, **self._distribution.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        if state["variant"] != self.variant:
-            raise ValueError(
-                f"The state to load is of `variant={state['variant']!r}`, but here it is {self.variant!r}: use the "
-                "one it was saved with."
-            )
         self._distribution.load_state_dict(state)
 
 
@@ -159,6 +155,7 @@ class _ByLoss:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._distribution.load_state(state["weights"])
+        require(state["largest"] > 0, f"`largest` is {state['largest']}")
         self._note_largest(state["largest"])
 
     def _note_largest(self, priority: float) -> None:

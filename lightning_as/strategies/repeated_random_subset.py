@@ -59,8 +59,8 @@ class RepeatedRandomSubset(Strategy):
     def start(self, bins: Bins) -> None:
         super().start(bins)
         self._size = max(1, int(self.fraction * len(bins) + 1e-9))  # 0.29 · 100 is 29, not 28.99…
-        self._subsets = Passes()
-        self._permutation = Passes()
+        self._subsets = Passes(len(bins))
+        self._permutation = Passes(len(bins))
 
     def draw(self, size: int, generator: torch.Generator) -> Draw:
         (indices,) = self._subsets.take(size, lambda: self._subset(generator))

@@ -40,6 +40,7 @@ from torch import Tensor
 from lightning_as.core.arguments import check_share
 from lightning_as.core.bins import Bins
 from lightning_as.core.draw import Draw
+from lightning_as.core.state import require
 from lightning_as.strategies.base import Scores, Strategy
 
 
@@ -111,7 +112,11 @@ class StaticImportanceSampling(Strategy):
         constants = state["constants"]
         if self.constants is not None and (constants is None or not torch.equal(constants, self.constants)):
             raise ValueError("The state to load is of other `constants` than those given: use those it was saved with.")
-        self._set(None if constants is None else constants.clone())
+        if constants is not None:
+            fits = isinstance(constants, Tensor) and constants.shape == (len(self.bins),)
+            require(fits and constants.dtype == torch.float64, "`constants` is not a number for each instance")
+            constants = _check(constants)
+        self._set(constants)
 
     def _set(self, constants: Tensor | None) -> None:
         """Make the distribution from the constants; the uniform one if they are not known, or all 0."""

@@ -40,6 +40,7 @@ from torch import Tensor
 from lightning_as.core.arguments import check_choice, check_integer, check_share
 from lightning_as.core.bins import Bins
 from lightning_as.core.draw import Draw
+from lightning_as.core.state import require, require_indices
 from lightning_as.strategies._k_means import k_means, means
 from lightning_as.strategies.base import Scores, Strategy
 
@@ -184,14 +185,19 @@ class StratifiedSampling(Strategy):
     def state_dict(self) -> dict[str, Any]:
         return {
             "strata": self._strata.to(torch.int32),
-            "squares": self._squares.clone(),
+            # As long as there can be strata, so that equal options give equal shapes.
+            "squares": torch.nn.functional.pad(self._squares, (0, self._number - len(self._squares)), value=torch.nan),
             "stratified": self._stratified,
             "size": self._size,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._set_strata(state["strata"].long())
-        self._squares = state["squares"].clone()
+        strata = state["strata"].long()
+        require_indices("strata", strata, self._number)
+        require(torch.bincount(strata).min() > 0, "`strata` has a gap")
+        require(not (state["squares"] < 0).any(), "`squares` has negative entries")
+        self._set_strata(strata)
+        self._squares = state["squares"][: len(self._squares)].clone()
         self._stratified, self._size = state["stratified"], state["size"]
 
     def _set_strata(self, strata: Tensor) -> None:

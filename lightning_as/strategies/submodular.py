@@ -47,6 +47,7 @@ from torch import Tensor
 from lightning_as.core.arguments import check_integer, check_positive
 from lightning_as.core.bins import Bins
 from lightning_as.core.draw import Draw
+from lightning_as.core.state import require
 from lightning_as.strategies.base import Scores, Strategy
 
 
@@ -147,8 +148,7 @@ class SubmodularBatchSelection(Strategy):
             self._left = torch.arange(len(self.bins), device="cpu")
         shuffled = self._left[torch.randperm(len(self._left), generator=generator, device="cpu")]
         indices = shuffled[:size] if self._features is None else self._select(shuffled, size, generator)
-        eligible = torch.zeros(len(self.bins), dtype=torch.bool, device="cpu")
-        eligible[self._left] = True
+        eligible = self._eligible()
         eligible[indices] = False
         self._left = eligible.nonzero()[:, 0]
         self._draws += 1
@@ -165,7 +165,7 @@ class SubmodularBatchSelection(Strategy):
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "left": self._left.to(torch.int32),
+            "eligible": self._eligible(),
             "draws": self._draws,
             "refreshed": self._refreshed,
             "features": None if self._features is None else self._features.clone(),
@@ -173,11 +173,20 @@ class SubmodularBatchSelection(Strategy):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._left = state["left"].long()
+        self._left = state["eligible"].nonzero()[:, 0]
         self._draws, self._refreshed = state["draws"], state["refreshed"]
         self._features = None
         if state["features"] is not None:
+            for name, dimensions in (("features", 2), ("entropy", 1)):
+                part = state[name]
+                fits = isinstance(part, Tensor) and part.dim() == dimensions and len(part) == len(self.bins)
+                fits = fits and part.dtype in (torch.float32, torch.float64) and part.isfinite().all()
+                require(fits, f"`{name}` is not finite, or not of each instance")
             self._know(state["features"].clone(), state["entropy"].clone())
+
+    def _eligible(self) -> Tensor:
+        """Which instances are, (N,) bool."""
+        return torch.zeros(len(self.bins), dtype=torch.bool, device="cpu").index_fill_(0, self._left, True)
 
     def _know(self, features: Tensor, entropy: Tensor) -> None:
         """Take over features, (N, d), and entropies, (N,), of all instances."""

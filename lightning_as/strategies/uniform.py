@@ -24,6 +24,7 @@ from torch import Tensor
 
 from lightning_as.core.bins import Bins
 from lightning_as.core.draw import Draw, to_device
+from lightning_as.core.state import require, require_indices
 from lightning_as.strategies.base import Strategy
 
 
@@ -70,6 +71,8 @@ class Uniform(Strategy):
         return {"order": self._order.clone().cpu(), "position": self._position}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        require_indices("order", state["order"], len(self.bins))
+        require(state["position"] <= len(state["order"]), "`position` is beyond the epoch")
         self._order, self._position = state["order"].to(self.bins.device, copy=True), state["position"]
 
     def _next(self, size: int, generator: torch.Generator) -> Tensor:

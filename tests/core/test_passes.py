@@ -24,7 +24,7 @@ def counting() -> Callable[[], tuple[Tensor, ...]]:
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 7, 20])
 def test_batches_of_any_size_go_through_one_list_after_another_each_made_when_it_is_needed(size):
-    passes, new = Passes(), counting()
+    passes, new = Passes(100), counting()
     assert passes.left == 0
     taken = []
     for number in range(1, -(-20 // size) + 1):
