@@ -14,7 +14,7 @@ from lightning_as.data.batch_sampler import AdaptiveBatchSampler
 from lightning_as.losses import CrossEntropy
 from lightning_as.plugin.fit import Fit
 from lightning_as.plugin.observation import Observer, PerSample
-from lightning_as.plugin.weights import Weights
+from lightning_as.plugin.weights import Weights, check_weighting
 from lightning_as.plugin.wiring import (
     check_processes_agree,
     find_loader,
@@ -96,6 +96,7 @@ class AdaptiveSamplingCallback(Callback):
         if gradient_bound == "autograd" and logits_from is None:
             raise ValueError("`gradient_bound='autograd'` observes a gradient at a submodule: name it, `logits_from`.")
         check_choice("weights", weights, ("source", *get_args(Weighting)))
+        check_weighting(weights, AdaptiveSampling() if strategy is None else strategy)
         check_positive("weight_limit", weight_limit)
         check_share("weight_power", weight_power, with_one=True)
         self.strategy = AdaptiveSampling() if strategy is None else strategy

@@ -13,6 +13,7 @@ in SGD by Distributed Importance Sampling" (2015).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -21,6 +22,8 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
+
+from lightning_as.plugin.linear_gradients import squared_gradients
 
 
 class TrainingHook(ABC):
@@ -150,14 +153,15 @@ class LogitsHook(TrainingHook):
 class LinearGradients(TrainingHook):
     """Sees what goes into every `torch.nn.Linear` of a module, and the gradient that comes back to what it gives.
 
-    Parameters that are frozen do not count. Of several backward passes of a layer the last counts.
+    A layer may see a row or several for each instance, with the batch as the first dimension. Parameters that are
+    frozen do not count. Of several backward passes of a layer the last counts.
 
     Args:
         module: The LightningModule.
 
     Raises:
-        MisconfigurationException: If it has no linear layer; while a batch is trained on, if a layer is given anything
-            but a row per instance, or is called twice before its backward pass.
+        MisconfigurationException: If it has no linear layer; while a batch is trained on, if what a layer
+            is given does not begin with the batch, or it is called twice before its backward pass.
     """
 
     nowhere = "any linear layer, which the strategy needs: use another"
@@ -192,7 +196,7 @@ class LinearGradients(TrainingHook):
         if self._size is None or not trained or not output.requires_grad:  # which it does not without a graph
             return
         given: Tensor = inputs[0]
-        if given.dim() != 2 or len(given) != self._size:
+        if given.dim() < 2 or len(given) != self._size:
             raise MisconfigurationException(
                 f"The gradients of linear layers were asked for, but the layer {name!r} was given "
                 f"{tuple(given.shape)} and not one row for each of the {self._size} instances: freeze it, call it "
@@ -205,16 +209,20 @@ class LinearGradients(TrainingHook):
                 "goes by losses or by the gradients of the logits."
             )
         self._open.add(name)
+        weight, bias = layer.weight.requires_grad, layer.bias is not None and layer.bias.requires_grad
+        if given.dim() > 2:  # a row for each of several positions
+            output.register_hook(partial(self._keep, name, partial(squared_gradients, given.detach(), weight, bias)))
+            return
         factor = given.new_zeros(self._size, dtype=torch.float64)
-        if layer.weight.requires_grad:
+        if weight:
             factor += given.detach().to(torch.float64).square().sum(1)
-        if layer.bias is not None and layer.bias.requires_grad:
+        if bias:
             factor += 1
-        output.register_hook(partial(self._keep, name, factor))
+        output.register_hook(partial(self._keep, name, lambda g: factor * g.to(torch.float64).square().sum(1)))
 
-    def _keep(self, name: str, factor: Tensor, gradient: Tensor) -> None:
+    def _keep(self, name: str, norms: Callable[[Tensor], Tensor], gradient: Tensor) -> None:
         self._open.discard(name)
-        self._norms[name] = factor * gradient.detach().to(torch.float64).square().sum(1)
+        self._norms[name] = norms(gradient.detach())
 
 
 class ScaleGradient(torch.autograd.Function):

@@ -18,6 +18,7 @@ from lightning_as.plugin.forward import ForwardPass, describe
 from lightning_as.plugin.observation import Observer
 from lightning_as.plugin.wiring import find_loader, gather_rows
 from lightning_as.strategies import BatchSelector, Scores
+from lightning_as.strategies.scores import entropies_of
 
 
 class Scorer:
@@ -102,7 +103,7 @@ class Scorer:
     def _gather(self, scores: Scores) -> Scores:
         """The scores of all processes, in the order of the global batch, on the CPU."""
         rows = gather_rows(self._trainer, list(scores))
-        return Scores(*(None if row is None else row.to(torch.float64) for row in rows[:3]), *rows[3:])
+        return Scores(*(row.to(torch.float64) if row is not None and row.dim() == 1 else row for row in rows))
 
     def _score_batch(self, batch: Any) -> Scores:
         """Scores of this process's own batch, as it comes from a loader."""
@@ -116,6 +117,7 @@ class Scorer:
             logits if "logits" in reads else None,
             features,
             self._inputs_of(batch) if "inputs" in reads else None,
+            entropies_of(logits) if logits is not None and "entropies" in reads else None,
         )
 
     def _inputs_of(self, batch: Any) -> Tensor:

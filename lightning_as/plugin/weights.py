@@ -92,3 +92,13 @@ class Weights:
         """They are of one training batch: validation must not find them."""
         if self._wanted and self.by_module:
             setattr(self._module, ATTRIBUTE, None)
+
+
+def check_weighting(weighting: Weighting | Literal["source"], strategy: Strategy) -> None:
+    """Raise a `ValueError` if weights go by probabilities that a strategy does not know."""
+    if weighting not in ("source", "none") and not strategy.knows_probabilities:
+        raise ValueError(
+            f"`weights={weighting!r}` go by the probability of each instance, which {type(strategy).__name__} does not "
+            "know of those that it chooses: leave `weights` out, or use a strategy that draws by probabilities, such "
+            "as AdaptiveSampling() or UpperBoundImportanceSampling()."
+        )

@@ -1,7 +1,7 @@
 """Selective-sampling methods: one paper, one file."""
 
 from lightning_as.strategies.adaptive import AdaptiveSampling
-from lightning_as.strategies.base import BatchSelector, Scores, Selection, Strategy
+from lightning_as.strategies.base import BatchSelector, Selection, Strategy
 from lightning_as.strategies.gopal import GopalSampling
 from lightning_as.strategies.gradient_norm import GradientNormSampling
 from lightning_as.strategies.infobatch import InfoBatch
@@ -12,6 +12,7 @@ from lightning_as.strategies.online_batch_selection import OnlineBatchSelection
 from lightning_as.strategies.prioritized import PrioritizedSampling
 from lightning_as.strategies.repeated_random_subset import RepeatedRandomSubset
 from lightning_as.strategies.rho_loss import RHOLoss
+from lightning_as.strategies.scores import Scores
 from lightning_as.strategies.selective_backprop import SelectiveBackprop
 from lightning_as.strategies.static_importance import StaticImportanceSampling
 from lightning_as.strategies.stratified import StratifiedSampling

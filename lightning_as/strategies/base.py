@@ -12,7 +12,7 @@ import logging
 import math
 from abc import ABC, abstractmethod
 from copy import copy
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,32 +20,12 @@ from torch import Tensor
 from lightning_as.core.bins import Bins
 from lightning_as.core.draw import Draw
 from lightning_as.core.progress import Progress
+from lightning_as.strategies.scores import Reading, Scores
 
 _logger = logging.getLogger(__name__)
 
-Reading = Literal["losses", "bounds", "linear_bounds", "logits", "features", "inputs"]
-"""``bounds`` are the squared norms of the gradients with respect to the logits, ``linear_bounds`` those with respect to
-the parameters of all linear layers, which are known of trained batches alone."""
 # What is learned from stays below, so that no sum over a data set overflows.
 _LARGEST = 1e100
-
-
-class Scores(NamedTuple):
-    """What a forward pass in evaluation mode finds out of some instances; what was not asked for is None.
-
-    On the CPU, float64 but for the features and inputs, which stay as they are.
-    """
-
-    losses: Tensor | None = None
-    """The loss of each, (M,)."""
-    bounds: Tensor | None = None
-    """The squared norm of the gradient of each loss with respect to the logits, (M,)."""
-    logits: Tensor | None = None
-    """(M, C)."""
-    features: Tensor | None = None
-    """What goes into the last linear layer, (M, d)."""
-    inputs: Tensor | None = None
-    """The inputs themselves, flattened, (M, d)."""
 
 
 class Strategy(ABC):
@@ -57,7 +37,10 @@ class Strategy(ABC):
 
     reads: frozenset[Reading] = frozenset({"losses"})
     """What it wants to know: of trained batches ``losses`` and one kind of bounds, of the forward passes that it asks
-    for by :meth:`wanted` any of the :class:`Scores`. Default: the losses."""
+    for by :meth:`wanted` any of the :class:`Scores`. It may become less in :meth:`start`. Default: the losses."""
+    knows_probabilities: bool = True
+    """Whether the probabilities of its draws are those of what is trained on, as unbiased weights need them. Default:
+    True, but False of a :class:`BatchSelector`."""
     weighted: bool = False
     """Whether its source weights the losses, so that its draws have weights. Default: False."""
     samples_by_loss: bool = False
@@ -95,13 +78,13 @@ class Strategy(ABC):
         """Start, unless it is at work on these bins already. On a copy of them on another device it goes on."""
         if self._bins is bins:
             return
-        moves = self._bins is not None and self._bins.is_copy_of(bins)
-        state, skipped = (self.state_dict(), self.skipped) if moves else (None, 0)
-        progress = self.progress if moves else None
+        if self._bins is None or not self._bins.is_copy_of(bins):
+            self.start(bins)
+            return
+        state, skipped, progress = self.state_dict(), self.skipped, self.progress
         self.start(bins)
-        if state is not None and progress is not None:
-            self.load_state_dict(state)
-            self.skipped, self.progress = skipped, progress
+        self.load_state_dict(state)
+        self.skipped, self.progress = skipped, progress
 
     def fresh(self) -> Strategy:
         """A copy that has learned nothing yet, on the same bins, in the same training."""
@@ -270,8 +253,13 @@ class BatchSelector(Strategy):
 
     :meth:`draw` is asked for a batch of `size`, and gives as many candidates as it likes, that many or a multiple. With
     more, they are scored (:attr:`reads`), and :meth:`select` chooses. Among several processes each chooses from its own
-    share of the candidates, and all know what the others chose.
+    share of the candidates, and all know what the others chose. One whose :class:`Selection` has the probabilities says
+    so by :attr:`knows_probabilities`.
     """
+
+    # A share is all that a process has loaded. So another number of processes chooses otherwise of equal candidates, as
+    # also where a training goes on with another number than before.
+    knows_probabilities = False
 
     @abstractmethod
     def select(self, draw: Draw, scores: Scores, size: int, generator: torch.Generator) -> Selection:

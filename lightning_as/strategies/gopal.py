@@ -16,7 +16,8 @@ Source: Gopal, "Adaptive Sampling for SGD by Exploiting Side Information" (ICML 
 Here J draws are the first whole number of batches that makes them, and the norm is that of the gradient with respect to
 the logits. The δ of Gopal multiplies the new estimate, that of the thesis the old one.
 
-Cost per step: No extra forward pass; O(batch · log K) for the draw and O(batch + K) for the update, for K bins.
+Cost per step: No extra forward pass; O(batch · log K) for the draw and O(batch + K) for the update, for K bins; 12
+bytes of memory per instance.
 
 Verified: The formulas, J = N/4 and δ = 0.5 in the paper's full text. The paper does not say what becomes of a bin that
 was not drawn in a window: in this package it keeps its share of p, and the others divide the rest by p̂; a window of
@@ -71,6 +72,7 @@ class GopalSampling(Strategy):
 
     def start(self, bins: Bins) -> None:
         super().start(bins)
+        self.reads = frozenset({"bounds"} if len(bins.sizes) > 1 else ())  # one bin has the probability 1
         self._window = -(-len(bins) // 4) if self.update_every is None else self.update_every
         self._over_bins = GradientBinDistribution(
             bins.sizes, None, 1 - self.delta, statistic="mean", smoothing="original", proportional=True

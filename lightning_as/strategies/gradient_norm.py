@@ -6,15 +6,18 @@ squared norm with respect to all fully connected layers costs no more than the b
 
     ‖∇_i‖² = Σ over linear layers (‖x_i‖² + 1) ‖∂L_i/∂y_i‖²,        ω_i = √‖∇_i‖² + c.
 
-x and y are a layer's input and output, and the 1 is there if it has a bias. The constant c keeps old norms from
-giving an instance up: no weight exceeds mean(ω) / c. Until enough instances have a norm that is not stale,
-sampling is uniform.
+x and y are a layer's input and output, and the 1 is there if it has a bias. Of a layer that sees several positions of
+an instance, as in a transformer, it is ‖Σ_t ∂L_i/∂y_it x_itᵀ‖² + ‖Σ_t ∂L_i/∂y_it‖². The constant c keeps old norms from
+giving an instance up: no weight exceeds mean(ω) / c. Until enough instances have a norm that is not stale, sampling is
+uniform.
 
 Source: Alain, Lamb, Sankar, Courville, Bengio, "Variance Reduction in SGD by Distributed Importance Sampling" (2015,
 arXiv:1511.06481) and the authors' code.
 
 Cost per step: No extra forward pass; the norms take a square and a sum of each linear layer's input and output
-gradient. O(batch · log N) for the draw and the update.
+gradient. A layer on sequences of T positions takes T² (d_in + d_out) or T d_in d_out multiplications per instance,
+whichever needs less memory, and its input is kept until the backward pass. O(batch · log N) for the
+draw and the update; 21 bytes of memory per instance, with `staleness` 29.
 
 Verified: The norm, the constant, the threshold and the weights in the authors' code; the paper's text, and which
 constant and staleness its curves are of, could not be read. Departures: the source's workers score the whole data set
@@ -24,8 +27,9 @@ leaves it out, and so minimises the mean loss of the others only.
 
 When to use it: Networks of linear layers, with a loss that is the mean over the batch and must stay it.
 
-When not: Convolutions do most of the work, for their gradients are not seen; linear layers on sequences, which are
-refused; and batches so small against the data set that all norms are old.
+When not: Convolutions do most of the work, for their gradients are not seen, nor are those of linear layers that a
+module does not call, as of `nn.MultiheadAttention`; layers whose input does not begin with the batch; and batches so
+small against the data set that all norms are old.
 """
 
 from __future__ import annotations

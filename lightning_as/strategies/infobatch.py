@@ -13,7 +13,8 @@ reports, plan fewer epochs. A pass goes on where an epoch or a batch ends.
 Source: Qin et al., "InfoBatch: Lossless Training Speed Up by Unbiased Dynamic Data Pruning" (ICLR 2024,
 arXiv:2303.04947), and the authors' code.
 
-Cost per step: No extra forward pass; O(batch) for the draw and the update, and O(N) once per pass.
+Cost per step: No extra forward pass; O(batch) for the draw and the update, and O(N) once per pass; 36 bytes of memory
+per instance.
 
 Verified: The abstract, and the authors' code line by line. Of its faults none is inherited: weights that stay on to the
 end where δ times the number of epochs is not whole, reseeded global generators, a patched DataLoader, losses filed

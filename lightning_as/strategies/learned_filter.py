@@ -23,14 +23,16 @@ the next run, as `policy`, and in the end with ``train_policy=False`` to the one
 Source: Fan, Tian, Qin, Bian and Liu, "Learning What Data to Learn" (2017, arXiv:1702.08635), the Neural Data Filter
 with REINFORCE.
 
-Cost per step: Beside the training `presample` forward passes of the batch; O(candidates) for the policy.
+Cost per step: Beside the training `presample` forward passes of the batch, whose logits are in memory, and are worked
+on in blocks; O(candidates) for the policy; 12 bytes of memory per instance.
 
 Verified: The abstract, and a summary that gives the decision process, logistic policies and their update. NOT verified,
 as the body was not read: the reward's formula, the list of features and their scaling, the 2, the actor-critic form and
 a baseline for the reward, which are left out, the step size, and the results. The forward pass that the source saves is
 not saved. As the distribution of what is trained on is not known, draws keep the uniform probabilities of their
-candidates, so that weights other than the source's none are 1. A fit that is resumed from a checkpoint between the last
-batch of an epoch and its validation never hears of that: Lightning does not make up for it.
+candidates, and weights that go by them are refused. With several processes each chooses from its own share, so that
+another number of them chooses otherwise. A fit that is resumed from a checkpoint between the last batch of an epoch and
+its validation never hears of that: Lightning does not make up for it.
 
 When to use it: Many similar trainings, of which the first ones may pay for a policy.
 
@@ -55,6 +57,7 @@ from lightning_as.strategies.base import BatchSelector, Scores, Selection
 
 _LARGEST_LOSS = 10.0  # of the features
 _FIRST_CONSTANT = 2.0
+_BLOCK = 2**20  # logits that are worked on at a time
 _REMEDY = "name what `save_policy` wrote, or a checkpoint of a run with LearnedFilter."
 _FEATURES = ("loss", "probability", "margin", "progress", "mean_loss", "best", "constant")
 
@@ -177,7 +180,7 @@ class LearnedFilter(BatchSelector):
         assert scores.losses is not None, "`reads` asks for them"
         assert scores.logits is not None, "`reads` asks for them"
         losses = self._known(scores.losses.to(torch.float64))
-        probability, margin = self._probability_and_margin(draw, losses, scores.logits.to(torch.float64))
+        probability, margin = self._probability_and_margin(draw, losses, scores.logits)
         of_training = [
             self._steps / self._total_steps,
             max(-_LARGEST_LOSS, min(_LARGEST_LOSS, self._loss_sum / max(self._loss_count, 1))),
@@ -252,14 +255,19 @@ class LearnedFilter(BatchSelector):
         likelihood = torch.exp(-losses).clamp_(max=1.0)
         if logits.dim() != 2 or logits.shape[1] < 2:
             return likelihood, 2 * likelihood - 1
-        p = logits.softmax(1).nan_to_num(0.0)
         labels = self.bins.labels
-        if labels is not None and int(labels.min()) >= 0 and int(labels.max()) < p.shape[1]:
-            truth = labels.to(torch.int64)[draw.bins].unsqueeze(1)
-        else:
-            truth = (p - likelihood.unsqueeze(1)).abs().argmin(1, keepdim=True)
-        own = p.gather(1, truth)[:, 0]
-        return own, own - p.scatter(1, truth, -1.0).amax(1)
+        is_class = labels is not None and int(labels.min()) >= 0 and int(labels.max()) < logits.shape[1]
+        truths = labels.to(torch.int64)[draw.bins] if labels is not None and is_class else None
+        own, largest = torch.empty_like(likelihood), torch.empty_like(likelihood)
+        for at in torch.arange(len(logits), device="cpu").split(max(1, _BLOCK // logits.shape[1])):
+            p = logits[at].to(torch.float64).softmax(1).nan_to_num_(0.0)
+            if truths is None:
+                truth = (p - likelihood[at].unsqueeze(1)).abs_().argmin(1, keepdim=True)
+            else:
+                truth = truths[at].unsqueeze(1)
+            own[at] = p.gather(1, truth)[:, 0]
+            largest[at] = p.scatter_(1, truth, -1.0).amax(1)
+        return own, own - largest
 
 
 def _load_policy(path: str) -> Tensor:

@@ -15,7 +15,8 @@ follows. And a step that would move a logit by more than 1 is shortened to that.
 Source: Bouchard, Trouillon, Perez, Gaidon, "Online Learning to Sample" (2015, arXiv:1506.09016), algorithm AW-SGD and
 the application in which images are sampled by their labels.
 
-Cost per step: No extra forward pass; O(batch · log K) for the draw and O(batch + K) for the update, for K bins.
+Cost per step: No extra forward pass; O(batch · log K) for the draw and O(batch + K) for the update, for K bins; 12
+bytes of memory per instance.
 
 Verified: The abstract and a summary; the step was derived from them and agrees with finite differences of E ‖d‖². The
 paper's step sizes, guards and results could not be verified, and no code of the authors was found: the default learning
@@ -73,6 +74,7 @@ class LearnedProposal(Strategy):
 
     def start(self, bins: Bins) -> None:
         super().start(bins)
+        self.reads = frozenset({"bounds"} if len(bins.sizes) > 1 else ())  # one bin has the probability 1
         self._shares = torch.tensor(bins.sizes, dtype=torch.float64, device="cpu") / len(bins)
         self._proposal = BinDistribution(self._shares)
         self._levels = TwoLevels(bins, self._proposal, UniformInBins(bins), self.floor)

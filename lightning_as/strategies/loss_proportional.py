@@ -20,13 +20,13 @@ the last loss also in section 5 of Schaul et al., "Prioritized Experience Replay
 
 Cost per step: No extra forward pass of the module. ``"history"``: O(batch · log N). ``"lstm"``: a forward pass of the
 small network on `presample` instances and a training step on the batch, some 30 ms on one CPU core once the histories
-are full; 40 bytes per instance.
+are full. 21 bytes of memory per instance, ``"lstm"`` 63.
 
 Verified: Weights, scores, the network, its 10 losses, first loss of 1, presample of 2048, clipping at 10⁻⁶ and the
 defaults k = 0.5 and smoothing 0 in the authors' code; the paper's text and its results could not be read. Departures:
-`HistorySampler` also recomputes all scores by forward passes every few batches, this does not; its library smooths
-and takes powers separately. In the network torch's initial parameters of the LSTMs and of the linear layer, and Adam's
-ε, take the place of those of Keras, a loss of exactly 0 counts where Keras masks it, and losses are cut at 10⁶.
+`HistorySampler` also recomputes all scores by forward passes every few batches, this does not; its library smooths and
+takes powers separately. In the network torch's initial parameters of the LSTMs and of the linear layer, and Adam's ε,
+take the place of those of Keras, a loss of exactly 0 counts where Keras masks it, and losses are cut at 10⁶.
 
 When to use it: As the simplest sampling by losses, between plain importance sampling (k = 1) and stress on what is
 hard.

@@ -20,7 +20,7 @@ of 0.5.
 
 Cost per step: No extra forward pass but for N every `recompute_every` epochs, half a pass of the data per epoch by
 default. Draw and update: O(√(N · batch)), a millisecond or two with a million instances; nothing sorts all of them
-(`benchmarks/online_batch_selection.py`).
+(`benchmarks/online_batch_selection.py`); 29 bytes of memory per instance.
 
 Verified: All of the above in the script, line by line. The paper's text could not be read, nor could it be verified
 that the script is the authors' own. The script weights the losses of a batch by the mean of its p over p_i, which the

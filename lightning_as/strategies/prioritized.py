@@ -15,11 +15,12 @@ Source: Schaul, Quan, Antonoglou and Silver, "Prioritized Experience Replay" (20
 the weights under "annealing the bias", Algorithm 1, and the appendix on the variants. Its supervised experiment is of
 MNIST without 99 % of the digits 0 to 4, with the last error as priority, α = 1 and β = 0, that is, no weights.
 
-Cost per step: No extra forward pass. ``"proportional"``: O(batch · log N), half a millisecond. ``"rank"``:
-O(√(N · batch)), a millisecond or two with a million instances (`benchmarks/online_batch_selection.py`).
+Cost per step: No extra forward pass. ``"proportional"``: O(batch · log N), half a millisecond. ``"rank"``: O(√(N ·
+batch)), a millisecond or two with a million instances (`benchmarks/online_batch_selection.py`). 21 bytes of memory per
+instance, ``"rank"`` 45.
 
-Verified: The formulas, both α and β, the draws and the supervised experiment in the paper. It does not give ε,
-which is 10⁻⁶ in this package, nor say of what β's steps are: batches. The error |δ| of a regression becomes the loss.
+Verified: The formulas, both α and β, the draws and the supervised experiment in the paper. It does not give ε, which is
+10⁻⁶ in this package, nor say of what β's steps are: batches. The error |δ| of a regression becomes the loss.
 Departures: the order is exact after every batch, where the paper's heap is sorted anew every 10⁶ steps; ranks are drawn
 from the exact distribution inside each part, there uniformly; new items keep the priority that was the largest when
 they came, in this package it is the largest now, since all came at once.

@@ -12,10 +12,11 @@ of shuffled epochs, and what is left of the method is its schedule, which is its
 Source: Okanovic et al., "Repeated Random Sampling for Minimizing the Time-to-Accuracy of Learning" (ICLR 2024,
 arXiv:2305.18424).
 
-Cost per step: No extra forward pass; O(batch), and O(N) once per permutation.
+Cost per step: No extra forward pass; O(batch), and O(N) once per permutation; 12 bytes of memory per instance, and 8
+per one of the subset.
 
-Verified: The abstract and two implementations by others, which agree on the above, also in that they drop the part of
-a permutation that is too short for a subset. The paper's body and the authors' code could not be verified.
+Verified: The abstract and two implementations by others, which agree on the above, also in that they drop the part of a
+permutation that is too short for a subset. The paper's body and the authors' code could not be verified.
 
 When to use it: As the baseline for every method that claims to save training by selecting data.
 

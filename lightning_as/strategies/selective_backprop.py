@@ -18,15 +18,15 @@ Source: Jiang et al., "Accelerating Deep Learning by Focusing on the Biggest Los
 Composer's `SelectiveBackprop`.
 
 Cost per step: In the steps that choose 1/keep forward passes of the batch beside the training, and O(M log M) for the
-choice. The source's saving, fewer backward passes, is had by planning fewer epochs.
+choice. The source's saving, fewer backward passes, is had by planning fewer epochs. 12 bytes of memory per instance.
 
 Verified: The authors' code (calculator, history, selectors) and Composer's line by line; its README for the defaults.
 Not verified: the paper's own text. As in the authors' code, all losses of a batch enter the history before its
 percentiles are taken, and the priming epoch enters none. Composer's share of the training counts whole epochs if its
 duration is given in epochs, this one batches; its optional smaller inputs for scoring are left out, and so is the
 source's reuse of stale losses. No closed form is known for the chance to be chosen: draws keep the uniform
-probabilities of their candidates, so that weights other than the source's none are 1. With several processes each
-chooses from its own share, and they have one history.
+probabilities of their candidates, and weights that go by them are refused. With several processes each chooses from its
+own share, and they have one history, so that another number of them chooses otherwise.
 
 When to use it: Backward passes are the cost that matters, and many instances are easy.
 

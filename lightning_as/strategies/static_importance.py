@@ -18,7 +18,7 @@ Source: Needell, Srebro, Ward, "Stochastic Gradient Descent, Weighted Sampling, 
 Sampling for Regularized Loss Minimization" (ICML 2015), p_i = L_i / Σ L in Iprox-SMD.
 
 Cost per step: No extra forward pass; O(batch · log N). Once, if constants are to be estimated, a pass over the data
-without the model, whose inputs are all in memory at that moment.
+without the model, whose inputs are all in memory at that moment. 28 bytes of memory per instance.
 
 Verified: The formula of Zhao and Zhang in the paper's full text. Needell et al. from the abstract and secondary
 sources: the exact form of the theorem could not be verified, and of the published MATLAB file the slip `1/2*n` is not

@@ -19,7 +19,8 @@ Source: Zhao and Zhang, "Accelerating Minibatch Stochastic Gradient Descent usin
 arXiv:1405.3080), the estimator and the allocation; the allocation is Neyman's (1934).
 Cost per step: None but the draw, O(batch + strata). Before training once k-means over all inputs, which are loaded
 together for it: about 5 s on one core for MNIST with ten clusters a digit, 20 iterations on at most 10,000 instances of
-a bin. No forward pass, but with clusters and ``deviation="gradients"`` one over the data before training.
+a bin. No forward pass, but with clusters and ``deviation="gradients"`` one over the data before training. 20 bytes of
+memory per instance, and all inputs during k-means.
 Verified: The abstract, and secondary summaries that speak of k-means, also inside each class, and of allocating the
 batch to clusters. NOT verified, as the body was not read: how the paper makes its clusters and estimates σ_j, the
 number of clusters, and its results; the rounding and the two estimates of σ_j are this package's. That the weights are
@@ -75,8 +76,9 @@ class StratifiedSampling(Strategy):
         check_integer("seed", seed, least=-(2**63))
         check_choice("deviation", deviation, get_args(Deviation))
         check_share("momentum", momentum)
-        if deviation == "inputs":
-            self.reads = frozenset({"inputs"})
+        # With the bins as strata, σ from gradients needs no inputs.
+        self._of_bins = clusters_per_bin == 1 and deviation == "gradients"
+        self.reads = frozenset({"inputs"} if deviation == "inputs" else {"bounds"} if self._of_bins else self.reads)
         self.clusters_per_bin = clusters_per_bin
         self.deviation: Deviation = deviation
         self.momentum = momentum
@@ -85,8 +87,7 @@ class StratifiedSampling(Strategy):
     def start(self, bins: Bins) -> None:
         super().start(bins)
         self._number = sum(min(self.clusters_per_bin, size) for size in bins.sizes)  # there may be fewer in the end
-        # With the bins as strata, σ from gradients needs no inputs.
-        self._stratified = self.clusters_per_bin == 1 and self.deviation == "gradients"
+        self._stratified = self._of_bins
         self._size = 0  # of the batch last drawn
         self._set_strata(bins.tags.long())
 

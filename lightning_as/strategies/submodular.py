@@ -26,7 +26,9 @@ once for all picks.
 Cost per step: No forward pass but one over all data every `refresh_epochs` epochs. The selection itself is dear: N ·
 log(1/ε) gains per batch, whatever its size, of O(batch · d) each. For N = 60,000 and d = 256 that is about 1 s of one
 core for a batch of 256 and 0.6 s for one of 64, where the network's step takes 0.07 s. The features of all data are
-kept in memory three times and in checkpoints once: 4 N d bytes each, 61 MB.
+kept in memory three times and in checkpoints once: 4 N d bytes each, 61 MB. Of the logits only the entropy of each
+instance is kept, so that the number of classes does not matter. Weights that go by probabilities are refused, since the
+choice has none.
 Verified: The abstract and the introduction; the authors' code, of which two versions were read anew. In both the second
 stage compares as many instances as it picks when batches are of 50 (ten times log(1/ε) = 50, drawn once), so it is
 random; this one is not. In one version the distance to the mean is added, against its own comment. NOT verified: the
@@ -73,7 +75,8 @@ class SubmodularBatchSelection(Strategy):
         ValueError: If an option is out of its range.
     """
 
-    reads = frozenset({"features", "logits"})
+    reads = frozenset({"features", "entropies"})
+    knows_probabilities = False  # it chooses the best
 
     def __init__(
         self,
@@ -121,22 +124,14 @@ class SubmodularBatchSelection(Strategy):
 
     def refresh(self, indices: Tensor, scores: Scores) -> None:
         assert scores.features is not None, "`reads` asks for them"
-        assert scores.logits is not None, "`reads` asks for them"
-        if scores.logits.dim() != 2 or scores.logits.shape[1] < 2:
-            raise ValueError(
-                "SubmodularBatchSelection goes by the entropy of the predicted classes, from logits (M, C) with C ≥ 2, "
-                f"but they are {tuple(scores.logits.shape)}: let `logits_from` name what gives one logit per class, "
-                "for two classes two of them, or use another strategy."
-            )
+        assert scores.entropies is not None, "`reads` asks for them"
         # In half precision squares overflow, and a CPU is slow.
         found = scores.features.to(torch.promote_types(scores.features.dtype, torch.float32))
-        finite = found.isfinite().all(1) & scores.logits.isfinite().all(1)
+        finite = found.isfinite().all(1) & scores.entropies.isfinite()
         self._note_skipped(len(finite) - int(finite.sum()))
-        log_p = scores.logits.log_softmax(1)
-        entropies = -(log_p.exp() * log_p).sum(1)
         features, entropy = torch.zeros_like(found), torch.zeros(len(indices), dtype=torch.float64, device="cpu")
         features[indices[finite]] = found[finite]
-        entropy[indices[finite]] = entropies[finite]
+        entropy[indices[finite]] = scores.entropies[finite]
         self._know(features, entropy)
         self._refreshed = self._draws
 

@@ -6,7 +6,8 @@ epoch of N draws then sees 63.2 % of the data, and what a method gains over that
 
 Source: None; it is what stochastic gradient descent is defined with.
 
-Cost per step: No extra forward pass; O(N) once per epoch for the permutation, with replacement O(batch).
+Cost per step: No extra forward pass; O(N) once per epoch for the permutation, with replacement O(batch). 12 bytes of
+memory per instance, with replacement 4.
 
 Verified: Nothing to verify.
 

@@ -91,6 +91,6 @@ def test_the_last_occurrence_of_each_entry_and_of_the_known_ones_before_others()
 @pytest.mark.parametrize("execution", ["compiled"], indirect=True)
 def test_weights_that_no_scaling_brings_back_are_an_error_and_no_endless_loop(execution: str):
     broken = Pair().fast
-    broken.load_state_dict({"leaves": torch.zeros(len(TAGS), 2), "unseen": torch.zeros(len(TAGS), dtype=torch.bool)})
+    broken._tree.fill([0.0, 0.0])
     with pytest.raises(ValueError, match="The weights of a bin sum to 0"):
         broken.update(torch.tensor([0]), torch.tensor([0]), double(1))

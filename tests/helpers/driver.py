@@ -107,6 +107,7 @@ class Driver:
             self._numbers(count * CLASSES).view(count, CLASSES) if "logits" in reads else None,
             torch.randn(count, FEATURES, generator=self._chance) if "features" in reads else None,
             self._inputs[indices] if "inputs" in reads else None,
+            self._numbers(count) if "entropies" in reads else None,
         )
 
     def _numbers(self, count: int) -> Tensor:

@@ -23,7 +23,7 @@ from tests.helpers.processes import within
 from tests.helpers.tiny import BATCH, EPOCH, Noisy, Tiny, TinyData, differences, refused, tiny_dataset, tiny_fit
 
 FACTOR = 3
-ALL: frozenset[Any] = frozenset({"losses", "bounds", "logits", "features", "inputs"})
+ALL: frozenset[Any] = frozenset({"losses", "bounds", "logits", "features", "inputs", "entropies"})
 pytestmark = pytest.mark.filterwarnings("ignore:::lightning")
 
 
@@ -138,7 +138,8 @@ def plain_pass(weights: dict[str, Tensor], indices: Tensor) -> Scores:
         features = nn.Sequential(*body)(x)
         logits = head(features)
     losses = cross_entropy(logits.double(), y, reduction="none")
-    return Scores(losses, gradient_bound(logits.double(), y), logits.double(), features, x)
+    entropies = torch.distributions.Categorical(logits=logits.double()).entropy()
+    return Scores(losses, gradient_bound(logits.double(), y), logits, features, x, entropies)
 
 
 def assert_scores(scores: Scores, expected: Scores, reads: frozenset[Any] = ALL) -> None:

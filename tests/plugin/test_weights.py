@@ -1,3 +1,4 @@
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -6,8 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from lightning_as import UpperBoundImportanceSampling
+from lightning_as import AdaptiveSamplingCallback, UpperBoundImportanceSampling
 from lightning_as.core.draw import importance_weights
+from tests.helpers.catalogue import CATALOGUE
 from tests.helpers.recording import Recording
 from tests.helpers.tiny import BATCH, EPOCH, Tiny, make_data, refused, tiny_dataset, tiny_fit, tiny_trainer
 
@@ -148,3 +150,15 @@ def test_weights_are_1_where_a_weighted_strategy_has_none_for_now(tmp_path: Path
     strategy = UpperBoundImportanceSampling(threshold=1e6)  # which is never worth its while
     module = tiny_fit(tmp_path, strategy, Aware).module
     assert module.given == [[1.0] * BATCH] * EPOCH
+
+
+def test_weights_that_go_by_probabilities_are_refused_where_there_are_none():
+    for make in CATALOGUE.values():
+        strategy: Any = make()
+        name = type(strategy).__name__
+        AdaptiveSamplingCallback(strategy, logits_from="net", weights="none")
+        known = name not in ("LearnedFilter", "RHOLoss", "SelectiveBackprop", "SubmodularBatchSelection")
+        for weights in ("unbiased", "clipped", "power"):
+            refusal = pytest.raises(ValueError, match=f"`weights='{weights}'` go by the probability .* {name} does not")
+            with nullcontext() if known else refusal:
+                AdaptiveSamplingCallback(strategy, logits_from="net", weights=weights)

@@ -8,6 +8,7 @@ import torch
 
 from lightning_as import AdaptiveBatchSampler, Bins
 from lightning_as import strategies as s
+from tests.helpers.driver import EPOCH, Driver
 from tests.helpers.statistics import double
 from tests.helpers.strategies import learn, started
 
@@ -99,3 +100,23 @@ def test_a_state_of_another_option_is_refused(make: Make, option: str, saved: An
         learn(one.strategy, [index], double(1))
     with pytest.raises(ValueError, match=message):
         other.load_state_dict(one.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("make", "one_bin", "several"),
+    [
+        (s.AdaptiveSampling, {"losses"}, {"losses", "bounds"}),
+        (lambda: s.AdaptiveSampling(score="gradient"), {"bounds"}, {"bounds"}),
+        (s.GopalSampling, set(), {"bounds"}),
+        (s.LearnedProposal, set(), {"bounds"}),
+        (lambda: s.StratifiedSampling(1, "gradients"), {"bounds"}, {"bounds"}),
+    ],
+)
+def test_what_is_read_is_what_options_and_bins_need_and_no_more_changes_a_draw(make: Make, one_bin: Any, several: Any):
+    strategy = make()
+    for bins, reads in ((Bins.single(96), one_bin), (Bins(torch.arange(96) % 4), several), (Bins.single(96), one_bin)):
+        driver, curious = Driver(strategy, bins), Driver(make(), bins)
+        assert strategy.reads == reads
+        curious.strategy.reads |= {"losses", "bounds"}
+        pairs = zip(driver.run(2 * EPOCH).trained, curious.run(2 * EPOCH).trained, strict=True)
+        assert all(torch.equal(one.indices, other.indices) for one, other in pairs)

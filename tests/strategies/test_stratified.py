@@ -113,7 +113,7 @@ def test_the_bins_themselves_need_no_inputs_if_gradients_tell_their_deviation():
     assert torch.equal(strategy.strata, TAGS)
     assert strategy.allocation(10).tolist() == [4, 3, 3]
     assert StratifiedSampling().reads == {"inputs"}
-    assert strategy.reads == {"inputs", "bounds"}
+    assert strategy.reads == {"bounds"}
 
 
 @pytest.mark.parametrize("deviation", ["inputs", "gradients"])

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lightning_as.core.bins import Bins
 from lightning_as.strategies import Scores, SubmodularBatchSelection
+from lightning_as.strategies.scores import entropies_of
 from tests.helpers.statistics import double, seeded
 from tests.helpers.strategies import started
 
@@ -40,7 +41,7 @@ def new(size: int = N, **options: Any) -> Recording:
 def knowing(found: tuple[Tensor, Tensor] | None = None, **options: Any) -> Recording:
     features, logits = scores() if found is None else found
     strategy, order = new(len(features), **options), torch.randperm(len(features), generator=seeded(9))
-    strategy.refresh(order, Scores(features=features[order], logits=logits[order]))
+    strategy.refresh(order, Scores(features=features[order], entropies=entropies_of(logits[order])))
     return strategy
 
 
@@ -138,7 +139,7 @@ def test_all_are_scored_at_the_start_and_every_so_many_epochs_of_each_training()
                 wanted = strategy.wanted()
                 if wanted is not None:
                     assert torch.equal(wanted, torch.arange(N))
-                    strategy.refresh(wanted, Scores(features=scores()[0], logits=scores()[1]))
+                    strategy.refresh(wanted, Scores(features=scores()[0], entropies=entropies_of(scores()[1])))
                     asked.append((training, epoch, batch))
                 if batch == 0:
                     strategy.start_epoch(seeded())
@@ -173,9 +174,6 @@ def test_what_is_not_finite_counts_as_certain_and_without_features():
     assert len(torch.cat([strategy.draw(15, seeded(k)).indices for k in range(4)]).unique()) == N
 
 
-@pytest.mark.parametrize("shape", [(N,), (N, 1), (N, C, 4)])
-def test_what_cannot_be_scored_or_drawn_is_refused(shape: tuple[int, ...]):
-    with pytest.raises(ValueError, match=r"logits \(M, C\) with C ≥ 2, but they are \(60.*: let `logits_from` name"):
-        knowing((scores()[0], torch.zeros(shape).double()))
+def test_a_batch_of_more_than_all_is_refused():
     with pytest.raises(ValueError, match="A batch of 61 without replacement is more than all 60 instances"):
         new().draw(61, seeded())
