@@ -102,9 +102,10 @@ def _draw(fields: Any, bins: Bins, path: str) -> Draw:
         if part is None and name in ("within", "weights"):
             continue
         kind = torch.int64 if name in ("indices", "bins") else torch.float64
-        fits = isinstance(part, Tensor) and part.dtype == kind and part.shape == fields["indices"].shape
-        require(fits and part.dim() == 1, f"`{path}.{name}` is no tensor of {kind}, one for each instance")
-        require(kind == torch.int64 or (part.isfinite().all() and (part > 0).all()), f"`{path}.{name}` is not positive")
+        require(isinstance(part, Tensor) and part.dtype == kind and part.dim() == 1, f"`{path}.{name}` is not {kind}")
+        require(len(part) == len(fields["indices"]), f"`{path}.{name}` is not one for each instance")
+        usable = part.dtype == torch.int64 or (part.isfinite().all() and (part > 0).all())
+        require(usable, f"`{path}.{name}` has entries that are not positive")
     draw = Draw(**fields)
     require_indices(f"{path}.indices", draw.indices, len(bins))
     require(torch.equal(bins.of(draw.indices), draw.bins), f"`{path}.bins` are not those of its instances")
