@@ -98,13 +98,15 @@ def pending_draws(pending: list[Any], bins: Bins) -> deque[Draw]:
 
 def _draw(fields: Any, bins: Bins, path: str) -> Draw:
     require(isinstance(fields, dict) and fields.keys() == set(Draw._fields), f"`{path}` is no draw")
-    for name, part in fields.items():
+    for name in Draw._fields:
+        part: Any = fields[name]
         if part is None and name in ("within", "weights"):
             continue
         kind = torch.int64 if name in ("indices", "bins") else torch.float64
         require(isinstance(part, Tensor) and part.dtype == kind and part.dim() == 1, f"`{path}.{name}` is not {kind}")
+        assert isinstance(part, Tensor)
         require(len(part) == len(fields["indices"]), f"`{path}.{name}` is not one for each instance")
-        usable = part.dtype == torch.int64 or (part.isfinite().all() and (part > 0).all())
+        usable = kind == torch.int64 or (part.isfinite().all() and (part > 0).all())
         require(usable, f"`{path}.{name}` has entries that are not positive")
     draw = Draw(**fields)
     require_indices(f"{path}.indices", draw.indices, len(bins))
