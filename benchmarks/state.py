@@ -1,7 +1,7 @@
 """What a strategy's state costs at large N: to be made, saved and loaded, since each of them stalls a training.
 
 For each N the seconds that the sampler takes to start a strategy over 10 bins, to give its state, and to take over such
-a state, on one CPU thread. The best of three, as page faults and neighbours only add to it.
+a state, on one CPU thread: CPU time, which other programs disturb least, and the best of three.
 
     python benchmarks/state.py [--quick] [--sizes 100000 1000000] [--strategies AdaptiveSampling]
 """
@@ -28,9 +28,9 @@ def best(step: Callable[[], object]) -> float:
     """Seconds of the fastest of three."""
     seconds = []
     for _ in range(3):
-        start = time.perf_counter()
+        start = time.process_time()
         step()
-        seconds.append(time.perf_counter() - start)
+        seconds.append(time.process_time() - start)
     return min(seconds)
 
 
