@@ -60,7 +60,8 @@ class Criterion:
     def __init__(self, criterion: Callable[..., Any]) -> None:
         self.criterion = criterion
         self._options = _options(criterion)
-        self._reduces = isinstance(self._options.get("reduction"), str)
+        self.reduces = isinstance(self._options.get("reduction"), str)
+        """Whether it can be asked for no reduction, and so gives all samples' losses in one call."""
         self._metric = all(callable(getattr(criterion, name, None)) for name in ("update", "compute", "reset"))
         self._one_by_one = self._metric
         self._mapped = True
@@ -86,12 +87,12 @@ class Criterion:
         function = _function(self.criterion)
         if isinstance(function, _ELEMENTWISE) or function in _ELEMENTWISE_FUNCTIONS:
             return like_predictions(targets, logits, "logits").to(logits.dtype)
-        if self._reduces and {targets.shape, logits.shape} == {(len(logits),), (len(logits), 1)}:
+        if self.reduces and {targets.shape, logits.shape} == {(len(logits),), (len(logits), 1)}:
             return targets.view_as(logits)
         return targets
 
     def _call(self, logits: Tensor, targets: Any, unreduced: bool) -> Tensor:
-        unreduced = unreduced and self._reduces
+        unreduced = unreduced and self.reduces
         function = _function(self.criterion)
         if isinstance(function, nn.Module):
             called = copy.copy(function) if unreduced else function
@@ -108,7 +109,7 @@ class Criterion:
     def _average(self, losses: Tensor, logits: Tensor, targets: Any) -> Tensor:
         size = len(logits)
         shapes = [logits.shape, targets.shape if isinstance(targets, Tensor) else None]
-        known = self._reduces or losses.shape in (*shapes, logits.shape[:1], (size, 1))
+        known = self.reduces or losses.shape in (*shapes, logits.shape[:1], (size, 1))
         if not known or len(losses) != size:  # such as (B, B), of (B, 1) and (B,) that were broadcast
             raise ValueError(
                 f"{self!r} must give one loss per sample, ({size},), but gave the shape {tuple(losses.shape)}: take "

@@ -108,10 +108,12 @@ class Scorer:
         """Scores of this process's own batch, as it comes from a loader."""
         reads, observer = self._sampler.strategy.reads, self._observer
         batch = self._pass.ready(batch)
-        logits, features = self._forward(batch) if reads - {"inputs"} else (None, None)
-        targets = observer.targets_of(batch) if reads & {"losses", "bounds"} else None
+        of_logits = reads - ({"inputs", "losses"} if observer.takes_batch else {"inputs"})
+        logits, features = self._forward(batch) if of_logits else (None, None)
+        targets = observer.targets_of(batch) if of_logits & {"losses", "bounds"} else None
+        of = None if observer.takes_batch else logits
         return Scores(
-            observer.losses_of(logits, targets) if logits is not None and "losses" in reads else None,
+            observer.losses_of(of, targets, batch) if "losses" in reads else None,
             observer.bounds_of(logits, targets) if logits is not None and "bounds" in reads else None,
             logits if "logits" in reads else None,
             features,
