@@ -185,7 +185,7 @@ class AdaptiveSamplingCallback(Callback):
         seen = None if skipped else fit.observe(outputs, batch, look=logs or bins.on_host)
         draw = fit.sampler.commit()
         if seen is not None:
-            told, rows = gather_kept(trainer, draw, [seen.losses, seen.bounds], seen.there, bins.device)
+            told, rows = gather_kept(trainer, draw, [seen.losses, seen.bounds], fit.there, bins.device)
             if len(told.indices):
                 self.strategy.update(told, *rows)
         fit.end_batch()

@@ -113,7 +113,12 @@ class Fit:
         if seen is None:
             return None
         self._check_labels(seen.labels)
-        return Observation(self._rows.merge(seen.losses), self._rows.merge(seen.bounds), None, self._rows.there)
+        return Observation(self._rows.merge(seen.losses), self._rows.merge(seen.bounds), None)
+
+    @property
+    def there(self) -> Tensor | None:
+        """Whether a drawn sample came through to the batch, (B,) bool; None if all do, always."""
+        return self._rows.there
 
     def end_batch(self) -> None:
         """Watch no longer; take back the weights; score what the strategy wants scored before the next draw."""

@@ -29,8 +29,6 @@ class Observation(NamedTuple):
     """The squared norm of the gradient of each loss, (B,); zeros if nobody reads them."""
     labels: Tensor | None
     """The targets, (B,) integers; None if they were not asked for, or are no class indices."""
-    there: Tensor | None = None
-    """Whether a drawn instance came through at all, (B,) bool; None if all did."""
 
 
 class Observer:
@@ -143,8 +141,7 @@ class Observer:
             bounds = self._observed_bounds(gradients, size)
             if bounds is None:
                 return None
-        zeros = torch.zeros(size, dtype=torch.float32, device=self._module.device)
-        losses, bounds = zeros if losses is None else losses, zeros if bounds is None else bounds
+        losses, bounds = self._or_zeros(losses, size), self._or_zeros(bounds, size)
         return Observation(losses, bounds, self._labels(batch, targets, size) if labelled else None)
 
     def rows(self, batch: Any, drawn: int) -> Rows:
@@ -197,6 +194,9 @@ class Observer:
                 "data set must give one sample."
             )
         return targets.flatten() if targets.numel() == size and not targets.is_floating_point() else None
+
+    def _or_zeros(self, numbers: Tensor | None, size: int) -> Tensor:
+        return torch.zeros(size, dtype=torch.float32, device=self._module.device) if numbers is None else numbers
 
     def _compute(self, logits: Tensor | None, targets: Any, batch: Any, found: Mapping[str, Any]) -> Tensor:
         """The losses, (B,), compared with the one that was returned if their logits are of the training pass."""
