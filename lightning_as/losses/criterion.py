@@ -82,12 +82,11 @@ class Criterion:
         return self._call(logits, self._fit(targets, logits), unreduced=False)
 
     def _fit(self, targets: Any, logits: Tensor) -> Any:
-        if not isinstance(targets, Tensor):
-            return targets
         function = _function(self.criterion)
         if isinstance(function, _ELEMENTWISE) or function in _ELEMENTWISE_FUNCTIONS:
             return like_predictions(targets, logits, "logits").to(logits.dtype)
-        if self.reduces and {targets.shape, logits.shape} == {(len(logits),), (len(logits), 1)}:
+        column = {(len(logits),), (len(logits), 1)}
+        if self.reduces and isinstance(targets, Tensor) and {targets.shape, logits.shape} == column:
             return targets.view_as(logits)
         return targets
 

