@@ -87,13 +87,13 @@ class AdaptiveSamplingCallback(Callback):
         strategy: Strategy | None = None,
         logits_from: str | None = None,
         recompute: bool = False,
-        target_key: str | int | None = None,
+        target_key: int | str | None = None,
         per_sample_loss: PerSample | str | None = None,
         gradient_bound: PerSample | Literal["autograd"] | None = None,
         weights: Weighting | Literal["source"] = "source",
         weight_limit: float = 10.0,
         weight_power: float = 0.5,
-        kept: str | int | None = None,
+        kept: int | str | None = None,
         compare_loss: bool = True,
     ) -> None:
         if strategy is not None and not isinstance(strategy, Strategy):
