@@ -132,7 +132,7 @@ class Observer:
         if by_logits or (compute and not self.takes_batch):
             logits, targets = self._logits_of(found, batch, size), self.targets_of(batch)
         elif labelled:
-            targets = self.targets_of(batch)
+            targets = self._targets_for_labels(batch)
         losses = self._compute(logits, targets, batch, found) if compute else given
         bounds = None
         if by_logits and logits is not None:
@@ -183,7 +183,16 @@ class Observer:
         Raises:
             MisconfigurationException: If the batch has targets of another number.
         """
-        return self._labels(batch, self.targets_of(batch), size)
+        return self._labels(batch, self._targets_for_labels(batch), size)
+
+    def _targets_for_labels(self, batch: Any) -> Any:
+        """The targets, or None if it is not clear which they are: where losses are returned nobody needs them."""
+        try:
+            return self.targets_of(batch)
+        except MisconfigurationException:
+            if self._target_key is not None:
+                raise
+            return None
 
     def _labels(self, batch: Any, targets: Any, size: int) -> Tensor | None:
         if not isinstance(targets, Tensor) or targets.dim() == 0:

@@ -65,7 +65,7 @@ class Scorer:
         if not isinstance(strategy, BatchSelector) or candidates == size:
             return batch
         with isolate_rng():  # the user's hooks may augment
-            scores = self._gather(self._score_batch(self._pass.copy(batch)))
+            scores = self._gather(self._score_batch(self._pass.copy(batch), candidates))
         chosen = []
         for rank in range(sampler.num_replicas):
             part = torch.arange(rank, len(draw.indices), sampler.num_replicas)
@@ -96,7 +96,9 @@ class Scorer:
             multiprocessing_context=loader.multiprocessing_context if loader.num_workers else None,
         )
         # Brought together chunk by chunk, which is their order, so that no more than one is on the device.
-        parts = zip(*(self._gather(self._score_batch(batch)) for batch in chunks), strict=True)
+        parts = zip(
+            *(self._gather(self._score_batch(*pair)) for pair in zip(chunks, map(len, share), strict=True)), strict=True
+        )
         return Scores(*(None if part[0] is None else torch.cat(part)[: len(indices)] for part in parts))
 
     def _gather(self, scores: Scores) -> Scores:
@@ -104,10 +106,15 @@ class Scorer:
         rows = gather_rows(self._trainer, list(scores))
         return Scores(*(None if row is None else row.to(torch.float64) for row in rows[:3]), *rows[3:])
 
-    def _score_batch(self, batch: Any) -> Scores:
-        """Scores of this process's own batch, as it comes from a loader."""
+    def _score_batch(self, batch: Any, size: int) -> Scores:
+        """Scores of this process's own batch of `size` samples, as it comes from a loader."""
         reads, observer = self._sampler.strategy.reads, self._observer
         batch = self._pass.ready(batch)
+        if observer.rows(batch, size).owners is not None:
+            raise MisconfigurationException(
+                f"`kept` does not go with {type(self._sampler.strategy).__name__}, which has instances scored, each of "
+                "which must give one row: leave it out and have the `collate_fn` give that, or use another strategy."
+            )
         of_logits = reads - ({"inputs", "losses"} if observer.takes_batch else {"inputs"})
         logits, features = self._forward(batch) if of_logits else (None, None)
         targets = observer.targets_of(batch) if of_logits & {"losses", "bounds"} else None

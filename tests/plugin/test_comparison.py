@@ -4,8 +4,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, nll_loss
-from torch.utils.data import TensorDataset
+from torch.nn.functional import cross_entropy, nll_loss, one_hot
+from torch.utils.data import TensorDataset, default_collate
 
 from lightning_as import AdaptiveDataLoader, BinaryCrossEntropy, CrossEntropy
 from tests.helpers.tiny import BATCH, Tiny, normal, refused, tiny_dataset, tiny_fit
@@ -40,6 +40,15 @@ def pixels() -> AdaptiveDataLoader:
     return AdaptiveDataLoader(TensorDataset(normal(N, 1, 2, 2), targets), BATCH, bins=None, seed=0)
 
 
+def mixed() -> AdaptiveDataLoader:
+    def collate(samples: Any) -> Any:
+        x, y = default_collate(samples)
+        shares = one_hot(y, 4).float()
+        return 0.7 * x + 0.3 * x.flip(0), 0.7 * shares + 0.3 * shares.flip(0)
+
+    return AdaptiveDataLoader(tiny_dataset(), BATCH, collate_fn=collate, seed=0)
+
+
 def over_samples(self: Any, z: Tensor, y: Tensor) -> Tensor:
     return CrossEntropy()(z, y).mean()
 
@@ -69,6 +78,7 @@ AGREEING: dict[str, Any] = {
         {"ours": {"per_sample_loss": nn.CrossEntropyLoss(WEIGHT)}},
     ),
     "weights of samples": (module(weighted, importance_weights=None), {"ours": {"weights": "unbiased"}}),
+    "targets mixed in collate": (Tiny, {"data": mixed}),
     "a mean over pixels": (module(lambda self, z, y: cross_entropy(z, y), convolution), {"data": pixels}),
     "over samples, weighted": (module(over_samples, convolution), {"data": pixels, "ours": {"weights": "unbiased"}}),
     "their own losses": (

@@ -136,6 +136,7 @@ def test_labels_are_targets_of_one_whole_number_each():
         assert labels.tolist() == targets.flatten().tolist()
     for targets in (TARGETS.float(), TARGETS.expand(2, B).T, list(range(B)), torch.tensor(1)):
         assert observer().labels((INPUTS, targets), B) is None
+    assert observer().labels((INPUTS, TARGETS, TARGETS), B) is None  # which may not be needed
     with refused("A batch of 6 was drawn, but a tuple of 2 has 5 targets: each position in the data set must give one"):
         observer().labels((INPUTS, TARGETS[:5]), B)
 

@@ -40,9 +40,7 @@ def test_what_is_refused_by_name(value: Any, got: str):
     for name, take in (("losses", as_losses), ("logits", as_logits)):
         with pytest.raises(TypeError, match=f"`{name}` that `training_step` returned must be .*, got {got}: return"):
             take(value, B)
-    with pytest.raises(
-        TypeError, match=r"a tensor of torch.int64: return what goes into the loss, and not classes"
-    ):
+    with pytest.raises(TypeError, match=r"a tensor of torch.int64: return what goes into the loss, and not classes"):
         as_logits(LOGITS.argmax(1), B)
     with refused(r"The losses must be one for each of the 6 instances drawn, got the shape \(5,\)"):
         as_losses(LOSSES[1:], B)

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.data import default_collate
 
-from lightning_as import AdaptiveDataLoader, AdaptiveSamplingCallback, Draw, SelectiveBackprop
+from lightning_as import AdaptiveDataLoader, AdaptiveSamplingCallback, Draw, OnlineBatchSelection, SelectiveBackprop
 from lightning_as.plugin.rows import Rows, find_rows, gather_kept
 from tests.helpers.recording import Recording
 from tests.helpers.tiny import BATCH, EPOCH, Tiny, normal, refused, tiny_dataset, tiny_fit
@@ -129,3 +129,13 @@ def test_processes_put_together_what_came_through():
 def test_what_chooses_among_rows_needs_one_for_each_sample():
     with pytest.raises(ValueError, match="`kept='at'` does not go with SelectiveBackprop"):
         AdaptiveSamplingCallback(SelectiveBackprop(), kept="at")
+
+
+def test_a_strategy_that_has_instances_scored_needs_one_row_for_each(tmp_path: Path):
+    for collate, ours, message in (
+        (Cropping(), {"target_key": 1}, r"A batch of 16 was drawn, but a list of 3 came with 32 rows"),
+        (Cropping(), {"target_key": 1, "kept": 2}, "`kept` does not go with OnlineBatchSelection, which has instances"),
+    ):
+        loader = AdaptiveDataLoader(tiny_dataset(), BATCH, collate_fn=collate, bins=None)
+        with refused(message):
+            tiny_fit(tmp_path, OnlineBatchSelection(recompute_every=1), Triple, loader, ours=ours, max_epochs=2)
