@@ -78,7 +78,7 @@ def find_rows(batch: Any, drawn: int, kept: str | int | None) -> Rows:
     try:
         owners = torch.as_tensor(given, device="cpu")
     except (TypeError, ValueError, RuntimeError):
-        owners = torch.empty(0, device="cpu")
+        owners = torch.empty(0, dtype=torch.float32, device="cpu")
     whole = not (owners.is_floating_point() or owners.is_complex() or owners.dtype == torch.bool)
     if owners.dim() != 1 or not whole or not len(owners) or not 0 <= int(owners.min()) <= int(owners.max()) < drawn:
         raise MisconfigurationException(
