@@ -32,7 +32,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-import lightning_as.plugin.callback
+import lightning_as.plugin.rows
 from lightning_as import AdaptiveSampling, AdaptiveSamplingCallback, ConvNetClassifier, MNISTDataModule, Strategy
 from lightning_as.plugin.wiring import gather_batch
 
@@ -149,7 +149,7 @@ def main() -> None:
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    lightning_as.plugin.callback.gather_batch = timed_gather
+    lightning_as.plugin.rows.gather_batch = timed_gather
     figures: dict[str, float] = {}
     modes = options.modes or (["returned"] if options.quick else MODES)
     cells = [(mode, size) for mode in modes for size in (options.batch_sizes if mode == "returned" else [256])]

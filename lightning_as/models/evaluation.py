@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from torchmetrics import MeanMetric
+
+from lightning_as.losses import CrossEntropy
 
 
 class Evaluation(NamedTuple):
@@ -45,7 +46,7 @@ def evaluate(module: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Eva
     # On the CPU, since not every device knows float64.
     cost, accuracy = MeanMetric().set_dtype(torch.float64), MeanMetric().set_dtype(torch.float64)
     for logits, targets in _logits(module, batches):
-        cost.update(cross_entropy(logits, targets, reduction="none"))
+        cost.update(CrossEntropy()(logits, targets))
         accuracy.update((logits.argmax(dim=1) == targets).to(torch.float64))
     return Evaluation(float(cost.compute()), float(accuracy.compute()))
 
@@ -54,7 +55,7 @@ def evaluate_each(module: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -
     """The same of each instance, and the gradients with respect to the logits, in one pass; see :func:`evaluate`."""
     found = []
     for logits, targets in _logits(module, batches):
-        losses = cross_entropy(logits, targets, reduction="none")
+        losses = CrossEntropy()(logits, targets)
         gradients = logits.softmax(dim=1).scatter_(1, targets.unsqueeze(1), 0.0)
         # softmax_y − 1 is minus what the others sum to: subtracting would cancel all digits of a sure prediction.
         gradients.scatter_(1, targets.unsqueeze(1), -gradients.sum(dim=1, keepdim=True))

@@ -11,14 +11,14 @@ from torch import Tensor
 from lightning_as.core.arguments import check_choice, check_positive, check_share
 from lightning_as.core.draw import Weighting, effective_sample_size
 from lightning_as.data.batch_sampler import AdaptiveBatchSampler
-from lightning_as.losses import CrossEntropy
+from lightning_as.plugin.criterion import PerSample
 from lightning_as.plugin.fit import Fit
-from lightning_as.plugin.observation import Observer, PerSample
+from lightning_as.plugin.observation import Observer
+from lightning_as.plugin.rows import check_kept, gather_kept
 from lightning_as.plugin.weights import Weights, check_weighting
 from lightning_as.plugin.wiring import (
     check_processes_agree,
     find_loader,
-    gather_batch,
     logs_now,
     refuse_overfit_batches,
     validation_metrics,
@@ -51,8 +51,10 @@ class AdaptiveSamplingCallback(Callback):
         recompute: Compute logits anew if they are nowhere to be seen. Default: False.
         target_key: What holds the targets in a batch. Default: the second of a pair, or what a mapping has
             under ``targets``, ``target``, ``labels``, ``label`` or ``y``.
-        per_sample_loss: The loss of each sample, for modules that do not return ``losses``; see
-            :mod:`lightning_as.losses`. Default: cross-entropy.
+        per_sample_loss: The loss of each sample, for modules that do not return ``losses``: one of
+            :mod:`lightning_as.losses`; a criterion of torch or of your own, called with logits and targets, with its
+            mean over the batch undone; the name of one that the module has, such as ``"criterion"``; or a function of
+            the batch alone. Default: cross-entropy.
         gradient_bound: The squared norm of the gradient of each sample's loss with respect to the logits. A function of
             logits and targets; or ``"autograd"``: as observed in the module's own backward pass, for losses that are a
             mean over the batch (needs `logits_from`). Default: that of `per_sample_loss`.
@@ -64,6 +66,11 @@ class AdaptiveSamplingCallback(Callback):
             towards what is drawn often.
         weight_limit: The largest weight of ``"clipped"``. Default: 10.
         weight_power: The exponent of ``"power"``. Default: 0.5.
+        kept: What holds, for each row of a batch, the position of its sample among those that were drawn, 0 to B − 1,
+            (rows,) integers, where the `collate_fn` leaves samples out or makes several rows of one, which are then
+            averaged. Default: row i is of sample i.
+        compare_loss: Whether the loss of the first batches is compared with the mean of the samples', with a warning
+            where they differ. Default: True.
 
     Raises:
         TypeError: If an argument is not what it must be.
@@ -80,19 +87,24 @@ class AdaptiveSamplingCallback(Callback):
         strategy: Strategy | None = None,
         logits_from: str | None = None,
         recompute: bool = False,
-        target_key: str | int | None = None,
-        per_sample_loss: PerSample | None = None,
+        target_key: int | str | None = None,
+        per_sample_loss: PerSample | str | None = None,
         gradient_bound: PerSample | Literal["autograd"] | None = None,
         weights: Weighting | Literal["source"] = "source",
         weight_limit: float = 10.0,
         weight_power: float = 0.5,
+        kept: int | str | None = None,
+        compare_loss: bool = True,
     ) -> None:
         if strategy is not None and not isinstance(strategy, Strategy):
             raise TypeError(f"`strategy` must be an object such as AdaptiveSampling(), got {strategy!r}.")
         if gradient_bound not in (None, "autograd") and not callable(gradient_bound):
             raise TypeError(f"`gradient_bound` must be a function or 'autograd', got {gradient_bound!r}.")
-        if not (per_sample_loss is None or callable(per_sample_loss)):
-            raise TypeError(f"`per_sample_loss` must be a function of logits and targets, got {per_sample_loss!r}.")
+        if not (per_sample_loss is None or isinstance(per_sample_loss, str) or callable(per_sample_loss)):
+            raise TypeError(
+                "`per_sample_loss` must be a function of logits and targets, or the name of the module's own, got "
+                f"{per_sample_loss!r}."
+            )
         if gradient_bound == "autograd" and logits_from is None:
             raise ValueError("`gradient_bound='autograd'` observes a gradient at a submodule: name it, `logits_from`.")
         check_choice("weights", weights, ("source", *get_args(Weighting)))
@@ -103,11 +115,14 @@ class AdaptiveSamplingCallback(Callback):
         self.logits_from = logits_from
         self.recompute = recompute
         self.target_key = target_key
-        self.per_sample_loss: PerSample = CrossEntropy() if per_sample_loss is None else per_sample_loss
+        self.per_sample_loss: PerSample | str | None = per_sample_loss
         self.gradient_bound: PerSample | Literal["autograd"] | None = gradient_bound
         self.weights: Weighting | Literal["source"] = weights
         self.weight_limit = weight_limit
         self.weight_power = weight_power
+        check_kept(kept, self.strategy)
+        self.kept = kept
+        self.compare_loss = compare_loss
         self._fit: Fit | None = None
         self._sampler: AdaptiveBatchSampler | None = None  # of the last fit, whose state a later one takes over
         self._restored: dict[str, Any] | None = None  # a state that waits for the sampler that it belongs to
@@ -132,6 +147,8 @@ class AdaptiveSamplingCallback(Callback):
             self.per_sample_loss,
             self.gradient_bound,
             self.strategy.reads,
+            self.kept,
+            self.compare_loss,
         )
         self._fit = Fit(trainer, pl_module, self.strategy, observer, weights, self.logits_from)
 
@@ -169,8 +186,9 @@ class AdaptiveSamplingCallback(Callback):
         seen = None if skipped else fit.observe(outputs, batch, look=logs or bins.on_host)
         draw = fit.sampler.commit()
         if seen is not None:
-            losses, bounds = gather_batch(trainer, [seen.losses, seen.bounds], bins.device)
-            self.strategy.update(draw, losses, bounds)
+            told, rows = gather_kept(trainer, draw, [seen.losses, seen.bounds], fit.there, bins.device)
+            if len(told.indices):
+                self.strategy.update(told, *rows)
         fit.end_batch()
         if trainer.is_last_batch:  # of the epoch: a checkpoint that is saved now is one of its end
             fit.sampler.end_epoch()

@@ -11,6 +11,7 @@ from torch import Tensor
 from lightning_as.core.draw import Draw
 from lightning_as.data.batch_sampler import AdaptiveBatchSampler
 from lightning_as.plugin.observation import Observation, Observer
+from lightning_as.plugin.rows import Rows
 from lightning_as.plugin.scoring import Scorer
 from lightning_as.plugin.weights import Weights
 from lightning_as.plugin.wiring import check_labels, find_loader, length_of_training
@@ -50,6 +51,7 @@ class Fit:
         self._logits_from = logits_from
         self._checked = False
         self._drawn = torch.empty(0, dtype=torch.int64)  # bins of this process's share of the batch that is trained on
+        self._rows = Rows(0)
 
     def attach(self, previous: AdaptiveBatchSampler | None, state: dict[str, Any] | None) -> AdaptiveBatchSampler:
         """Have the batches drawn by the strategy, whichever loader they come from now.
@@ -72,6 +74,7 @@ class Fit:
             if state is None and previous not in (None, sampler) and torch.equal(previous.bins.tags, sampler.bins.tags):
                 state = previous.state_dict(strategy)
             sampler.attach(strategy)
+        self.observer.reads = strategy.reads  # which may depend on the bins that it has been started with
         strategy.plan(*length_of_training(self._trainer))
         if state is not None:
             sampler.load_state_dict(state)
@@ -89,12 +92,13 @@ class Fit:
         """Check the first batch before it is trained on; hand out the weights; watch from now on."""
         draw = self.sampler.current
         self._drawn = self.sampler.share(draw.bins)
-        size = len(self._drawn)
+        self._rows = self.observer.rows(batch, len(self._drawn))
+        size = self._rows.size
         if not self._checked:
             self._check_labels(self.observer.labels(batch, size) if self._labelled else None)
         self._checked = True
         weights = self.weights.of(draw)
-        weights = self.weights.hand_out(None if weights is None else self.sampler.share(weights))
+        weights = self.weights.hand_out(None if weights is None else self._rows.spread(self.sampler.share(weights)))
         self.observer.arm(size, weights, scale=not self.weights.by_module)
 
     def observe(self, outputs: Any, batch: Any, look: bool) -> Observation | None:
@@ -105,10 +109,16 @@ class Fit:
             batch: The batch.
             look: Whether to look at the labels, which off the CPU is to wait for them.
         """
-        observation = self.observer.observe(outputs, batch, len(self._drawn), look and self._labelled)
-        if observation is not None:
-            self._check_labels(observation.labels)
-        return observation
+        seen = self.observer.observe(outputs, batch, self._rows.size, look and self._labelled)
+        if seen is None:
+            return None
+        self._check_labels(seen.labels)
+        return Observation(self._rows.merge(seen.losses), self._rows.merge(seen.bounds), None)
+
+    @property
+    def there(self) -> Tensor | None:
+        """Whether a drawn sample came through to the batch, (B,) bool; None if all do, always."""
+        return self._rows.there
 
     def end_batch(self) -> None:
         """Watch no longer; take back the weights; score what the strategy wants scored before the next draw."""
@@ -138,4 +148,4 @@ class Fit:
     def _check_labels(self, labels: Tensor | None) -> None:
         """Raise if the bins are classes, and a batch has targets of others than were drawn."""
         if labels is not None:
-            check_labels(self.sampler.bins, self._drawn, labels)
+            check_labels(self.sampler.bins, self._rows.spread(self._drawn), labels)

@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader, Subset
 
 from lightning_as.data.batch_sampler import AdaptiveBatchSampler
 from lightning_as.data.dataloader import Batches, size_of
-from lightning_as.losses import CrossEntropy
+from lightning_as.plugin.criterion import PerSample, SampleLosses
 from lightning_as.plugin.forward import ForwardPass
-from lightning_as.plugin.observation import PerSample, losses_of, targets_of
+from lightning_as.plugin.targets import targets_of
 
 
 def irreducible_losses(
@@ -25,7 +25,7 @@ def irreducible_losses(
     seed: int = 0,
     logits_from: str | None = None,
     target_key: str | int | None = None,
-    per_sample_loss: PerSample | None = None,
+    per_sample_loss: PerSample | str | None = None,
 ) -> Tensor:
     """The loss of each training instance under a model that was trained on the half of the data without it.
 
@@ -71,29 +71,34 @@ class _Scoring(Callback):
 
     losses: Tensor
     _pass: ForwardPass
+    _sample_losses: SampleLosses
 
     def __init__(
         self,
         loader: DataLoader[Any],
         logits_from: str | None,
         target_key: str | int | None,
-        per_sample_loss: PerSample | None,
+        per_sample_loss: PerSample | str | None,
     ) -> None:
         self._loader = loader
         self._logits_from = logits_from
         self._target_key = target_key
-        self._per_sample_loss = CrossEntropy() if per_sample_loss is None else per_sample_loss
+        self._per_sample_loss = per_sample_loss
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._pass = ForwardPass(trainer, pl_module, self._logits_from)
+        self._sample_losses = SampleLosses(pl_module, self._per_sample_loss)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         losses = [self._losses(self._pass.ready(batch)) for batch in self._loader]
         self.losses = torch.cat(losses)
 
     def _losses(self, batch: Any) -> Tensor:
-        targets = targets_of(batch, self._target_key)
-        return losses_of(self._per_sample_loss, self._pass.logits(batch), targets).cpu().to(torch.float64)
+        if self._sample_losses.takes_batch:
+            losses = self._sample_losses.of_batch(batch)
+        else:
+            losses = self._sample_losses.of_logits(self._pass.logits(batch), targets_of(batch, self._target_key))
+        return losses.cpu().to(torch.float64)
 
 
 def _part(loader: DataLoader[Any], indices: Tensor, shuffle: bool = False) -> DataLoader[Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -10,20 +10,21 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
-from lightning_as.losses import squared_gradient_norms
+from lightning_as.plugin.comparison import Comparison
+from lightning_as.plugin.criterion import PerSample, SampleLosses
 from lightning_as.plugin.forward import describe, recompute_logits
 from lightning_as.plugin.hooks import LinearGradients, LogitsHook, TrainingHook, find_submodule, submodules
+from lightning_as.plugin.returned import as_logits, as_losses, check_logits
+from lightning_as.plugin.rows import Rows, find_rows
+from lightning_as.plugin.targets import targets_of
 from lightning_as.strategies.base import Reading
-
-PerSample = Callable[[Tensor, Any], Any]  # to a tensor, but jsonargparse would then look for a class of tensors
-"""A function of the logits (B, …) and the targets to one number per sample, a tensor (B,)."""
 
 
 class Observation(NamedTuple):
     """What is known of a batch that was trained on; no tensor has a gradient."""
 
     losses: Tensor
-    """The loss of each instance, (B,); zeros if nobody reads them and there are no logits."""
+    """The loss of each instance, (B,); zeros if nobody reads them."""
     bounds: Tensor
     """The squared norm of the gradient of each loss, (B,); zeros if nobody reads them."""
     labels: Tensor | None
@@ -50,20 +51,25 @@ class Observer:
         logits_from: str | None,
         recompute: bool,
         target_key: str | int | None,
-        per_sample_loss: PerSample,
+        per_sample_loss: PerSample | str | None,
         gradient_bound: PerSample | Literal["autograd"] | None,
         reads: frozenset[Reading] = frozenset({"losses", "bounds"}),
+        kept: str | int | None = None,
+        compare_loss: bool = True,
     ) -> None:
         self._module = module
         self._recompute = recompute
         self._target_key = target_key
-        self._per_sample_loss = per_sample_loss
+        self._kept = kept
+        self._losses = SampleLosses(module, per_sample_loss)
+        self._comparison = Comparison(module, self._losses, compare_loss)
         self._gradient_bound = gradient_bound
-        self._read_losses = "losses" in reads
-        self._read_bounds = bool({"bounds", "linear_bounds"} & reads)
+        self.reads = reads
+        """What is wanted to be known; what is not among it is not asked for. It may change with the bins."""
         self._loss_scale: float | None = None
-        autograd = gradient_bound == "autograd" and self._read_bounds
-        linear = "linear_bounds" in reads
+        self._weights: Tensor | None = None
+        self._scaled = True
+        autograd, linear = gradient_bound == "autograd", "linear_bounds" in reads
         if linear and gradient_bound is not None:
             raise MisconfigurationException(
                 "`gradient_bound` is of the logits, but the strategy goes by the gradients of all linear layers: leave "
@@ -78,7 +84,8 @@ class Observer:
         self._gradients: TrainingHook | None = self.hook if autograd else linear_gradients
 
     def arm(self, size: int, weights: Tensor | None, scale: bool) -> None:
-        """Watch from now on, for a batch of `size`, see :meth:`TrainingHook.arm`."""
+        """Watch from now on, for a batch of `size` rows, see :meth:`TrainingHook.arm`."""
+        self._weights, self._scaled = weights, scale
         for hook in self._hooks:
             hook.arm(size, weights, scale)
 
@@ -114,32 +121,45 @@ class Observer:
         Raises:
             MisconfigurationException: If something is not to be found, or not one per instance.
         """
-        if self.hook is None and not self._read_losses and not self._read_bounds:
-            losses, bounds = (torch.zeros(size, device=self._module.device) for _ in range(2))
-            return Observation(losses, bounds, self.labels(batch, size) if labelled else None)
-        logits, losses = self._logits_and_losses(outputs, batch)
-        if logits.dim() == 0 or len(logits) != size:
-            raise MisconfigurationException(
-                f"The logits must have one row for each of the {size} instances drawn, got {tuple(logits.shape)}."
-            )
-        by_logits = self._read_bounds and self._gradients is None
-        targets = self.targets_of(batch) if losses is None or by_logits or labelled else None
-        losses = self.losses_of(logits, targets) if losses is None else _check_losses(losses, size)
-        if by_logits:
+        found = outputs if isinstance(outputs, Mapping) else {}
+        if self.hook is not None and self.hook.weighing and self.hook.logits is None:
+            raise self._unseen(self.hook)  # and so they have scaled nothing
+        reads_bounds = bool({"bounds", "linear_bounds"} & self.reads)
+        given = as_losses(found["losses"], size) if "losses" in self.reads and "losses" in found else None
+        compute = "losses" in self.reads and given is None
+        by_logits = reads_bounds and self._gradients is None
+        logits = targets = None
+        if by_logits or (compute and not self.takes_batch):
+            logits, targets = self._logits_of(found, batch, size), self.targets_of(batch)
+        elif labelled:
+            targets = self._targets_for_labels(batch)
+        losses = self._compute(logits, targets, batch, found) if compute else given
+        bounds = None
+        if by_logits and logits is not None:
             bounds = self.bounds_of(logits, targets)
-        elif self._gradients is None:
-            bounds = torch.zeros_like(losses)
-        elif (bounds := self._observed_bounds(self._gradients, size)) is None:
-            return None
+        elif reads_bounds and (gradients := self._gradients) is not None:
+            bounds = self._observed_bounds(gradients, size)
+            if bounds is None:
+                return None
+        losses, bounds = self._or_zeros(losses, size), self._or_zeros(bounds, size)
         return Observation(losses, bounds, self._labels(batch, targets, size) if labelled else None)
+
+    def rows(self, batch: Any, drawn: int) -> Rows:
+        """Which of the `drawn` samples each row of a batch came from, see :func:`find_rows`."""
+        return find_rows(batch, drawn, self._kept)
 
     def targets_of(self, batch: Any) -> Any:
         """The targets of a batch, see :func:`targets_of`."""
         return targets_of(batch, self._target_key)
 
-    def losses_of(self, logits: Tensor, targets: Any) -> Tensor:
-        """The loss of each sample, see :func:`losses_of`."""
-        return losses_of(self._per_sample_loss, logits, targets)
+    @property
+    def takes_batch(self) -> bool:
+        """Whether losses are computed from the batch alone, without logits and targets."""
+        return self._losses.takes_batch
+
+    def losses_of(self, logits: Tensor | None, targets: Any, batch: Any) -> Tensor:
+        """The loss of each sample, (B,), without a gradient; see :class:`SampleLosses`."""
+        return self._losses.of_batch(batch) if logits is None else self._losses.of_logits(logits, targets)
 
     def bounds_of(self, logits: Tensor, targets: Any) -> Tensor:
         """The squared gradient bound of each sample of a batch with these logits, (B,), without a gradient.
@@ -148,7 +168,7 @@ class Observer:
             MisconfigurationException: If a function of the user's gives another shape.
         """
         if not callable(self._gradient_bound):
-            return squared_gradient_norms(self._per_sample_loss, logits, targets)
+            return self._losses.bounds(logits, targets)
         bounds = self._gradient_bound(logits, targets).detach()
         if bounds.shape != (len(logits),):
             raise MisconfigurationException(
@@ -163,7 +183,16 @@ class Observer:
         Raises:
             MisconfigurationException: If the batch has targets of another number.
         """
-        return self._labels(batch, self.targets_of(batch), size)
+        return self._labels(batch, self._targets_for_labels(batch), size)
+
+    def _targets_for_labels(self, batch: Any) -> Any:
+        """The targets, or None if it is not clear which they are: where losses are returned nobody needs them."""
+        try:
+            return self.targets_of(batch)
+        except MisconfigurationException:
+            if self._target_key is not None:
+                raise
+            return None
 
     def _labels(self, batch: Any, targets: Any, size: int) -> Tensor | None:
         if not isinstance(targets, Tensor) or targets.dim() == 0:
@@ -175,27 +204,40 @@ class Observer:
             )
         return targets.flatten() if targets.numel() == size and not targets.is_floating_point() else None
 
-    def _logits_and_losses(self, outputs: Any, batch: Any) -> tuple[Tensor, Tensor | None]:
-        found = outputs if isinstance(outputs, Mapping) else {}
-        losses = found["losses"].detach() if "losses" in found else None
-        # Whoever returns the logits needs no hook, except for weights.
-        if self.hook is not None and self.hook.logits is None and ("logits" not in found or self.hook.weighing):
-            raise MisconfigurationException(
-                f"`logits_from={self.hook.name!r}` gave no output with a row per instance in the training step: "
-                f"name a submodule that is called on the whole batch, one of {submodules(self._module)}."
-            )
+    def _or_zeros(self, numbers: Tensor | None, size: int) -> Tensor:
+        return torch.zeros(size, dtype=torch.float32, device=self._module.device) if numbers is None else numbers
+
+    def _compute(self, logits: Tensor | None, targets: Any, batch: Any, found: Mapping[str, Any]) -> Tensor:
+        """The losses, (B,), compared with the one that was returned if their logits are of the training pass."""
+        recomputed = self.hook is None and "logits" not in found
+        if logits is None or self.takes_batch or recomputed or not self._comparison.open:
+            return self.losses_of(None if self.takes_batch else logits, targets, batch)
+        self._comparison.look_ahead(logits, targets)
+        losses = self.losses_of(logits, targets, batch)
+        self._comparison.compare(found.get("loss"), losses, logits, targets, self._weights, self._scaled)
+        return losses
+
+    def _logits_of(self, found: Mapping[str, Any], batch: Any, size: int) -> Tensor:
         if "logits" in found:
-            return found["logits"].detach(), losses
-        if self.hook is not None and self.hook.logits is not None:
-            return self.hook.logits, losses
+            return as_logits(found["logits"], size)
+        if self.hook is not None:
+            if self.hook.logits is None:
+                raise self._unseen(self.hook)
+            return self.hook.logits
         if self._recompute:
-            return recompute_logits(self._module, batch), losses
+            return check_logits(recompute_logits(self._module, batch), size)
         raise MisconfigurationException(
             f"`training_step` of {type(self._module).__name__} gave {sorted(found)}, and no logits. Either name the "
             "submodule that gives them, AdaptiveSamplingCallback(logits_from=…), one of "
             f"{submodules(self._module)}; or return {{'loss': loss, 'losses': losses, 'logits': logits}} from "
             "`training_step`, with one loss per sample; or let the callback compute them by a second forward pass, "
             "AdaptiveSamplingCallback(recompute=True)."
+        )
+
+    def _unseen(self, hook: LogitsHook) -> MisconfigurationException:
+        return MisconfigurationException(
+            f"`logits_from={hook.name!r}` gave no output with a row per instance in the training step: "
+            f"name a submodule that is called on the whole batch, one of {submodules(self._module)}."
         )
 
     def _observed_bounds(self, gradients: TrainingHook, size: int) -> Tensor | None:
@@ -208,50 +250,3 @@ class Observer:
             raise MisconfigurationException(f"No gradient came back to {gradients.nowhere}.")
         # The loss is the mean over the batch: that, too, has scaled what came back.
         return squares * (size / (scale or 1.0)) ** 2
-
-
-def losses_of(per_sample_loss: PerSample, logits: Tensor, targets: Any) -> Tensor:
-    """The loss of each sample of a batch with these logits, (B,), without a gradient.
-
-    Raises:
-        MisconfigurationException: If the function gives another shape.
-    """
-    return _check_losses(per_sample_loss(logits, targets).detach(), len(logits))
-
-
-def _check_losses(losses: Tensor, size: int) -> Tensor:
-    if losses.shape != (size,):
-        raise MisconfigurationException(
-            f"The losses must be one for each of the {size} instances drawn, got the shape {tuple(losses.shape)}: "
-            "use `reduction='none'`, and the mean over anything that is not the batch."
-        )
-    return losses
-
-
-TARGET_NAMES = ("targets", "target", "labels", "label", "y")
-"""Keys under which a batch that is a mapping may have its targets."""
-
-
-def targets_of(batch: Any, key: str | int | None) -> Any:
-    """The targets of a batch: what `key` says, or the second of a pair, or what a mapping has under a usual name.
-
-    Raises:
-        MisconfigurationException: If that is not there, or not clear.
-    """
-    if key is not None:
-        try:
-            return batch[key]
-        except (KeyError, IndexError, TypeError) as error:
-            raise MisconfigurationException(
-                f"`target_key={key!r}` is not in the batch, {describe(batch)}: name what holds the targets."
-            ) from error
-    if isinstance(batch, Mapping):
-        found = [name for name in TARGET_NAMES if name in batch]
-        if len(found) == 1:
-            return batch[found[0]]
-    elif isinstance(batch, (tuple, list)) and len(batch) == 2:
-        return batch[1]
-    raise MisconfigurationException(
-        f"Which part of the batch, {describe(batch)}, has the targets? Please name it with "
-        "`AdaptiveSamplingCallback(target_key=…)`."
-    )

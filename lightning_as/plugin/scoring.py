@@ -66,7 +66,7 @@ class Scorer:
         if not isinstance(strategy, BatchSelector) or candidates == size:
             return batch
         with isolate_rng():  # the user's hooks may augment
-            scores = self._gather(self._score_batch(self._pass.copy(batch)))
+            scores = self._gather(self._score_batch(self._pass.copy(batch), candidates))
         chosen = []
         for rank in range(sampler.num_replicas):
             part = torch.arange(rank, len(draw.indices), sampler.num_replicas)
@@ -97,7 +97,9 @@ class Scorer:
             multiprocessing_context=loader.multiprocessing_context if loader.num_workers else None,
         )
         # Brought together chunk by chunk, which is their order, so that no more than one is on the device.
-        parts = zip(*(self._gather(self._score_batch(batch)) for batch in chunks), strict=True)
+        parts = zip(
+            *(self._gather(self._score_batch(*pair)) for pair in zip(chunks, map(len, share), strict=True)), strict=True
+        )
         return Scores(*(None if part[0] is None else torch.cat(part)[: len(indices)] for part in parts))
 
     def _gather(self, scores: Scores) -> Scores:
@@ -105,14 +107,21 @@ class Scorer:
         rows = gather_rows(self._trainer, list(scores))
         return Scores(*(row.to(torch.float64) if row is not None and row.dim() == 1 else row for row in rows))
 
-    def _score_batch(self, batch: Any) -> Scores:
-        """Scores of this process's own batch, as it comes from a loader."""
+    def _score_batch(self, batch: Any, size: int) -> Scores:
+        """Scores of this process's own batch of `size` samples, as it comes from a loader."""
         reads, observer = self._sampler.strategy.reads, self._observer
         batch = self._pass.ready(batch)
-        logits, features = self._forward(batch) if reads - {"inputs"} else (None, None)
-        targets = observer.targets_of(batch) if reads & {"losses", "bounds"} else None
+        if observer.rows(batch, size).owners is not None:
+            raise MisconfigurationException(
+                f"`kept` does not go with {type(self._sampler.strategy).__name__}, which has instances scored, each of "
+                "which must give one row: leave it out and have the `collate_fn` give that, or use another strategy."
+            )
+        of_logits = reads - ({"inputs", "losses"} if observer.takes_batch else {"inputs"})
+        logits, features = self._forward(batch) if of_logits else (None, None)
+        targets = observer.targets_of(batch) if of_logits & {"losses", "bounds"} else None
+        of = None if observer.takes_batch else logits
         return Scores(
-            observer.losses_of(logits, targets) if logits is not None and "losses" in reads else None,
+            observer.losses_of(of, targets, batch) if "losses" in reads else None,
             observer.bounds_of(logits, targets) if logits is not None and "bounds" in reads else None,
             logits if "logits" in reads else None,
             features,

@@ -90,7 +90,7 @@ def test_it_logs_its_figures(tmp_path: Path):
     ("arguments", "error", "message"),
     [
         ({"strategy": AdaptiveSampling}, TypeError, r"`strategy` must be an object such as AdaptiveSampling\(\), got"),
-        ({"per_sample_loss": "mean"}, TypeError, "`per_sample_loss` must be a function of logits and targets, got 'me"),
+        ({"per_sample_loss": 1}, TypeError, "`per_sample_loss` must be a function of logits and targets, or .*, got 1"),
         ({"gradient_bound": "exact"}, TypeError, "`gradient_bound` must be a function or 'autograd', got 'exact'"),
         ({"gradient_bound": "autograd"}, ValueError, "observes a gradient at a submodule: name it, `logits_from`"),
         ({"weights": "biased"}, ValueError, "`weights` must be one of source, none, unbiased, clipped, power; got 'bi"),

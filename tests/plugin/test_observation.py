@@ -10,7 +10,7 @@ from torch.utils.data import TensorDataset
 
 from lightning_as import AdaptiveDataLoader
 from lightning_as.losses import BinaryCrossEntropy, CrossEntropy
-from lightning_as.plugin.observation import TARGET_NAMES, Observer, targets_of
+from lightning_as.plugin.observation import Observer
 from tests.helpers.gradients import own_gradients
 from tests.helpers.recording import Recording
 from tests.helpers.tiny import Manual, Tiny, normal, refused, tiny_fit
@@ -109,8 +109,7 @@ HOOK = "`logits_from='net'` gave no output with a row per instance in the traini
         ({}, None, r"`training_step` of Net gave \[\]" + NO_LOGITS),
         ({}, {"logits": normal(B - 1, C)}, LOGITS + r"\(5, 4\)"),
         ({}, {"logits": torch.tensor(1.0)}, LOGITS + r"\(\)"),
-        ({}, {"logits": normal(B, C), "losses": torch.rand(B, 1)}, LOSSES + r"\(6, 1\): use `reduction='none'`"),
-        ({"per_sample_loss": lambda z, y: z.sum()}, {"logits": normal(B, C)}, LOSSES + r"\(\)"),
+        ({}, {"logits": normal(B, C), "losses": torch.rand(B, 2)}, LOSSES + r"\(6, 2\): use `reduction='none'`"),
         ({"gradient_bound": lambda z, y: z.sum()}, {"logits": normal(B, C)}, r"`gradient_bound` must give .*\(\)"),
         ({"logits_from": "net", "size": B - 1}, {"loss": 0}, HOOK),
         # Weights that have found no output to scale are missing even if the logits are not.
@@ -137,32 +136,9 @@ def test_labels_are_targets_of_one_whole_number_each():
         assert labels.tolist() == targets.flatten().tolist()
     for targets in (TARGETS.float(), TARGETS.expand(2, B).T, list(range(B)), torch.tensor(1)):
         assert observer().labels((INPUTS, targets), B) is None
+    assert observer().labels((INPUTS, TARGETS, TARGETS), B) is None  # which may not be needed
     with refused("A batch of 6 was drawn, but a tuple of 2 has 5 targets: each position in the data set must give one"):
         observer().labels((INPUTS, TARGETS[:5]), B)
-
-
-def test_the_targets_are_the_second_of_a_pair_or_have_a_usual_name_or_are_where_the_key_says():
-    assert targets_of((INPUTS, TARGETS), None) is targets_of([INPUTS, TARGETS], None) is TARGETS
-    for name in TARGET_NAMES:
-        assert targets_of({"x": INPUTS, name: TARGETS}, None) is TARGETS
-    assert targets_of({"labels": INPUTS, "label": INPUTS, "class": TARGETS}, "class") is TARGETS
-    assert targets_of((TARGETS, INPUTS, INPUTS), 0) is TARGETS
-
-
-@pytest.mark.parametrize(
-    ("batch", "key", "message"),
-    [
-        ((INPUTS, TARGETS, TARGETS), None, "the batch, a tuple of 3, has the targets. Please name .*_key="),
-        ({"x": INPUTS, "class": TARGETS}, None, "the batch, a mapping with 'x', 'class', has the targets"),
-        ({"labels": TARGETS, "label": TARGETS}, None, "the batch, a mapping with 'labels', 'label', has the targets"),
-        (INPUTS, None, "the batch, a Tensor, has the targets"),
-        ((INPUTS, TARGETS), 2, "`target_key=2` is not in the batch, a tuple of 2: name what holds the targets"),
-        (object(), "labels", "`target_key='labels'` is not in the batch, a object"),
-    ],
-)
-def test_batches_whose_targets_are_not_clear(batch: Any, key: Any, message: str):
-    with refused(message):
-        targets_of(batch, key)
 
 
 DATA = TensorDataset(normal(N, 8, seed=1), torch.arange(N) % C)

@@ -7,95 +7,15 @@ import jsonargparse
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, one_hot
+from torch.nn.functional import cross_entropy
 
 import lightning_as
 from lightning_as import BinaryCrossEntropy, CrossEntropy, MeanSquaredError
 from lightning_as.losses import gradient_bound, squared_gradient_norms
-from tests.helpers.statistics import double, seeded
+from tests.helpers.samples import WEIGHTS, B, C, classes, normal, soft, some_ignored
 
-B, C = 6, 4
-WEIGHTS = [0.5, 0.0, 2.0, 1.25]
 NARROW = (torch.bfloat16, torch.float16, torch.float32)
 Loss = Callable[[Tensor, Tensor], Tensor]
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return 2 * torch.randn(shape, dtype=torch.float64, generator=seeded(seed))
-
-
-def classes(*shape: int, count: int = C) -> Tensor:
-    return torch.randint(count, shape, generator=seeded(1))
-
-
-def soft(*shape: int) -> Tensor:
-    return normal(*shape, seed=2).softmax(1)
-
-
-def some_ignored(*shape: int) -> Tensor:
-    """Class indices; sample 0 has one ignored pixel and sample 1 nothing else."""
-    targets = classes(*shape)
-    targets.view(shape[0], -1)[0, 0] = -100
-    targets[1] = -100
-    return targets
-
-
-def naive_cross_entropy(logits: Tensor, targets: Tensor, smoothing: float, weights: list[float] | None) -> Tensor:
-    """−Σ_c w_c t_c log softmax_c, with t smoothed towards 1 / C; the mean over the pixels that have a target."""
-    factors, losses = double(*(weights or [1.0] * C)), []
-    for z, y in zip(logits.reshape(B, C, -1), targets.reshape(B, -1), strict=True):
-        shares = torch.eye(C).double()[y.clamp(min=0)].T if targets.dim() < logits.dim() else y.view(C, -1)
-        shares = (1 - smoothing) * shares + smoothing / C
-        pixels = -(factors.view(C, 1) * shares * (z.exp() / z.exp().sum(0)).log()).sum(0)
-        if targets.dim() < logits.dim():
-            pixels = pixels[y != -100]
-        losses.append(pixels.sum() / max(1, len(pixels)))
-    return torch.stack(losses)
-
-
-def naive_binary_cross_entropy(logits: Tensor, targets: Tensor, weights: list[float]) -> Tensor:
-    """−w_l y log σ(z) − (1 − y) log(1 − σ(z)), the mean over a sample's entries; (B, L, entries) both."""
-    sigmoid, targets = 1 / (1 + (-logits).exp()), targets.double()
-    positive = double(*weights).view(-1, 1) * targets * sigmoid.log()
-    return (-positive - (1 - targets) * (1 - sigmoid).log()).mean((1, 2))
-
-
-@pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["unweighted", "weighted"])
-@pytest.mark.parametrize("smoothing", [0.0, 0.7])
-@pytest.mark.parametrize("spatial", [(), (2, 1, 3)], ids=str)
-def test_cross_entropy_is_its_formula(spatial: tuple[int, ...], smoothing: float, weights: list[float] | None):
-    logits, loss = normal(B, C, *spatial), CrossEntropy(smoothing, weights)
-    for targets in (classes(B, *spatial), some_ignored(B, *spatial), soft(B, C, *spatial)):
-        expected = naive_cross_entropy(logits, targets, smoothing, weights)
-        torch.testing.assert_close(loss(logits, targets), expected, rtol=1e-12, atol=1e-14)
-    indices = classes(B, *spatial)
-    for targets in (indices.to(torch.uint8), indices.int(), one_hot(indices, C).movedim(-1, 1)):
-        torch.testing.assert_close(loss(logits, targets), loss(logits, indices), rtol=1e-12, atol=1e-14)
-
-
-@pytest.mark.parametrize(
-    ("shape", "target_shape"),
-    [
-        *[(shape, shape) for shape in ((B, 3), (B, 3, 2, 5), (B,), (B, 1, 3, 2))],
-        *[((B, 1), (B,)), ((B,), (B, 1)), ((B, 1, 3, 2), (B, 3, 2))],  # a single label needs no dimension
-    ],
-    ids=str,
-)
-def test_binary_cross_entropy_and_squares_are_their_formulas(shape: tuple[int, ...], target_shape: tuple[int, ...]):
-    labels = 3 if shape[1:2] == (3,) else 1
-    integers, factors = classes(*target_shape, count=2), [0.5, 3.0, 0.0][:labels]
-    logits = normal(*shape)
-    for targets in (integers, integers.bool(), normal(*target_shape, seed=3).sigmoid()):
-        rows = logits.reshape(B, labels, -1), targets.reshape(B, labels, -1)
-        for weight, each in ((None, [1.0] * labels), (2.5, [2.5] * labels), (factors, factors)):
-            losses = BinaryCrossEntropy(weight)(logits, targets)
-            torch.testing.assert_close(losses, naive_binary_cross_entropy(*rows, each), rtol=1e-12, atol=1e-14)
-    if shape != (B, 1, 3, 2) or target_shape == shape:
-        targets = normal(*target_shape, seed=1)
-        expected = (logits.reshape(B, -1) - targets.reshape(B, -1)).square().mean(1)
-        torch.testing.assert_close(MeanSquaredError()(logits, targets), expected, rtol=1e-12, atol=1e-14)
-
-
 # A loss, its logits and its targets.
 CASES: dict[str, tuple[Loss, Tensor, Tensor]] = {
     "plain": (CrossEntropy(), normal(B, C), classes(B)),
@@ -104,6 +24,8 @@ CASES: dict[str, tuple[Loss, Tensor, Tensor]] = {
     "smoothed": (CrossEntropy(0.2), normal(B, C), classes(B)),
     "weighted": (CrossEntropy(class_weights=WEIGHTS), normal(B, C), classes(B)),
     "soft": (CrossEntropy(), normal(B, C), soft(B, C)),
+    "plain, a class ignored": (CrossEntropy(ignore_index=2), normal(B, C), some_ignored(B, ignored=2)[:, None]),
+    "tokens, ignored": (CrossEntropy(ignore_index=255), normal(B, 5, C), some_ignored(B, 5, ignored=255)),
     "dense, ignored": (CrossEntropy(0.1, WEIGHTS), normal(B, C, 3, 2), some_ignored(B, 3, 2)),
     "binary": (BinaryCrossEntropy(3.0), normal(B), classes(B, count=2)),
     "binary, labels": (BinaryCrossEntropy(WEIGHTS), normal(B, C), classes(B, C, count=2)),
@@ -132,7 +54,7 @@ def test_losses_are_wide_of_each_sample_alone_and_outlive_a_pickle(loss: Loss, l
 @pytest.mark.parametrize(
     ("name", "init_args"),
     [
-        ("CrossEntropy", {"label_smoothing": 0.1, "class_weights": [1.0, 2.0]}),
+        ("CrossEntropy", {"label_smoothing": 0.1, "class_weights": [1.0, 2.0], "ignore_index": 255, "class_dim": -1}),
         ("BinaryCrossEntropy", {"pos_weight": 2.0}),
         ("BinaryCrossEntropy", {"pos_weight": [2.0, 1.0]}),
         ("MeanSquaredError", {}),
@@ -169,7 +91,7 @@ def test_refuses_arguments_out_of_range(loss: Callable[..., Loss], name: str, va
     ("loss", "shape", "target_shape", "message"),
     [
         (CrossEntropy(), (6,), (6,), r"`logits` must have the shape \(B, C\) or .*, got \(6,\)"),
-        (CrossEntropy(), (6, 4), (6, 1), r"`targets` .* \(6,\) or .* \(6, 4\), got the shape \(6, 1\)"),
+        (CrossEntropy(), (6, 4), (6, 2), r"`targets` .* \(6,\) or .* \(6, 4\), got the shape \(6, 2\)"),
         (CrossEntropy(), (6, 4, 3, 2), (6, 2, 3), r"`targets` .* \(6, 3, 2\) or .*, got the shape \(6, 2, 3\)"),
         (CrossEntropy(class_weights=[]), (6, 4), (6,), r"`class_weights` has 0 .* `logits` of \(6, 4\) need 4"),
         (BinaryCrossEntropy(), (), (), r"`logits` must have the shape \(B,\) or \(B, L, ...\), got \(\)"),

@@ -1,0 +1,50 @@
+"""Where a batch has its targets, and other entries that an argument of the callback names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from lightning_as.plugin.forward import describe
+
+TARGET_NAMES = ("targets", "target", "labels", "label", "y")
+"""Keys under which a batch that is a mapping may have its targets."""
+
+
+def targets_of(batch: Any, key: str | int | None) -> Any:
+    """The targets of a batch: what `key` says, or the second of a pair, or what a mapping has under a usual name.
+
+    Raises:
+        MisconfigurationException: If that is not there, or not clear.
+    """
+    if key is not None:
+        return entry_of(batch, key, "target_key", "the targets")
+    if isinstance(batch, Mapping):
+        found = [name for name in TARGET_NAMES if name in batch]
+        if len(found) == 1:
+            return batch[found[0]]
+    elif isinstance(batch, (tuple, list)) and len(batch) == 2:
+        return batch[1]
+    raise MisconfigurationException(
+        f"Which part of the batch, {describe(batch)}, has the targets? Please name it with "
+        "`AdaptiveSamplingCallback(target_key=…)`; or, where several parts are targets, give a function of the batch "
+        "to the loss of each sample, `per_sample_loss=lambda batch: …`."
+    )
+
+
+def entry_of(batch: Any, key: str | int, argument: str, what: str) -> Any:
+    """The entry of a batch that an argument of the callback names: an item, or an attribute of an object.
+
+    Raises:
+        MisconfigurationException: If it is not there.
+    """
+    try:
+        return batch[key]
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        if isinstance(key, str) and not isinstance(batch, Mapping) and hasattr(batch, key):
+            return getattr(batch, key)
+        raise MisconfigurationException(
+            f"`{argument}={key!r}` is not in the batch, {describe(batch)}: name what holds {what}."
+        ) from error

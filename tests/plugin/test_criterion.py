@@ -1,0 +1,99 @@
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from lightning_as import MeanSquaredError, PrioritizedSampling
+from lightning_as.plugin.criterion import SampleLosses
+from tests.helpers.tiny import Noisy, Tiny, normal, refused, tiny_dataset, tiny_fit
+
+B, C = 6, 4
+LOGITS, TARGETS = normal(B, C), torch.arange(B) % C
+
+
+class WithCriterion(Tiny):
+    def __init__(self) -> None:
+        super().__init__()
+        self.criterion = nn.CrossEntropyLoss(label_smoothing=0.1)
+        self.parts = SimpleNamespace(loss=MeanSquaredError())
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return self.criterion(self.net(batch[0]), batch[1])
+
+    def loss_of(self, logits: Tensor, targets: Tensor) -> Tensor:
+        return self.criterion(logits, targets)
+
+
+def test_a_module_s_own_criterion_is_named(tmp_path: Path):
+    expected = cross_entropy(LOGITS, TARGETS, reduction="none", label_smoothing=0.1)
+    for name in ("criterion", "loss_of"):
+        torch.testing.assert_close(SampleLosses(WithCriterion(), name).of_logits(LOGITS, TARGETS), expected)
+    assert isinstance(SampleLosses(WithCriterion(), "parts.loss").loss, MeanSquaredError)
+    for name in ("critic", "parts.other", "lr"):
+        with refused(f"`per_sample_loss='{name}'` is nothing .* in WithCriterion. It has: .*criterion, loss_of, net"):
+            SampleLosses(WithCriterion(), name)
+    fitted = tiny_fit(tmp_path, make=WithCriterion, ours={"per_sample_loss": "criterion"})
+    assert not any("returned a loss" in message for message in fitted.messages)
+    smoothed = cross_entropy(
+        fitted.watch.logits[-1], fitted.watch.batches[-1][1], reduction="none", label_smoothing=0.1
+    )
+    torch.testing.assert_close(fitted.strategy.told[-1][1].float(), smoothed)
+
+
+def test_a_function_of_the_batch_needs_no_logits_and_disturbs_nothing(tmp_path: Path):
+    modules, calls = list[Any](), list[bool]()
+
+    def losses(batch: Any) -> Tensor:
+        calls.append(modules[0].training)
+        return (modules[0].net(batch[0]).sum(1, keepdim=True) - batch[1][:, None]).square() + 0 * torch.rand(1)
+
+    states = []
+    for module, function in ((Noisy(), losses), (Noisy(), lambda batch: torch.ones(len(batch[0])))):
+        modules[:] = [module]
+        ours = {"logits_from": None, "per_sample_loss": function, "weights": "none"}
+        fitted = tiny_fit(tmp_path, PrioritizedSampling(), lambda: modules[0], ours=ours, seed=1)
+        states.append(fitted.module.net[1].num_batches_tracked.item())
+    assert states[0] == states[1] == len(fitted.watch.batches)
+    assert calls == [False] * states[0]
+    with refused(
+        "`per_sample_loss=.*lambda.*` is a function of the batch, which has no gradient .* `gradient_bound=…`"
+    ):
+        tiny_fit(tmp_path, ours={"per_sample_loss": lambda batch: torch.ones(len(batch[0]))})
+
+
+@pytest.mark.parametrize(
+    ("loss", "targets", "message"),
+    [
+        (
+            None,
+            TARGETS + 251,
+            "target.* is not the index of .*`per_sample_loss=`.*ignore_index=.*`target_key=`",
+        ),
+        (None, TARGETS.float(), "must be integers, got torch.float32: .*`per_sample_loss=`"),
+        (None, (TARGETS, TARGETS, 0.3), r"targets that are a tuple of 3\. `targets` must be a tensor .*MixUp"),
+        (lambda z, y: y.missing, TARGETS, "'Tensor' object has no attribute 'missing'"),
+        (lambda z, y: 1.0, TARGETS, "must give a tensor, but gave a float"),
+    ],
+)
+def test_what_a_loss_cannot_take(loss: Any, targets: Any, message: str):
+    for function in (lambda losses: losses.of_logits, lambda losses: losses.bounds):
+        with refused(message):
+            function(SampleLosses(Tiny(), loss))(LOGITS, targets)
+
+
+def test_memory_that_is_short_is_not_explained():
+    def loss(logits: Tensor, targets: Tensor) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        SampleLosses(Tiny(), loss).of_logits(LOGITS, TARGETS)
+
+
+def test_functions_of_a_batch_give_one_loss_per_sample():
+    for function, message in ((lambda batch: batch.mean(), r"got the shape \(\)"), (lambda batch: 0, "gave a int")):
+        with refused(message):
+            SampleLosses(Tiny(), function).of_batch(tiny_dataset().tensors[0])
