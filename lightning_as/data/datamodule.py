@@ -11,7 +11,8 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader, Dataset
 
-from lightning_as.data.dataloader import AdaptiveDataLoader, BinsLike
+from lightning_as.data.dataloader import AdaptiveDataLoader
+from lightning_as.data.partition import BinsLike
 
 _ARGUMENTS = ("batch_size", "bins", "batches_per_epoch", "seed", "num_workers")
 """The wrapper's own, which a DataModule may well have, too."""
@@ -35,7 +36,7 @@ class AdaptiveDataModule(LightningDataModule):
             that is all that you have.
         batch_size: Instances per batch and process. Default: that of your DataModule's train loader.
         bins: The partition that is drawn from, see :func:`make_bins`. Default: one bin per class, of the labels that
-            the training data set keeps.
+            the training data set keeps; one bin, and a warning, if it keeps none.
         batches_per_epoch: Length of an epoch. Default: the data set's size over the (global) batch size, floored.
         seed: Seed of the draws. Default: what `seed_everything` or `torch.manual_seed` was last given.
         num_workers: Loader processes for training. Default: that of your DataModule's train loader, or 0.

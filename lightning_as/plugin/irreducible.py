@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from lightning_as.data.batch_sampler import AdaptiveBatchSampler
-from lightning_as.data.dataloader import Batches, size_of
+from lightning_as.data.dataloader import Batches
+from lightning_as.data.partition import size_of
 from lightning_as.losses import CrossEntropy
 from lightning_as.plugin.forward import ForwardPass
 from lightning_as.plugin.observation import PerSample, losses_of, targets_of
