@@ -20,6 +20,7 @@ from torch.utils.data import (
 )
 
 from lightning_as.data.batch_sampler import AdaptiveBatchSampler
+from lightning_as.data.fingerprint import fingerprint
 from lightning_as.data.partition import BinsLike, make_bins, size_of
 
 
@@ -61,6 +62,9 @@ class AdaptiveDataLoader(DataLoader[Any]):
     select: Callable[[Any], Any] | None = None
     """What every batch goes through in the main process, as it is asked for: makes a batch of candidates a smaller one.
     The callback sets it, for strategies that are batch selectors."""
+    turn: Callable[[], bool] | None = None
+    """Says whether who asks for a first batch now is the fit, for which batches are drawn. Others are shown shuffled
+    ones, and nothing is drawn. The callback sets it. Default: None, no fit is under way."""
     released: bool = False
     """Whether a fit with a callback has ended since the last epoch, so that the next one is shuffled."""
 
@@ -100,6 +104,8 @@ class AdaptiveDataLoader(DataLoader[Any]):
                 f"`num_workers` is {num_workers}, but `sampler` draws on a GPU, which loader processes cannot share: "
                 "leave one of them out."
             )
+        sampler.data = fingerprint(dataset)
+        self._looks = 0
         super().__init__(
             Batches(dataset, collate_fn or default_collate),
             # Lightning replaces other samplers, and batch samplers, in several processes, but not this subclass.
@@ -168,11 +174,31 @@ class AdaptiveDataLoader(DataLoader[Any]):
     def __iter__(self) -> Iterator[Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
         # Torch's workers ask for their first batches as soon as they are there, which in Lightning is before training
         # starts and the callback can attach its strategy. A generator starts them with the first `next`.
+        if self.turn is not None and not self.turn():
+            yield from self._look()
+            return
         if self.released and isinstance(self.sampler, AdaptiveBatchSampler):
             self.sampler.detach()
             self.released = False
         for batch in super().__iter__():
             yield batch if self.select is None else self.select(batch)
+
+    def _look(self) -> DataLoader[Any]:
+        """What shows the batches of a shuffled epoch, and shares nothing with this loader but the data set."""
+        assert isinstance(self.sampler, AdaptiveBatchSampler)
+        self._looks += 1
+        return DataLoader(
+            self.dataset,
+            sampler=self.sampler.for_a_look(self._looks),
+            batch_size=None,
+            collate_fn=as_it_is,
+            num_workers=self.num_workers,
+            pin_memory=self.pin_memory,
+            timeout=self.timeout,
+            worker_init_fn=self.worker_init_fn,  # pyright: ignore[reportArgumentType]
+            multiprocessing_context=self.multiprocessing_context if self.num_workers else None,
+            generator=torch.Generator().manual_seed(self._looks),  # or else torch would move the global one
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing: the callback keeps the sampler's state. It is here to tell Lightning that the loader can resume."""

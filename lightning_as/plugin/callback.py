@@ -14,6 +14,7 @@ from lightning_as.data.batch_sampler import AdaptiveBatchSampler
 from lightning_as.losses import CrossEntropy
 from lightning_as.plugin.fit import Fit
 from lightning_as.plugin.observation import Observer, PerSample
+from lightning_as.plugin.takeover import OtherData
 from lightning_as.plugin.weights import Weights
 from lightning_as.plugin.wiring import (
     check_processes_agree,
@@ -64,6 +65,9 @@ class AdaptiveSamplingCallback(Callback):
             towards what is drawn often.
         weight_limit: The largest weight of ``"clipped"``. Default: 10.
         weight_power: The exponent of ``"power"``. Default: 0.5.
+        other_data: When the data set is another than the strategy has learnt from, in the same bins, as by a second
+            fit, a loader that is made anew or a checkpoint: ``"reset"`` starts the strategy anew, with a warning;
+            ``"keep"`` lets it go on. Default: ``"reset"``.
 
     Raises:
         TypeError: If an argument is not what it must be.
@@ -86,6 +90,7 @@ class AdaptiveSamplingCallback(Callback):
         weights: Weighting | Literal["source"] = "source",
         weight_limit: float = 10.0,
         weight_power: float = 0.5,
+        other_data: OtherData = "reset",
     ) -> None:
         if strategy is not None and not isinstance(strategy, Strategy):
             raise TypeError(f"`strategy` must be an object such as AdaptiveSampling(), got {strategy!r}.")
@@ -98,6 +103,7 @@ class AdaptiveSamplingCallback(Callback):
         check_choice("weights", weights, ("source", *get_args(Weighting)))
         check_positive("weight_limit", weight_limit)
         check_share("weight_power", weight_power, with_one=True)
+        check_choice("other_data", other_data, get_args(OtherData))
         self.strategy = AdaptiveSampling() if strategy is None else strategy
         self.logits_from = logits_from
         self.recompute = recompute
@@ -107,13 +113,17 @@ class AdaptiveSamplingCallback(Callback):
         self.weights: Weighting | Literal["source"] = weights
         self.weight_limit = weight_limit
         self.weight_power = weight_power
+        self.other_data: OtherData = other_data
         self._fit: Fit | None = None
         self._sampler: AdaptiveBatchSampler | None = None  # of the last fit, whose state a later one takes over
         self._restored: dict[str, Any] | None = None  # a state that waits for the sampler that it belongs to
         self._waiting: dict[str, Any] | None = None  # what was restored before another stage than a fit
+        self._unused: dict[str, Any] | None = None  # what was restored for one that then failed
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse what cannot work before the data is loaded."""
+        if self._restored is self._unused:
+            self._restored = None
         self._waiting = self._restored
         if stage == "fit":
             refuse_overfit_batches(trainer)
@@ -132,7 +142,7 @@ class AdaptiveSamplingCallback(Callback):
             self.gradient_bound,
             self.strategy.reads,
         )
-        self._fit = Fit(trainer, pl_module, self.strategy, observer, weights, self.logits_from)
+        self._fit = Fit(trainer, pl_module, self.strategy, observer, weights, self.logits_from, self.other_data)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Attach the strategy to the loader's sampler, and bring back its state if a fit is resumed."""
@@ -196,6 +206,7 @@ class AdaptiveSamplingCallback(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leave the module as it was."""
+        self._unused = self._restored
         self._close()
 
     def state_dict(self) -> dict[str, Any]:
@@ -214,8 +225,8 @@ class AdaptiveSamplingCallback(Callback):
         return self._fit
 
     def _attach(self) -> None:
-        self._sampler = self._present.attach(self._sampler, self._restored)
-        self._restored = None
+        state, self._restored = self._restored, None  # which, if it is refused, must not be met again
+        self._sampler = self._present.attach(self._sampler, state)
 
     def _close(self) -> None:
         """Leave the module as it was before the fit."""
