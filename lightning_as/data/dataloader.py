@@ -16,10 +16,10 @@ from torch.utils.data import (
     SequentialSampler,
     Subset,
     SubsetRandomSampler,
-    default_collate,
 )
 
 from lightning_as.data.batch_sampler import AdaptiveBatchSampler
+from lightning_as.data.collation import collate
 from lightning_as.data.fingerprint import fingerprint
 from lightning_as.data.partition import BinsLike, make_bins, size_of
 
@@ -43,7 +43,7 @@ class AdaptiveDataLoader(DataLoader[Any]):
         sampler: A sampler of your own over this data set, instead of `batch_size`, `bins`, `batches_per_epoch` and
             `seed`. Default: a new one.
         num_workers: As in torch, and so are all that follow.
-        collate_fn: Makes a batch of a list of samples. Default: torch's own.
+        collate_fn: Makes a batch of a list of samples. Default: torch's own, or for graphs PyTorch Geometric's.
         pin_memory: Copy batches into pinned memory.
         timeout: Seconds to wait for a worker.
         worker_init_fn: Called in each worker with its number.
@@ -107,7 +107,7 @@ class AdaptiveDataLoader(DataLoader[Any]):
         sampler.data = fingerprint(dataset)
         self._looks = 0
         super().__init__(
-            Batches(dataset, collate_fn or default_collate),
+            Batches(dataset, collate_fn or collate),
             # Lightning replaces other samplers, and batch samplers, in several processes, but not this subclass.
             sampler=sampler,
             batch_size=None,

@@ -11,7 +11,7 @@ from torch.utils.data import Subset, TensorDataset
 from lightning_as import AdaptiveDataLoader, AdaptiveSampling, AdaptiveSamplingCallback
 from tests.helpers.tiny import BATCH, EPOCH, Tiny, normal, tiny_trainer
 
-pytestmark = pytest.mark.filterwarnings("ignore:::lightning[.]")
+pytestmark = pytest.mark.filterwarnings("ignore:::lightning")
 N = BATCH * EPOCH
 FORGETS = pytest.warns(UserWarning, match=r"AdaptiveSampling has learnt from other data \(other instances\)")
 
@@ -92,7 +92,7 @@ def test_a_checkpoint_of_other_data_starts_anew_and_a_refused_one_is_not_met_aga
     for refused in (Fits(tmp_path), fits):
         with pytest.raises(ValueError, match="state to load is of other bins"):
             refused.fit(short, ckpt_path=half, max_epochs=2)
-        failing = LambdaCallback(setup=lambda *_: 1 / 0)  # before the state could be of use
+        failing = LambdaCallback(setup=lambda trainer, pl_module, stage: 1 / 0)  # before the state could be of use
         refused.callback.load_state_dict(torch.load(half)["callbacks"]["AdaptiveSamplingCallback"])
         with pytest.raises(ZeroDivisionError):
             refused.fit(short, more=[failing])
