@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+from jsonargparse import Namespace
 from lightning.pytorch import Trainer
+from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
@@ -96,6 +98,9 @@ def test_the_sampler_is_found_in_our_loader_alone():
     ):
         with refused(message):
             find_loader(trainer(loader=other))
+    cli: Any = SaveConfigCallback(LightningArgumentParser(), Namespace())
+    with refused("`--data=AdaptiveDataModule --data.data=tests.helpers.tiny.TinyData` with its arg"):
+        find_loader(trainer(loader=DataLoader(DATA, 4), callbacks=[cli], datamodule=TinyData()))
     with refused(r"among 1 process\(es\), but the Trainer has 2"):
         find_loader(trainer([torch.zeros(0)], loader=loader))
 
