@@ -5,10 +5,11 @@ from importlib.metadata import PackageNotFoundError, version
 from lightning_as.core.bins import Bins
 from lightning_as.core.draw import Draw, importance_weights
 from lightning_as.data.batch_sampler import AdaptiveBatchSampler
-from lightning_as.data.dataloader import AdaptiveDataLoader, make_bins
+from lightning_as.data.dataloader import AdaptiveDataLoader
 from lightning_as.data.datamodule import AdaptiveDataModule
 from lightning_as.data.image_data import ImageDataModule
 from lightning_as.data.mnist import MNISTDataModule
+from lightning_as.data.partition import make_bins
 from lightning_as.data.torchvision_data import CIFAR10DataModule, CIFAR100DataModule, FashionMNISTDataModule
 from lightning_as.losses import BinaryCrossEntropy, CrossEntropy, MeanSquaredError
 from lightning_as.models.classifier import ConvNetClassifier

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -36,7 +39,7 @@ class Bins:
     """
 
     def __init__(self, tags: Tensor | Sequence[int], labels: Tensor | None = None) -> None:
-        tags = _check(torch.as_tensor(tags), "tags")
+        tags = _check(tags, "tags")
         if tags.min() < 0:
             raise ValueError(f"`tags` must not be negative, got {int(tags.min())} at position {int(tags.argmin())}.")
         sizes = torch.bincount(tags)
@@ -57,29 +60,32 @@ class Bins:
     @classmethod
     def from_labels(cls, labels: Tensor | Sequence[int]) -> Bins:
         """One bin per class, in ascending order, from the labels that the data set yields as targets, (N,) integers."""
-        values, tags = torch.unique(_check(torch.as_tensor(labels), "labels"), return_inverse=True)
+        values, tags = torch.unique(_check(labels, "labels"), return_inverse=True)
         return cls(tags, values)
 
     @classmethod
-    def from_quantiles(cls, measure: Tensor | Sequence[float], count: int) -> Bins:
+    def from_quantiles(cls, measure: Tensor | Sequence[float] | npt.ArrayLike, count: int) -> Bins:
         """Bins of equal size (within one) along a real-valued measure, such as the entropy of an image.
 
         Args:
-            measure: A number for each instance, (N,). Ties are split by position.
+            measure: A number for each instance, (N,) or (N, 1), as a tensor, an array, a sequence or a column of a
+                table. Ties are split by position.
             count: Number of bins k, from 1 to N. Bin 0 has the smallest values.
 
         Raises:
             ValueError: If `measure` is empty, not one-dimensional or has NaN, or `count` is out of range.
         """
-        measure = torch.as_tensor(measure)
+        measure = _tensor(measure, "measure").detach().cpu()
+        if measure.dim() == 2 and measure.shape[1] == 1:
+            measure = measure[:, 0]
         if measure.dim() != 1 or len(measure) == 0:
             raise ValueError(f"`measure` must have one number per instance, got the shape {tuple(measure.shape)}.")
         if measure.isnan().any():
-            raise ValueError("`measure` has NaN entries: give every instance a number.")
+            raise ValueError("`measure` has missing (NaN) entries: give every instance a number.")
         if not 1 <= count <= len(measure):
             raise ValueError(f"`count` must be from 1 to the {len(measure)} instances, got {count}.")
-        rank = torch.empty(len(measure), dtype=torch.int64)
-        rank[measure.argsort(stable=True)] = torch.arange(len(measure))
+        rank = torch.empty(len(measure), dtype=torch.int64, device="cpu")
+        rank[measure.argsort(stable=True)] = torch.arange(len(measure), device="cpu")
         return cls(rank * count // len(measure))
 
     @classmethod
@@ -126,7 +132,19 @@ class Bins:
         return self.tags.argsort(stable=True)
 
 
-def _check(tags: Tensor, name: str) -> Tensor:
+def _tensor(values: Any, name: str) -> Tensor:
+    """Numbers in any form; a column of a table by its positions, whatever its index."""
+    if isinstance(values, Tensor):
+        return values
+    try:
+        array = np.array(values)
+        return torch.from_numpy(array if array.dtype.kind in "biuf" else array.astype(np.float64))
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"`{name}` must be numbers, got a {type(values).__name__} with others ({error}).") from error
+
+
+def _check(values: Any, name: str) -> Tensor:
+    tags = _tensor(values, name)
     if tags.dim() != 1:
         raise ValueError(f"`{name}` must be one-dimensional, one per instance, got the shape {tuple(tags.shape)}.")
     if len(tags) == 0:

@@ -67,12 +67,17 @@ class AdaptiveBatchSampler(DistributedSampler[list[int]]):
         self.batch_size = batch_size
         self.batches_per_epoch = batches_per_epoch
         self._generator = torch.Generator().manual_seed(seed)
+        self._shuffling = torch.Generator().manual_seed(seed)  # without a strategy, so that a look moves no draw
         self._pending: deque[Draw] = deque()
         self._position = 0  # batches of this epoch that were trained on
         self._resuming = False
         self._iteration = 0
         self.limit: int | None = None
         """Batches of an epoch that will be asked for, if fewer than all: no more are drawn ahead."""
+        self.data = 0
+        """A fingerprint of the data set that is drawn from, which its loader gives; 0 if that is not known."""
+        self.learned_from = 0
+        """That of the data set that the strategy has learnt from, which the callback gives; 0 likewise."""
         self._uniform = Uniform()
         self.attach(self._uniform)
 
@@ -102,9 +107,11 @@ class AdaptiveBatchSampler(DistributedSampler[list[int]]):
             )
         self._batch_size = value
 
-    def attach(self, strategy: Strategy) -> None:
-        """Draw from `strategy` from now on. It starts anew, unless it has been at work on these bins before."""
+    def attach(self, strategy: Strategy, anew: bool = False) -> None:
+        """Draw from `strategy` from now on. It starts `anew`, or if it has not been at work on these bins before."""
         bins = self._bins_on_device if strategy.any_device else self.bins
+        if anew:
+            strategy.start(bins)
         strategy.work_on(bins)
         if strategy is not self._uniform:
             self._uniform.start(self._bins_on_device)  # which forgets its permutation
@@ -138,12 +145,13 @@ class AdaptiveBatchSampler(DistributedSampler[list[int]]):
         """The batches of an epoch; after :meth:`load_state_dict`, what is left of it."""
         self._iteration += 1  # there is one list of pending draws, so an older iterator must not go on
         iteration = self._iteration
+        generator = self._shuffling if self.strategy is self._uniform else self._generator
         if self._resuming:
             self._resuming = False
         else:
             self._position = 0
             self._pending.clear()
-            self.strategy.start_epoch(self._generator)
+            self.strategy.start_epoch(generator)
         resumed = list(self._pending)
         remaining = min(len(self), self.limit or len(self)) - self._position - len(resumed)
         for draw in resumed:
@@ -154,7 +162,7 @@ class AdaptiveBatchSampler(DistributedSampler[list[int]]):
                     "The train DataLoader was iterated anew while an epoch was under way: to look at the data in "
                     "between, make another DataLoader, with a sampler of its own."
                 )
-            draw = self.strategy.draw(self.batch_size * self.num_replicas, self._generator)
+            draw = self.strategy.draw(self.batch_size * self.num_replicas, generator)
             self.strategy.progress.step()
             if self.strategy is not self._uniform:  # nobody commits plain shuffled epochs
                 self._pending.append(draw)
@@ -200,6 +208,12 @@ class AdaptiveBatchSampler(DistributedSampler[list[int]]):
         """What this process gets of a global batch, or of any of its fields: (B,) of (B · processes,)."""
         return batch[self.rank :: self.num_replicas]
 
+    def for_a_look(self, seed: int) -> AdaptiveBatchSampler:
+        """Another one over the same instances, which shuffles them and leaves this one alone."""
+        return AdaptiveBatchSampler(
+            self.bins, self.batch_size, self.batches_per_epoch, seed, self.num_replicas, self.rank
+        )
+
     def end_epoch(self) -> None:
         """Note that the epoch is over, however many of its batches were trained on."""
         self._position = 0
@@ -223,6 +237,7 @@ class AdaptiveBatchSampler(DistributedSampler[list[int]]):
         return {
             "format": FORMAT,
             "tags": self.bins.tags,  # which nobody changes
+            "data": self.data,
             "batch_size": self.batch_size * self.num_replicas,
             "generator": self._generator.get_state(),
             "position": self._position,

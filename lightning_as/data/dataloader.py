@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -12,20 +12,16 @@ from torch.utils.data import (
     DataLoader,
     Dataset,
     DistributedSampler,
-    IterableDataset,
     RandomSampler,
     SequentialSampler,
     Subset,
     SubsetRandomSampler,
-    default_collate,
 )
 
-from lightning_as.core.bins import Bins
 from lightning_as.data.batch_sampler import AdaptiveBatchSampler
-from lightning_as.data.labels import NAMES, find_labels
-
-BinsLike = Bins | Tensor | Sequence[int] | Callable[[Dataset[Any]], Bins | Tensor | Sequence[int]] | str | None
-"""What bins can be made from: see :func:`make_bins`."""
+from lightning_as.data.collation import collate
+from lightning_as.data.fingerprint import fingerprint
+from lightning_as.data.partition import BinsLike, make_bins, size_of
 
 
 class AdaptiveDataLoader(DataLoader[Any]):
@@ -40,14 +36,14 @@ class AdaptiveDataLoader(DataLoader[Any]):
         dataset: Any data set with a length and `__getitem__`, or `__getitems__`, by position.
         batch_size: Instances per batch, of this process. Not with `sampler`.
         bins: The partition that is drawn from, see :func:`make_bins`. Default: one bin per class, of the labels that
-            the data set keeps.
+            the data set keeps; one bin, and a warning, if it keeps none.
         batches_per_epoch: Length of an epoch. Default: the data set's size over the (global) batch size, floored.
         seed: Seed of the draws. Default: what `seed_everything` or `torch.manual_seed` was last given. A loader that is
             made anew for each epoch, and without the callback, needs another one each time.
         sampler: A sampler of your own over this data set, instead of `batch_size`, `bins`, `batches_per_epoch` and
             `seed`. Default: a new one.
         num_workers: As in torch, and so are all that follow.
-        collate_fn: Makes a batch of a list of samples. Default: torch's own.
+        collate_fn: Makes a batch of a list of samples. Default: torch's own, or for graphs PyTorch Geometric's.
         pin_memory: Copy batches into pinned memory.
         timeout: Seconds to wait for a worker.
         worker_init_fn: Called in each worker with its number.
@@ -66,6 +62,9 @@ class AdaptiveDataLoader(DataLoader[Any]):
     select: Callable[[Any], Any] | None = None
     """What every batch goes through in the main process, as it is asked for: makes a batch of candidates a smaller one.
     The callback sets it, for strategies that are batch selectors."""
+    turn: Callable[[], bool] | None = None
+    """Says whether who asks for a first batch now is the fit, for which batches are drawn. Others are shown shuffled
+    ones, and nothing is drawn. The callback sets it. Default: None, no fit is under way."""
     released: bool = False
     """Whether a fit with a callback has ended since the last epoch, so that the next one is shuffled."""
 
@@ -105,8 +104,10 @@ class AdaptiveDataLoader(DataLoader[Any]):
                 f"`num_workers` is {num_workers}, but `sampler` draws on a GPU, which loader processes cannot share: "
                 "leave one of them out."
             )
+        sampler.data = fingerprint(dataset)
+        self._looks = 0
         super().__init__(
-            Batches(dataset, collate_fn or default_collate),
+            Batches(dataset, collate_fn or collate),
             # Lightning replaces other samplers, and batch samplers, in several processes, but not this subclass.
             sampler=sampler,
             batch_size=None,
@@ -173,11 +174,31 @@ class AdaptiveDataLoader(DataLoader[Any]):
     def __iter__(self) -> Iterator[Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
         # Torch's workers ask for their first batches as soon as they are there, which in Lightning is before training
         # starts and the callback can attach its strategy. A generator starts them with the first `next`.
+        if self.turn is not None and not self.turn():
+            yield from self._look()
+            return
         if self.released and isinstance(self.sampler, AdaptiveBatchSampler):
             self.sampler.detach()
             self.released = False
         for batch in super().__iter__():
             yield batch if self.select is None else self.select(batch)
+
+    def _look(self) -> DataLoader[Any]:
+        """What shows the batches of a shuffled epoch, and shares nothing with this loader but the data set."""
+        assert isinstance(self.sampler, AdaptiveBatchSampler)
+        self._looks += 1
+        return DataLoader(
+            self.dataset,
+            sampler=self.sampler.for_a_look(self._looks),
+            batch_size=None,
+            collate_fn=as_it_is,
+            num_workers=self.num_workers,
+            pin_memory=self.pin_memory,
+            timeout=self.timeout,
+            worker_init_fn=self.worker_init_fn,  # pyright: ignore[reportArgumentType]
+            multiprocessing_context=self.multiprocessing_context if self.num_workers else None,
+            generator=torch.Generator().manual_seed(self._looks),  # or else torch would move the global one
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing: the callback keeps the sampler's state. It is here to tell Lightning that the loader can resume."""
@@ -210,63 +231,6 @@ class Batches(Dataset[Any]):
         if hasattr(self.dataset, "__getitems__"):
             return self.collate_fn(self.dataset.__getitems__(indices))  # pyright: ignore[reportAttributeAccessIssue]
         return self.collate_fn([self.dataset[index] for index in indices])
-
-
-def make_bins(dataset: Dataset[Any], bins: BinsLike) -> Bins:
-    """The partition of a data set.
-
-    Args:
-        dataset: The data set.
-        bins: A `Bins`; the bin of each instance, (N,) integers; a function from the data set to either; ``"label"``,
-            one bin per class, of the labels that the data set keeps (see :data:`lightning_as.data.labels.NAMES`); the
-            name of another attribute or column with integers to partition by; ``"single"`` or None: one bin.
-
-    Returns:
-        The partition, on the CPU.
-
-    Raises:
-        MisconfigurationException: If the data set is an `IterableDataset` or has no length.
-        TypeError: If the bins of the instances are not integers.
-        ValueError: If they are not to be found, are no partition, or are of another number of instances.
-    """
-    size = size_of(dataset)
-    if bins is None or (isinstance(bins, str) and bins == "single"):
-        return Bins.single(size)
-    if isinstance(bins, str):
-        labels = find_labels(dataset, None if bins == "label" else bins)
-        if labels is None:
-            looked_for = " or ".join(f"`{name}`" for name in NAMES) if bins == "label" else f"`{bins}`"
-            raise ValueError(
-                f"`bins={bins!r}` found no integer per instance in the {type(dataset).__name__}: it has no attribute "
-                f"or column {looked_for} of {size} integers. Give the bin of each instance, `bins=tensor`, a function "
-                "`bins=lambda dataset: …`, or `bins=None` for none."
-            )
-        made = Bins.from_labels(labels) if bins == "label" else Bins(labels.unique(return_inverse=True)[1])
-    else:
-        given = bins(dataset) if callable(bins) else bins
-        made = given if isinstance(given, Bins) else Bins(given)
-    if len(made) != size:
-        raise ValueError(f"`bins` are of {len(made)} instances, but the data set has {size}: give one bin for each.")
-    return made
-
-
-def size_of(dataset: Dataset[Any]) -> int:
-    """Number of instances.
-
-    Raises:
-        MisconfigurationException: If there are no positions to draw from.
-    """
-    if isinstance(dataset, IterableDataset):
-        raise MisconfigurationException(
-            f"The {type(dataset).__name__} is an IterableDataset, which has no positions to draw from: use a map-style "
-            "data set, with `__len__` and `__getitem__`."
-        )
-    try:
-        return len(dataset)  # pyright: ignore[reportArgumentType]
-    except TypeError as error:
-        raise MisconfigurationException(
-            f"The {type(dataset).__name__} has no length: give it a `__len__`, so that there are positions to draw."
-        ) from error
 
 
 def as_it_is(batch: Any) -> Any:

@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader, Dataset
 from lightning_as.core.arguments import check_integer
 from lightning_as.core.bins import Bins
 from lightning_as.data.batch_sampler import AdaptiveBatchSampler
-from lightning_as.data.dataloader import AdaptiveDataLoader, as_it_is, make_bins
+from lightning_as.data.dataloader import AdaptiveDataLoader, as_it_is
+from lightning_as.data.partition import make_bins
 
 Part = Literal["train", "test"]
 

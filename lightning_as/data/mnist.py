@@ -22,6 +22,8 @@ _BUNDLED = Path(__file__).parent / "mnist_files"
 _PARTS = {"train": "train", "test": "t10k"}
 _KINDS = ("images-idx3-ubyte", "labels-idx1-ubyte")
 _CLASSES = 10
+_BYTES = 0x08  # the type in an IDX file
+_MOST = 1_000_000  # images that a header is believed
 
 
 class MNISTDataModule(ImageDataModule):
@@ -114,7 +116,11 @@ def load_mnist(part: Part, data_dir: str | None = None) -> ImageDataset:
     found = _find(data_dir, part)
     if found is None:
         raise FileNotFoundError(_missing(data_dir))
-    images, labels = (_read_idx(file) for file in found)
+    images, labels = (_read_idx(file, shape) for file, shape in zip(found, ([None, 28, 28], [None]), strict=True))
+    if len(labels) != len(images):
+        raise ValueError(f"{found[1]} has {len(labels)} labels for {len(images)} images of {found[0]}: replace them.")
+    if int(labels.max()) >= _CLASSES:
+        raise ValueError(f"{found[1]} has the label {int(labels.max())}, but digits end with 9: replace it.")
     return ImageDataset(normalise(images.unsqueeze(1), [MEAN], [STD]), labels.long())
 
 
@@ -182,17 +188,36 @@ def _find(data_dir: str | None, part: str) -> list[Path] | None:
     return found
 
 
-def _read_idx(file: Path) -> Tensor:
-    """An IDX file of bytes as a uint8 tensor: two zeros, the type, the number of dimensions, the dimensions."""
+def _read_idx(file: Path, expected: Sequence[int | None]) -> Tensor:
+    """An IDX file of bytes as a uint8 tensor: two zeros, the type, the number of dimensions, the dimensions.
+
+    Args:
+        file: The file, packed or not; no more of it is read than its header says, and a byte.
+        expected: The shape, with None for any number.
+
+    Raises:
+        ValueError: If it is anything else.
+    """
+    header = 4 + 4 * len(expected)
     try:
-        content = bytearray(gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes())
-        header = 4 + 4 * content[3]
-    except (gzip.BadGzipFile, EOFError, zlib.error, IndexError) as error:
+        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as content:
+            start = content.read(header)
+            if len(start) < header or start[:4] != bytes([0, 0, _BYTES, len(expected)]):
+                raise ValueError(
+                    f"{file} is damaged: it begins with {start[:4].hex(' ')}, and not as an IDX file of bytes in "
+                    f"{len(expected)} dimension(s). Replace it."
+                )
+            shape = [int.from_bytes(start[at : at + 4], "big") for at in range(4, header, 4)]
+            fits = all(size == wanted for size, wanted in zip(shape, expected, strict=True) if wanted)
+            if not fits or not 0 < shape[0] <= _MOST:
+                raise ValueError(f"{file} is damaged: it says {shape}, and not {list(expected)}. Replace it.")
+            values = bytearray(content.read(math.prod(shape) + 1))
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise ValueError(f"{file} is damaged ({error}): replace it.") from error
-    shape = [int.from_bytes(content[at : at + 4], "big") for at in range(4, header, 4)]
-    if len(content) - header != math.prod(shape):
-        raise ValueError(f"{file} is damaged: it says {shape}, but has {len(content) - header} bytes. Replace it.")
-    return torch.frombuffer(content, dtype=torch.uint8, offset=header).view(shape)
+    if len(values) != math.prod(shape):
+        has = f"{len(values)} bytes" if len(values) < math.prod(shape) else "more bytes"
+        raise ValueError(f"{file} is damaged: it says {shape}, but has {has}. Replace it.")
+    return torch.frombuffer(values, dtype=torch.uint8).view(shape)
 
 
 def _download(data_dir: str) -> None:

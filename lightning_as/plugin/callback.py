@@ -15,6 +15,7 @@ from lightning_as.plugin.criterion import PerSample
 from lightning_as.plugin.fit import Fit
 from lightning_as.plugin.observation import Observer
 from lightning_as.plugin.rows import check_kept, gather_kept
+from lightning_as.plugin.takeover import OtherData
 from lightning_as.plugin.weights import Weights, check_weighting
 from lightning_as.plugin.wiring import (
     check_processes_agree,
@@ -71,6 +72,9 @@ class AdaptiveSamplingCallback(Callback):
             averaged. Default: row i is of sample i.
         compare_loss: Whether the loss of the first batches is compared with the mean of the samples', with a warning
             where they differ. Default: True.
+        other_data: When the data set is another than the strategy has learnt from, in the same bins, as by a second
+            fit, a loader that is made anew or a checkpoint: ``"reset"`` starts the strategy anew, with a warning;
+            ``"keep"`` lets it go on. Default: ``"reset"``.
 
     Raises:
         TypeError: If an argument is not what it must be.
@@ -95,6 +99,7 @@ class AdaptiveSamplingCallback(Callback):
         weight_power: float = 0.5,
         kept: int | str | None = None,
         compare_loss: bool = True,
+        other_data: OtherData = "reset",
     ) -> None:
         if strategy is not None and not isinstance(strategy, Strategy):
             raise TypeError(f"`strategy` must be an object such as AdaptiveSampling(), got {strategy!r}.")
@@ -111,6 +116,7 @@ class AdaptiveSamplingCallback(Callback):
         check_weighting(weights, AdaptiveSampling() if strategy is None else strategy)
         check_positive("weight_limit", weight_limit)
         check_share("weight_power", weight_power, with_one=True)
+        check_choice("other_data", other_data, get_args(OtherData))
         self.strategy = AdaptiveSampling() if strategy is None else strategy
         self.logits_from = logits_from
         self.recompute = recompute
@@ -123,13 +129,17 @@ class AdaptiveSamplingCallback(Callback):
         check_kept(kept, self.strategy)
         self.kept = kept
         self.compare_loss = compare_loss
+        self.other_data: OtherData = other_data
         self._fit: Fit | None = None
         self._sampler: AdaptiveBatchSampler | None = None  # of the last fit, whose state a later one takes over
         self._restored: dict[str, Any] | None = None  # a state that waits for the sampler that it belongs to
         self._waiting: dict[str, Any] | None = None  # what was restored before another stage than a fit
+        self._unused: dict[str, Any] | None = None  # what was restored for one that then failed
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse what cannot work before the data is loaded."""
+        if self._restored is self._unused:
+            self._restored = None
         self._waiting = self._restored
         if stage == "fit":
             refuse_overfit_batches(trainer)
@@ -150,7 +160,7 @@ class AdaptiveSamplingCallback(Callback):
             self.kept,
             self.compare_loss,
         )
-        self._fit = Fit(trainer, pl_module, self.strategy, observer, weights, self.logits_from)
+        self._fit = Fit(trainer, pl_module, self.strategy, observer, weights, self.logits_from, self.other_data)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Attach the strategy to the loader's sampler, and bring back its state if a fit is resumed."""
@@ -215,6 +225,7 @@ class AdaptiveSamplingCallback(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leave the module as it was."""
+        self._unused = self._restored
         self._close()
 
     def state_dict(self) -> dict[str, Any]:
@@ -233,8 +244,8 @@ class AdaptiveSamplingCallback(Callback):
         return self._fit
 
     def _attach(self) -> None:
-        self._sampler = self._present.attach(self._sampler, self._restored)
-        self._restored = None
+        state, self._restored = self._restored, None  # which, if it is refused, must not be met again
+        self._sampler = self._present.attach(self._sampler, state)
 
     def _close(self) -> None:
         """Leave the module as it was before the fit."""

@@ -10,11 +10,14 @@ from torch import Tensor
 
 from lightning_as.core.draw import Draw
 from lightning_as.data.batch_sampler import AdaptiveBatchSampler
+from lightning_as.data.dataloader import AdaptiveDataLoader
 from lightning_as.plugin.observation import Observation, Observer
 from lightning_as.plugin.rows import Rows
 from lightning_as.plugin.scoring import Scorer
+from lightning_as.plugin.takeover import OtherData, take_over
+from lightning_as.plugin.turn import Turn
 from lightning_as.plugin.weights import Weights
-from lightning_as.plugin.wiring import check_labels, find_loader, length_of_training
+from lightning_as.plugin.wiring import check_labels, find_loader
 from lightning_as.strategies import Strategy
 
 
@@ -28,6 +31,7 @@ class Fit:
         observer: What finds out about the batches that are trained on; its hooks are on the module already.
         weights: The weights on their losses.
         logits_from: As in the callback.
+        other_data: As in the callback.
     """
 
     sampler: AdaptiveBatchSampler
@@ -42,6 +46,7 @@ class Fit:
         observer: Observer,
         weights: Weights,
         logits_from: str | None,
+        other_data: OtherData,
     ) -> None:
         self.observer = observer
         self.weights = weights
@@ -49,6 +54,9 @@ class Fit:
         self._module = module
         self._strategy = strategy
         self._logits_from = logits_from
+        self._other_data: OtherData = other_data
+        self._turn = Turn(trainer)
+        self._loader: AdaptiveDataLoader | None = None
         self._checked = False
         self._drawn = torch.empty(0, dtype=torch.int64)  # bins of this process's share of the batch that is trained on
         self._rows = Rows(0)
@@ -56,9 +64,11 @@ class Fit:
     def attach(self, previous: AdaptiveBatchSampler | None, state: dict[str, Any] | None) -> AdaptiveBatchSampler:
         """Have the batches drawn by the strategy, whichever loader they come from now.
 
+        To be called when training begins, and when each epoch does.
+
         Args:
-            previous: The sampler that the strategy drew by before. If this is another one of equal bins, it goes on
-                where that one was.
+            previous: The sampler that the strategy drew by before. If this is another one of equal data and bins, it
+                goes on where that one was.
             state: A sampler's state to go on from instead. Default: none.
 
         Returns:
@@ -68,18 +78,19 @@ class Fit:
             MisconfigurationException: If there is no sampler of ours.
             ValueError: If the state is of something else.
         """
-        strategy = self._strategy
-        _, sampler = find_loader(self._trainer)
-        if sampler is not previous or sampler.strategy is not strategy or state is not None:
-            if state is None and previous not in (None, sampler) and torch.equal(previous.bins.tags, sampler.bins.tags):
-                state = previous.state_dict(strategy)
-            sampler.attach(strategy)
-        self.observer.reads = strategy.reads  # which may depend on the bins that it has been started with
-        strategy.plan(*length_of_training(self._trainer))
-        if state is not None:
-            sampler.load_state_dict(state)
+        if self._scorer is not None:
+            self._turn.begin_epoch()
+        else:
+            self._turn.begin()
+            if state is None and previous is not None:
+                previous.end_epoch()  # a fit that was broken off is not gone on with
+        loader, sampler = find_loader(self._trainer)
+        take_over(self._trainer, self._strategy, sampler, previous, state, self._other_data)
+        self.observer.reads = self._strategy.reads  # which may depend on the bins that it has been started with
+        self._leave()  # a loader that may have been replaced
         self._scorer = Scorer(self._trainer, self._module, self.observer, self._logits_from)
         self._scorer.attach()
+        loader.turn, self._loader = self._turn, loader
         self.sampler = sampler
         return sampler
 
@@ -137,9 +148,14 @@ class Fit:
     def close(self) -> None:
         """Leave the module and the loader as they were."""
         self.observer.remove()
-        if self._scorer is not None:
-            self._scorer.detach()
+        self._leave()
         self.weights.take_back()
+
+    def _leave(self) -> None:
+        """Leave the loader as it was."""
+        if self._scorer is not None and self._loader is not None:
+            self._scorer.detach()
+            self._loader.turn = None
 
     @property
     def _labelled(self) -> bool:

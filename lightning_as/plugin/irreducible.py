@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from lightning_as.data.batch_sampler import AdaptiveBatchSampler
-from lightning_as.data.dataloader import Batches, size_of
+from lightning_as.data.dataloader import Batches
+from lightning_as.data.partition import size_of
 from lightning_as.plugin.criterion import PerSample, SampleLosses
 from lightning_as.plugin.forward import ForwardPass
 from lightning_as.plugin.targets import targets_of

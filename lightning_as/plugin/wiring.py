@@ -16,11 +16,6 @@ from lightning_as.core.bins import Bins
 from lightning_as.data.batch_sampler import AdaptiveBatchSampler
 from lightning_as.data.dataloader import AdaptiveDataLoader
 
-_REMEDY = (
-    "return `AdaptiveDataLoader(dataset, batch_size=…)` from `train_dataloader`, or wrap your DataModule as "
-    "`AdaptiveDataModule(datamodule)`."
-)
-
 
 def refuse_overfit_batches(trainer: Trainer) -> None:
     """Raise if Lightning will put a sequential sampler in place of ours."""
@@ -52,7 +47,7 @@ def find_loader(trainer: Trainer) -> tuple[AdaptiveDataLoader, AdaptiveBatchSamp
     if not isinstance(loader, AdaptiveDataLoader) or not isinstance(sampler, AdaptiveBatchSampler):
         raise MisconfigurationException(
             f"The train loader is a {type(loader).__name__} that draws from a {type(sampler).__name__}, which "
-            f"AdaptiveSamplingCallback cannot guide: {_REMEDY}"
+            f"AdaptiveSamplingCallback cannot guide: {_remedy(trainer)}"
         )
     if sampler.num_replicas != trainer.world_size:
         raise MisconfigurationException(
@@ -61,6 +56,24 @@ def find_loader(trainer: Trainer) -> tuple[AdaptiveDataLoader, AdaptiveBatchSamp
             "torch.distributed, such as 'ddp'."
         )
     return loader, sampler
+
+
+def _remedy(trainer: Trainer) -> str:
+    """What to do for a loader of ours, where the user is: in Python, or on a command line."""
+    from lightning.pytorch.cli import SaveConfigCallback  # late: few messages need it
+
+    if any(isinstance(callback, SaveConfigCallback) for callback in getattr(trainer, "callbacks", ())):
+        data = getattr(trainer, "datamodule", None)
+        theirs = "YourDataModule" if data is None else f"{type(data).__module__}.{type(data).__qualname__}"
+        return (
+            f"wrap your DataModule on the command line, `--data=AdaptiveDataModule --data.data={theirs}` with its "
+            "arguments as `--data.data.…`, for which a LightningCLI of your own needs `subclass_mode_data=True`; or "
+            "return `AdaptiveDataLoader(dataset, batch_size=…)` from its `train_dataloader`."
+        )
+    return (
+        "return `AdaptiveDataLoader(dataset, batch_size=…)` from `train_dataloader`, or wrap your DataModule as "
+        "`AdaptiveDataModule(datamodule)`."
+    )
 
 
 def validation_metrics(trainer: Trainer) -> dict[str, float] | None:

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -45,6 +46,15 @@ def test_quantiles_split_ties_by_position_and_place_infinities_at_the_ends():
     assert Bins.from_quantiles([INF, 0.0, -INF, 1.0], 4).tags.tolist() == [3, 1, 0, 2]
 
 
+def test_columns_of_numbers_in_any_form():
+    measure = [0.5, 0.1, 0.9, 0.2]
+    pandas = pytest.importorskip("pandas")
+    column = pandas.Series(measure, index=[7, 3, 1, 2])
+    for form in (measure, np.array(measure), torch.tensor(measure)[:, None], column, column.astype("Float64")):
+        assert Bins.from_quantiles(form, 2).tags.tolist() == [1, 0, 1, 0]
+    assert Bins(column > 0.3).tags.tolist() == [1, 0, 1, 0]
+
+
 @pytest.mark.parametrize(
     ("make", "arguments", "error", "message"),
     [
@@ -57,6 +67,7 @@ def test_quantiles_split_ties_by_position_and_place_infinities_at_the_ends():
         (Bins, [torch.tensor(1)], ValueError, "one-dimensional"),
         (Bins, [NOTHING], ValueError, "`tags` is empty"),
         (Bins, [[0, 1, 1], torch.tensor([0, 1, 2])], ValueError, r"for each of the 2 bins, got \(3,\)"),
+        (Bins, [["a", "b"]], TypeError, "`tags` must be numbers, got a list"),
         (Bins.single, [0], ValueError, "`size` must be at least 1"),
         (Bins.from_quantiles, [[1.0, 2.0, 3.0], 0], ValueError, "`count` must be from 1 to the 3 .*, got 0"),
         (Bins.from_quantiles, [[1.0, 2.0, 3.0], 4], ValueError, "`count` must be from 1 to the 3 .*, got 4"),

@@ -7,8 +7,7 @@ from torch import Tensor
 from torch.utils import data as torch_data
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
-from lightning_as import AdaptiveBatchSampler, AdaptiveDataLoader, Bins, Draw, Uniform, make_bins
-from lightning_as.data.dataloader import size_of
+from lightning_as import AdaptiveBatchSampler, AdaptiveDataLoader, Bins, Draw, Uniform
 
 N, B = 24, 4
 LABELS = torch.tensor([5, 2, 2, 9] * 6)
@@ -73,40 +72,10 @@ def load(dataset: Any, **options: Any) -> AdaptiveDataLoader:
     return AdaptiveDataLoader(dataset, **{"batch_size": B, **options})
 
 
-def by_tens(dataset: Dataset[Any]) -> list[int]:
-    return [i // 10 for i in range(size_of(dataset))]
-
-
-@pytest.mark.parametrize(
-    ("bins", "tags", "labels"),
-    [
-        ("label", [1, 0, 0, 2] * 6, [2, 5, 9]),
-        ("labels", [1, 0, 0, 2] * 6, None),
-        ("source", by_tens(Numbers()), None),
-        ("single", [0] * N, None),
-        (None, [0] * N, None),
-        ([i % 3 for i in range(N)], [i % 3 for i in range(N)], None),
-        (by_tens, by_tens(Numbers()), None),
-        (lambda dataset: torch.tensor(by_tens(dataset)), by_tens(Numbers()), None),
-        (lambda dataset: Bins.from_labels(dataset.labels), [1, 0, 0, 2] * 6, [2, 5, 9]),
-    ],
-)
-def test_the_bins_can_be_given_in_many_forms(bins: Any, tags: list[int], labels: list[int] | None):
-    for made in (make_bins(Numbers(), bins), AdaptiveDataLoader(Numbers(), B, bins).sampler.bins):
-        assert made.tags.tolist() == tags
-        assert (None if made.labels is None else made.labels.tolist()) == labels
-    given = Bins(tags)
-    assert make_bins(Numbers(), given) is make_bins(Numbers(), lambda dataset: given) is given
-
-
 @pytest.mark.parametrize(
     ("dataset", "options", "error", "message"),
     [
-        (range(N), {}, ValueError, r"`bins='label'` found no integer .* in the range: .* `targets` or .*"),
-        (Numbers(), {"bins": "colour"}, ValueError, "in the Numbers: it has no attribute or column `colour` of 24 int"),
         (Numbers(), {"bins": Bins.single(N + 1)}, ValueError, "`bins` are of 25 instances, but the data set has 24"),
-        (Numbers(), {"bins": lambda _: [0] * 7}, ValueError, "`bins` are of 7 instances, but the data set has"),
-        (Numbers(), {"bins": torch.rand(N)}, TypeError, "`tags` must be integers, got torch.float32"),
         (torch_data.ChainDataset([]), {}, Misconfigured, "ChainDataset is an IterableDataset, which has no posi"),
         (Dataset(), {"bins": None}, Misconfigured, "The Dataset has no length: give it a `__len__`"),
         (Numbers(), {"batch_size": None}, ValueError, "`batch_size` is missing: give the number of instances"),

@@ -1,5 +1,6 @@
 import pickle
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException as Misconfigured
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -224,19 +226,53 @@ def test_it_lacks_what_the_datamodule_lacks(make: Callable[[], Any], train: int,
     assert module.calls == MOVES
 
 
-def test_attributes_methods_and_settings_are_those_of_the_datamodule():
+def test_what_is_read_set_or_deleted_on_it_is_the_datamodule_s():
     inner = Own(6)
     inner.prepare_data_per_node, inner.allow_zero_length_dataloader_with_multiple_devices = False, True
-    inner.later = 12
     data = AdaptiveDataModule(inner)
     assert (data.prepare_data_per_node, data.allow_zero_length_dataloader_with_multiple_devices) == (False, True)
     assert data.hparams == data.hparams_initial == {"batch_size": 6, "secret": "sesame"}
-    assert (data.train, data.later) == (DATASET, 12)
+    assert (data.train, isinstance(data, Own), isinstance(data, AdaptiveDataModule)) == (DATASET, True, True)
+    data.counter += 2
+    data.later, data.trainer, data.setup = 12, "a Trainer", print
+    data.save_hyperparameters({"fold": 3})
+    assert (inner.counter, inner.later, inner.trainer, inner.setup) == (2, 12, "a Trainer", print)
+    assert inner.hparams.fold == 3
+    del data.later
     half_made = AdaptiveDataModule.__new__(AdaptiveDataModule)  # which must not ask itself without end
-    for one, name in ((data, "nonsense"), (data, "__nonsense__"), (half_made, "anything")):
+    for one, name in ((data, "later"), (data, "__nonsense__"), (half_made, "anything")):
         with pytest.raises(AttributeError, match=name):
             getattr(one, name)
-    assert AdaptiveDataModule(DATASET, B).tensors is DATASET.tensors
+    assert data.data is inner
+    data.data, inner.seed = "their own", 7
+    assert (data.data, data.seed, data.bins, data.num_workers) == (inner.data, 7, "label", None)
+    data.seed = 5
+    assert data.seed == inner.seed == 5
+
+
+def test_of_a_data_set_it_has_the_attributes_too():
+    dataset = TensorDataset(*DATASET.tensors)
+    data = AdaptiveDataModule(dataset, B)
+    data.tensors, data.prepare_data_per_node, data.mine = DATASET.tensors[::-1], False, 3
+    assert dataset.tensors is data.tensors
+    assert (data.data, data.seed, data.prepare_data_per_node, data.mine) == (dataset, None, False, 3)
+    assert not hasattr(dataset, "mine")
+    del data.mine
+    assert not hasattr(data, "mine")
+
+
+def test_what_is_logged_and_saved_is_what_it_is_without_the_wrapper(make_trainer: Any, tmp_path: Path):
+    def saved(data: LightningDataModule) -> tuple[Any, Any]:
+        logger = CSVLogger(tmp_path, version=type(data).__name__)
+        trainer = make_trainer(logger=logger, limit_train_batches=1)
+        trainer.fit(Linear(), datamodule=data)
+        trainer.save_checkpoint(tmp_path / "end.ckpt")
+        checkpoint = torch.load(tmp_path / "end.ckpt", weights_only=True)
+        names = {"Own", "datamodule_hparams_name", "datamodule_hyper_parameters"}
+        return logger.experiment.hparams, {name: checkpoint[name] for name in names if name in checkpoint}
+
+    assert saved(AdaptiveDataModule(Own(6))) == saved(Own(6))
+    assert Own.load_from_checkpoint(tmp_path / "end.ckpt").hparams.secret == "sesame"
 
 
 def test_the_batch_size_is_the_datamodule_s_until_it_is_set():
@@ -244,17 +280,18 @@ def test_the_batch_size_is_the_datamodule_s_until_it_is_set():
     data.data.batch_size = 3
     assert (data.batch_size, len(data.train_dataloader())) == (3, 8)
     data.batch_size = 12
-    assert (data.batch_size, len(data.train_dataloader())) == (12, 2)
+    assert (data.batch_size, len(data.train_dataloader()), inner.batch_size) == (12, 2, 12)
     without = AdaptiveDataModule(LightningDataModule.from_datasets(DATASET, batch_size=8))
     assert not hasattr(without, "batch_size")
     assert len(without.train_dataloader()) == 3
 
 
-def test_it_can_be_pickled():
+def test_it_can_be_pickled_and_copied():
     for data in (AdaptiveDataModule(DATASET, B, seed=4), AdaptiveDataModule(Own(), seed=4)):
-        again = pickle.loads(pickle.dumps(data))
-        assert again.data is not data.data
-        assert same(data.train_dataloader(), again.train_dataloader())
+        for again in (deepcopy(data), pickle.loads(pickle.dumps(data))):
+            assert type(again) is AdaptiveDataModule
+            assert again.data is not data.data
+            assert same(data.train_dataloader(), again.train_dataloader())
     again.setup("fit")
     assert again.calls == [("setup", "fit", False)]
     assert (data.calls, again.hparams["secret"]) == ([], "sesame")

@@ -1,10 +1,9 @@
-from collections import UserList
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
+from torch.utils.data import ConcatDataset, Dataset, StackDataset, Subset, TensorDataset
 
 from lightning_as.data.labels import NAMES, find_labels
 
@@ -40,38 +39,72 @@ class Table(Unloadable):
         return self.columns[index]
 
 
-def found(dataset: Dataset[Any], name: str | None = None) -> list[int]:
-    labels = find_labels(dataset, name)
-    assert (labels.dtype, labels.dim()) == (torch.int64, 1)
-    return labels.tolist()
+class Wrapper(Unloadable):
+    """Somebody's own; a length of its own, if it has `indices`."""
+
+    def __len__(self) -> int:
+        return len(getattr(self, "indices", range(N)))
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        *(list, tuple, np.array, torch.tensor, UserList),
-        lambda labels: np.array(labels, dtype=np.uint8),
-        lambda labels: torch.tensor(labels, dtype=torch.int32)[:, None],
-        lambda labels: [torch.tensor(label) for label in labels],
-    ],
-)
-def test_attributes_and_columns_are_found_without_loading_a_sample(make: Any):
+def found(dataset: Any, name: str | None = None) -> list[Any]:
+    values = find_labels(dataset, name).values
+    assert values is not None
+    return values.tolist()
+
+
+def remarks(dataset: Any, name: str | None = None) -> tuple[str, ...]:
+    values, remarks = find_labels(dataset, name)
+    assert values is None
+    return remarks
+
+
+def test_attributes_and_columns_are_found_without_loading_a_sample():
     for name in NAMES:
-        assert found(Unloadable(**{name: make(LABELS)})) == LABELS
+        assert found(Unloadable(**{name: LABELS})) == LABELS
     for column in ("label", "labels"):
         for transforms in (False, True):
-            assert found(Table(transforms, image=[None] * N, **{column: make(LABELS)})) == LABELS
-    assert found(Table(False, coarse=make(LABELS), label=[0] * N), "coarse") == LABELS
-    assert find_labels(Table(False, image=[None] * N)) is None
-    assert found(Unloadable(targets=make([label == 1 for label in LABELS]))) == [int(label == 1) for label in LABELS]
+            assert found(Table(transforms, image=[None] * N, **{column: LABELS})) == LABELS
+    assert found(Table(False, coarse=LABELS, label=[0] * N), "coarse") == LABELS
+    assert remarks(Table(False, image=[None] * N)) == remarks(Unloadable(targets=len)) == ()
 
 
-def test_of_a_tensor_dataset_it_is_the_last_tensor():
+def test_a_column_that_hugging_face_knows_as_class_labels():
+    class ClassLabel:
+        pass
+
+    table = Table(False, image=[None] * N, intent=LABELS)
+    table.features = {"image": None, "intent": ClassLabel()}
+    assert found(table) == found(Wrapper(hf=table)) == LABELS
+
+
+def test_of_a_tensor_dataset_it_is_the_last_tensor_or_the_only_one_of_whole_numbers():
     labels, others = torch.tensor(LABELS), torch.rand(N)
-    assert found(TensorDataset(others, others, labels[:, None])) == LABELS
-    for last in (others, torch.zeros(N, 4, 4, dtype=torch.int64)):
-        assert find_labels(TensorDataset(labels, last)) is None
-    assert find_labels(TensorDataset(others, labels), "difficulty") is None
+    for tensors in ((others, others, labels[:, None]), (labels, others), (others, labels, torch.rand(N, 3))):
+        assert found(TensorDataset(*tensors)) == LABELS
+    assert remarks(TensorDataset(labels, labels, others)) == ("`tensors[2]` holds floats",)
+    numbered = TensorDataset(torch.arange(30), torch.rand(30))
+    assert remarks(numbered) == ("`tensors[1]` holds floats",)
+    assert remarks(TensorDataset(others, labels), "difficulty") == ()
+
+
+def test_tables_and_rows_that_a_data_set_holds_or_is():
+    class Graph:
+        def __init__(self, y: int) -> None:
+            self.y = torch.tensor([y])
+
+    rows = {
+        "mappings": [{"image": None, "label": label} for label in LABELS],
+        "objects": [Graph(label) for label in LABELS],
+        "pairs": [(f"{at}.png", label) for at, label in enumerate(LABELS)],
+    }
+    for kind, held in rows.items():
+        assert found(held) == LABELS
+        assert found(Unloadable(**{"samples" if kind == "pairs" else "records": held})) == LABELS
+    assert remarks(Unloadable(pairs=rows["pairs"])) == ()
+    assert found(Unloadable(columns={"x": [0] * N, "label": LABELS})) == LABELS
+    assert found(rows["mappings"], "label") == LABELS
+    pandas = pytest.importorskip("pandas")
+    assert found(Unloadable(frame=pandas.DataFrame({"source": LABELS}, range(5, 5 + N))), "source") == LABELS
 
 
 def test_subsets_of_concatenations_of_subsets_are_followed():
@@ -80,16 +113,29 @@ def test_subsets_of_concatenations_of_subsets_are_followed():
     assert found(both) == [1, 3, 3, 1, 7, 8, 9]
     named = Unloadable(targets=[0] * N, difficulty=LABELS)
     assert found(ConcatDataset([Subset(named, [1, 0]), named]), "difficulty") == [0, 3, *LABELS]
-    assert find_labels(named, "colour") is None
+    assert remarks(named, "colour") == ()
     assert found(Subset(Subset(both, range(1, 6)), np.array([4, 0]))) == [8, 3]
     assert found(ConcatDataset([Subset(both, [5]), both])) == [8, 1, 3, 3, 1, 7, 8, 9]
-    assert find_labels(ConcatDataset([both, Unloadable()])) is None
+    words = Unloadable(targets=["b", "a"] * 3 + ["c"])
+    assert found(ConcatDataset([Subset(words, [1]), words])) == ["a", "b", "a", "b", "a", "b", "a", "c"]
+    assert remarks(ConcatDataset([both, Unloadable(targets=torch.rand(N))])) == ("`targets` holds floats",)
+    assert remarks(ConcatDataset([both, words])) == ("some parts have strings and some have numbers",)
 
 
-def test_what_is_not_one_integer_per_instance_is_passed_over():
-    labels = torch.tensor(LABELS)
-    wrong = (labels.double(), labels.to(torch.complex64), LABELS[:-1], torch.zeros(N, 2).long(), torch.tensor(3))
-    odd = ([f"mask_{label}.png" for label in LABELS], [[label] * label for label in LABELS], [{}] * N, None, 12, len)
-    for values in (*wrong, *odd):
-        assert find_labels(Unloadable(targets=values)) is None
+def test_stacks_and_wrappers_of_one_data_set_of_the_same_length_are_followed():
+    inputs, labelled = Unloadable(), Unloadable(targets=LABELS)
+    for parts in ({"x": inputs, "label": LABELS}, {"x": inputs, "label": labelled}):
+        assert found(StackDataset(**parts)) == LABELS
+    assert found(StackDataset(inputs, TensorDataset(torch.tensor(LABELS)))) == LABELS
+    assert found(Wrapper(base=Wrapper(base=labelled))) == LABELS
+    assert found(Wrapper(base=labelled, indices=[6, 0])) == [1, 3]
+    for wrapper in (Wrapper(one=labelled, other=inputs), Wrapper(base=Subset(labelled, [0, 1]))):
+        assert remarks(wrapper) == ()
+
+
+def test_what_is_not_a_class_per_instance_is_passed_over_and_told():
+    for values, remark in ((torch.rand(N), "`targets` holds floats"), (LABELS[:-1], "`targets` holds 6 entries for 7")):
+        assert remarks(Unloadable(targets=values))[0].startswith(remark)
         assert found(Unloadable(targets=values, labels=LABELS)) == LABELS
+    masks = [(at, f"mask_{at}.png") for at in range(40)]
+    assert remarks(masks) == ("`the last of its rows` holds 40 different strings for 40 instances",)

@@ -13,7 +13,7 @@ from torch import Tensor
 import lightning_as.data.mnist
 from lightning_as import MNISTDataModule
 from lightning_as.data.mnist import load_mnist
-from tests.helpers.idx import write_mnist
+from tests.helpers.idx import write_idx, write_mnist
 
 BUNDLED = Path(lightning_as.data.mnist.__file__).parent / "mnist_files"
 PUT = "Put train-images-idx3-ubyte, .* into .*MNIST.raw"
@@ -62,7 +62,15 @@ def test_a_folder_in_torchvisions_layout(raw: Path, tmp_path: Path, packed: bool
     ("suffix", "damage", "message"),
     [
         ("", lambda content: content[:-5], r"is damaged: it says \[30, 28, 28\], but has 23515 bytes. Replace it"),
-        ("", lambda content: b"\0", r"is damaged \(.*\): replace it"),
+        ("", lambda content: b"\0", r"is damaged: it begins with 00, and not as an IDX file of bytes in 3 dimension"),
+        ("", lambda content: content.replace(b"\x08", b"\x0d", 1), r"is damaged: it begins with 00 00 0d 03, and not"),
+        (
+            "",
+            lambda content: content.replace(b"\x1c", b"\x1d", 1),
+            r".*it says \[30, 29, 28\], and not \[None, 28, 28",
+        ),
+        ("", lambda content: content[:4] + b"\x7f" + content[5:], r".*it says \[213.*, 28, 28\], and not"),
+        (".gz", lambda content: gzip.compress(content + bytes(10**7)), r".*says \[30, 28, 28\], but has more bytes"),
         (".gz", lambda content: gzip.compress(content)[:-20], r"is damaged \(.*\): replace it"),
         (".gz", lambda content: gzip.compress(content)[:10] + b"\xff" * 99, r"is damaged \(.*block type.*\): repl"),
     ],
@@ -80,6 +88,16 @@ def test_damaged_and_missing_files(raw: Path, tmp_path: Path, suffix: str, damag
     monkeypatch.setattr("torchvision.datasets.MNIST", Mock(side_effect=OSError("no network")))
     with pytest.raises(FileNotFoundError, match=f"no network.*{PUT}"):
         MNISTDataModule(data_dir=tmp_path).prepare_data()
+
+
+def test_labels_that_are_too_few_or_no_digits(raw: Path, tmp_path: Path):
+    for labels, message in (
+        (torch.zeros(27), r"has 27 labels for 30 images of .*: replace them"),
+        (torch.full((30,), 10), "has the label 10, but digits end with 9"),
+    ):
+        write_idx(raw, "train-labels-idx1-ubyte", labels)
+        with pytest.raises(ValueError, match=f"train-labels-idx1-ubyte {message}"):
+            load_mnist("train", str(tmp_path))
 
 
 def images_of(data: MNISTDataModule, digit: int) -> list[bytes]:

@@ -69,6 +69,7 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[type[Tor
         (CIFAR100DataModule, 100, (3, 32, 32), "cifar-100-python.tar.gz, or the folder that is in it, into {}"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:There are 30 bins for 30 instances")
 def test_it_reads_what_torchvision_wrote(module: Any, classes: int, dims: Any, files: str, write: Any, tmp_path: Path):
     data = module()  # what a model needs to know is there without data
     assert (data.num_classes, data.dims, data.data_dir) == (classes, dims, "data")

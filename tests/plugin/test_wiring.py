@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+from jsonargparse import Namespace
 from lightning.pytorch import Trainer
+from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
@@ -65,7 +67,7 @@ def test_the_rows_of_several_processes_are_put_together_in_the_order_of_the_glob
         ({"seed": 1}, "on the seed"),
         ({"num_workers": 2, "prefetch_factor": 2}, "on the `num_workers`: 0, 2"),
         ({"bins": torch.arange(12) % 2}, "on the bins"),
-        ({"dataset": TensorDataset(torch.zeros(13, 2), torch.arange(13))}, "on the number of instances: 12, 13"),
+        ({"dataset": TensorDataset(torch.zeros(13, 2), torch.arange(13) % 3)}, "on the number of instances: 12, 13"),
     ],
 )
 def test_processes_that_would_draw_differently(other: dict[str, Any], message: str):
@@ -96,6 +98,9 @@ def test_the_sampler_is_found_in_our_loader_alone():
     ):
         with refused(message):
             find_loader(trainer(loader=other))
+    cli: Any = SaveConfigCallback(LightningArgumentParser(), Namespace())
+    with refused("`--data=AdaptiveDataModule --data.data=tests.helpers.tiny.TinyData` with its arg"):
+        find_loader(trainer(loader=DataLoader(DATA, 4), callbacks=[cli], datamodule=TinyData()))
     with refused(r"among 1 process\(es\), but the Trainer has 2"):
         find_loader(trainer([torch.zeros(0)], loader=loader))
 
