@@ -36,7 +36,7 @@ class Bins:
     """
 
     def __init__(self, tags: Tensor | Sequence[int], labels: Tensor | None = None) -> None:
-        tags = _check(torch.as_tensor(tags), "tags")
+        tags = _check(torch.as_tensor(tags, device="cpu"), "tags")
         if tags.min() < 0:
             raise ValueError(f"`tags` must not be negative, got {int(tags.min())} at position {int(tags.argmin())}.")
         sizes = torch.bincount(tags)
@@ -57,7 +57,7 @@ class Bins:
     @classmethod
     def from_labels(cls, labels: Tensor | Sequence[int]) -> Bins:
         """One bin per class, in ascending order, from the labels that the data set yields as targets, (N,) integers."""
-        values, tags = torch.unique(_check(torch.as_tensor(labels), "labels"), return_inverse=True)
+        values, tags = torch.unique(_check(torch.as_tensor(labels, device="cpu"), "labels"), return_inverse=True)
         return cls(tags, values)
 
     @classmethod
@@ -71,15 +71,15 @@ class Bins:
         Raises:
             ValueError: If `measure` is empty, not one-dimensional or has NaN, or `count` is out of range.
         """
-        measure = torch.as_tensor(measure)
+        measure = torch.as_tensor(measure, device="cpu")
         if measure.dim() != 1 or len(measure) == 0:
             raise ValueError(f"`measure` must have one number per instance, got the shape {tuple(measure.shape)}.")
         if measure.isnan().any():
             raise ValueError("`measure` has NaN entries: give every instance a number.")
         if not 1 <= count <= len(measure):
             raise ValueError(f"`count` must be from 1 to the {len(measure)} instances, got {count}.")
-        rank = torch.empty(len(measure), dtype=torch.int64)
-        rank[measure.argsort(stable=True)] = torch.arange(len(measure))
+        rank = torch.empty(len(measure), dtype=torch.int64, device="cpu")
+        rank[measure.argsort(stable=True)] = torch.arange(len(measure), device="cpu")
         return cls(rank * count // len(measure))
 
     @classmethod
@@ -87,7 +87,7 @@ class Bins:
         """One bin with all `size` instances: no side information."""
         if size < 1:
             raise ValueError(f"`size` must be at least 1, got {size}.")
-        return cls(torch.zeros(size, dtype=torch.int64))
+        return cls(torch.zeros(size, dtype=torch.int64, device="cpu"))
 
     def __len__(self) -> int:
         """Number of instances, N."""

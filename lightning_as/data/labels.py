@@ -25,7 +25,7 @@ def find_labels(dataset: Dataset[Any], name: str | None = None) -> Tensor | None
     """
     if isinstance(dataset, Subset):
         labels = find_labels(dataset.dataset, name)
-        return None if labels is None else labels[torch.as_tensor(dataset.indices, dtype=torch.int64)]
+        return None if labels is None else labels[torch.as_tensor(dataset.indices, dtype=torch.int64, device="cpu")]
     if isinstance(dataset, ConcatDataset):
         parts = [find_labels(part, name) for part in dataset.datasets]
         found = [part for part in parts if part is not None]
@@ -51,7 +51,7 @@ def _as_labels(values: Any, size: int) -> Tensor | None:
     if values is None or callable(values):
         return None
     try:
-        labels = torch.as_tensor(values if hasattr(values, "__array__") else list(values))
+        labels = torch.as_tensor(values if hasattr(values, "__array__") else list(values), device="cpu")
     except (TypeError, ValueError, RuntimeError):
         return None
     if labels.shape == (size, 1):

@@ -49,7 +49,8 @@ class Fit:
         self._strategy = strategy
         self._logits_from = logits_from
         self._checked = False
-        self._drawn = torch.empty(0, dtype=torch.int64)  # bins of this process's share of the batch that is trained on
+        # Bins of this process's share of the batch that is trained on.
+        self._drawn = torch.empty(0, dtype=torch.int64, device="cpu")
 
     def attach(self, previous: AdaptiveBatchSampler | None, state: dict[str, Any] | None) -> AdaptiveBatchSampler:
         """Have the batches drawn by the strategy, whichever loader they come from now.

@@ -115,7 +115,7 @@ class Observer:
             MisconfigurationException: If something is not to be found, or not one per instance.
         """
         if self.hook is None and not self._read_losses and not self._read_bounds:
-            losses, bounds = (torch.zeros(size, device=self._module.device) for _ in range(2))
+            losses = bounds = torch.zeros(size, dtype=torch.float32, device=self._module.device)
             return Observation(losses, bounds, self.labels(batch, size) if labelled else None)
         logits, losses = self._logits_and_losses(outputs, batch)
         if logits.dim() == 0 or len(logits) != size:
