@@ -93,7 +93,7 @@ class Bins:
         """One bin with all `size` instances: no side information."""
         if size < 1:
             raise ValueError(f"`size` must be at least 1, got {size}.")
-        return cls(torch.zeros(size, dtype=torch.int64))
+        return cls(torch.zeros(size, dtype=torch.int64, device="cpu"))
 
     def __len__(self) -> int:
         """Number of instances, N."""

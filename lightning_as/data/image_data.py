@@ -243,4 +243,5 @@ def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
         (N, C, H, W) float32, contiguous.
     """
     scaled = pixels.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
-    return scaled.sub_(torch.tensor(mean).view(-1, 1, 1)).div_(torch.tensor(std).view(-1, 1, 1))
+    means, deviations = (torch.tensor(part, dtype=torch.float32, device="cpu").view(-1, 1, 1) for part in (mean, std))
+    return scaled.sub_(means).div_(deviations)

@@ -156,7 +156,7 @@ def _thin(dataset: ImageDataset, shares: Sequence[float]) -> ImageDataset:
     kept = []
     for label, share in enumerate(shares):
         members = (dataset.labels == label).nonzero().flatten()
-        shuffled = members[torch.randperm(len(members), generator=generator)]
+        shuffled = members[torch.randperm(len(members), generator=generator, device="cpu")]
         kept.append(shuffled[: max(1, round(share * len(members)))])
     indices = torch.cat(kept).sort().values
     return ImageDataset(dataset.images[indices], dataset.labels[indices])
@@ -167,9 +167,9 @@ def _mislabel(dataset: ImageDataset, share: float) -> ImageDataset:
     assert dataset.labels is not None
     generator = torch.Generator().manual_seed(0)  # the data must be the same for all seeds of a comparison
     size = len(dataset)
-    chosen = torch.randperm(size, generator=generator)[: round(share * size)]
+    chosen = torch.randperm(size, generator=generator, device="cpu")[: round(share * size)]
     # Of all, so that a larger share has the same ones.
-    shifts = torch.randint(1, _CLASSES, (size,), generator=generator)
+    shifts = torch.randint(1, _CLASSES, (size,), generator=generator, device="cpu")
     labels = dataset.labels.clone()
     labels[chosen] = (labels[chosen] + shifts[chosen]) % _CLASSES
     return ImageDataset(dataset.images, labels)

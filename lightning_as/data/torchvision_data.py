@@ -68,10 +68,10 @@ class TorchvisionDataModule(ImageDataModule):
     def load(self, part: Part) -> ImageDataset:
         """Read a part from `data_dir`, normalised."""
         read = self._read(part, download=False)
-        pixels = torch.as_tensor(read.data)
+        pixels = torch.as_tensor(read.data, device="cpu")
         # Grey images come as (N, H, W), those with colours as (N, H, W, C).
         pixels = pixels.unsqueeze(1) if pixels.dim() == 3 else pixels.permute(0, 3, 1, 2)
-        return ImageDataset(normalise(pixels, self._mean, self._std), torch.as_tensor(read.targets))
+        return ImageDataset(normalise(pixels, self._mean, self._std), torch.as_tensor(read.targets, device="cpu"))
 
     def _read(self, part: Part, download: bool) -> Any:
         from torchvision import datasets  # late: a torchvision that does not fit torch must not break the package

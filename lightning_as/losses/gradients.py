@@ -106,6 +106,6 @@ def _of_cross_entropy(logits: Tensor, targets: Tensor, ignore_index: int) -> Ten
 def _compiled_bound(compiled: ModuleType, logits: Tensor, targets: Tensor) -> Tensor:
     if logits.dtype != torch.float32:
         logits = logits.to(torch.float64)
-    bounds = torch.empty(len(logits), dtype=torch.float64)
+    bounds = torch.empty(len(logits), dtype=torch.float64, device="cpu")
     compiled.bound_gradients(logits.contiguous().numpy(), targets.contiguous().numpy(), bounds.numpy())
     return bounds

@@ -58,7 +58,8 @@ class Fit:
         self._turn = Turn(trainer)
         self._loader: AdaptiveDataLoader | None = None
         self._checked = False
-        self._drawn = torch.empty(0, dtype=torch.int64)  # bins of this process's share of the batch that is trained on
+        # Bins of this process's share of the batch that is trained on.
+        self._drawn = torch.empty(0, dtype=torch.int64, device="cpu")
         self._rows = Rows(0)
 
     def attach(self, previous: AdaptiveBatchSampler | None, state: dict[str, Any] | None) -> AdaptiveBatchSampler:

@@ -53,9 +53,9 @@ def irreducible_losses(
         >>> losses = irreducible_losses(Net, DataLoader(dataset, 128))  # doctest: +SKIP
         >>> torch.save(losses, "irreducible_losses.pt")  # doctest: +SKIP
     """
-    order = torch.randperm(size_of(loader.dataset), generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(size_of(loader.dataset), generator=torch.Generator().manual_seed(seed), device="cpu")
     halves = order.tensor_split(2)
-    result = torch.empty(len(order), dtype=torch.float64)
+    result = torch.empty(len(order), dtype=torch.float64, device="cpu")
     for number, (trained, scored) in enumerate((halves, halves[::-1])):
         scoring = _Scoring(_part(loader, scored.sort().values), logits_from, target_key, per_sample_loss)
         with isolate_rng():

@@ -69,7 +69,7 @@ class Scorer:
             scores = self._gather(self._score_batch(self._pass.copy(batch), candidates))
         chosen = []
         for rank in range(sampler.num_replicas):
-            part = torch.arange(rank, len(draw.indices), sampler.num_replicas)
+            part = torch.arange(rank, len(draw.indices), sampler.num_replicas, device="cpu")
             own = Scores(*(None if rows is None else rows[part] for rows in scores))
             selection = strategy.select(draw.select(part), own, size, sampler.generator)
             chosen.append((selection, part[selection.positions]))

@@ -68,7 +68,8 @@ def test_agrees_with_its_definition_after_every_change(size: int, unknown: float
 @pytest.mark.parametrize(("steps", "scale"), [(0, 1), *((60, scale) for scale in (1, 0, 1e-300, 1e-120, 1e-30, 1e100))])
 def test_draws_follow_the_ratios_and_stratified_ones_take_one_of_each_share(size, steps, scale, unknown):
     distribution, expected = changed(size, steps)
-    distribution.load_state(distribution.state() * scale)  # where it is negative, the weight is unknown
+    state = distribution.state()  # where it is -1, the weight is unknown
+    distribution.load_state(torch.where(state < 0, state, state * scale))
     distribution.unknown = None if unknown is None else unknown * scale
     probabilities, generator = distribution.probabilities(), seeded(2)
     # Weights that are all 0, or next to it, are the uniform distribution.

@@ -280,7 +280,7 @@ def test_the_batch_size_is_the_datamodule_s_until_it_is_set():
     data.data.batch_size = 3
     assert (data.batch_size, len(data.train_dataloader())) == (3, 8)
     data.batch_size = 12
-    assert (data.batch_size, len(data.train_dataloader()), inner.batch_size) == (12, 2, 12)
+    assert (data.batch_size, len(data.train_dataloader()), data.data.batch_size) == (12, 2, 12)
     without = AdaptiveDataModule(LightningDataModule.from_datasets(DATASET, batch_size=8))
     assert not hasattr(without, "batch_size")
     assert len(without.train_dataloader()) == 3
