@@ -11,8 +11,10 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from lightning_as.losses import squared_gradient_norms
-from lightning_as.plugin.forward import describe, recompute_logits
-from lightning_as.plugin.hooks import LinearGradients, LogitsHook, TrainingHook, find_submodule, submodules
+from lightning_as.plugin.candidates import Candidates, find_submodule, submodules
+from lightning_as.plugin.forward import TARGET_NAMES, describe
+from lightning_as.plugin.hooks import LinearGradients, TrainingHook
+from lightning_as.plugin.logits_hook import LogitsHook
 from lightning_as.strategies.base import Reading
 
 PerSample = Callable[[Tensor, Any], Any]  # to a tensor, but jsonargparse would then look for a class of tensors
@@ -31,12 +33,13 @@ class Observation(NamedTuple):
 
 
 class Observer:
-    """Finds out about the batches of one fit; all arguments but the last are those of the callback.
+    """Finds out about the batches of one fit; all arguments but these are those of the callback.
 
     What is wanted, and which hooks on the module see it, is settled here. Losses and logits are taken from where a
     batch has them: from what the step returned, the hook `logits_from`, or a forward pass of its own.
 
     Args:
+        recompute: What gives the logits of a batch where they are nowhere else to be seen; None for nothing.
         reads: What the strategy reads of trained batches, such as `Strategy.reads`.
 
     Raises:
@@ -48,20 +51,22 @@ class Observer:
         self,
         module: LightningModule,
         logits_from: str | None,
-        recompute: bool,
+        recompute: Callable[[Any], Tensor] | None,
         target_key: str | int | None,
         per_sample_loss: PerSample,
         gradient_bound: PerSample | Literal["autograd"] | None,
         reads: frozenset[Reading] = frozenset({"losses", "bounds"}),
     ) -> None:
         self._module = module
-        self._recompute = recompute
+        self.recompute = recompute
         self._target_key = target_key
         self._per_sample_loss = per_sample_loss
         self._gradient_bound = gradient_bound
         self._read_losses = "losses" in reads
         self._read_bounds = bool({"bounds", "linear_bounds"} & reads)
         self._loss_scale: float | None = None
+        self.candidates: Candidates | None = None
+        """What was seen of the submodules, for a message, if nothing is said of where the logits are."""
         autograd = gradient_bound == "autograd" and self._read_bounds
         linear = "linear_bounds" in reads
         if linear and gradient_bound is not None:
@@ -77,10 +82,15 @@ class Observer:
         # What sees the gradients of the module's own backward pass, if the bounds are those.
         self._gradients: TrainingHook | None = self.hook if autograd else linear_gradients
 
-    def arm(self, size: int, weights: Tensor | None, scale: bool) -> None:
+    @property
+    def seeks_logits(self) -> bool:
+        """Whether logits are needed, and no hook sees them."""
+        return self.hook is None and (self._read_losses or self._read_bounds)
+
+    def arm(self, size: int, weights: Tensor | None, scale: bool, batch: Any = None) -> None:
         """Watch from now on, for a batch of `size`, see :meth:`TrainingHook.arm`."""
         for hook in self._hooks:
-            hook.arm(size, weights, scale)
+            hook.arm(size, weights, scale, batch)
 
     def disarm(self) -> None:
         """Watch no longer."""
@@ -92,12 +102,19 @@ class Observer:
         for hook in self._hooks:
             hook.remove()
 
-    def note_scale(self, trainer: Trainer) -> None:
-        """Note by what the gradients that the hooks see are scaled, before a backward pass."""
+    def begin_backward(self, trainer: Trainer) -> None:
+        """Be told that a backward pass begins; note by what the gradients that the hooks see are scaled."""
+        for hook in self._hooks:
+            hook.begin_backward()
         if self._gradients is not None:
             scaler = getattr(trainer.precision_plugin, "scaler", None)
             divisor = trainer.accumulate_grad_batches if self._module.automatic_optimization else 1
             self._loss_scale = (1.0 if scaler is None else scaler.get_scale()) / divisor
+
+    def end_backward(self) -> None:
+        """Be told that a backward pass is done."""
+        for hook in self._hooks:
+            hook.end_backward()
 
     def observe(self, outputs: Any, batch: Any, size: int, labelled: bool = False) -> Observation | None:
         """What is known of a batch that was trained on.
@@ -179,7 +196,7 @@ class Observer:
         found = outputs if isinstance(outputs, Mapping) else {}
         losses = found["losses"].detach() if "losses" in found else None
         # Whoever returns the logits needs no hook, except for weights.
-        if self.hook is not None and self.hook.logits is None and ("logits" not in found or self.hook.weighing):
+        if self.hook is not None and ("logits" not in found or self.hook.weighing) and self.hook.logits is None:
             raise MisconfigurationException(
                 f"`logits_from={self.hook.name!r}` gave no output with a row per instance in the training step: "
                 f"name a submodule that is called on the whole batch, one of {submodules(self._module)}."
@@ -188,14 +205,14 @@ class Observer:
             return found["logits"].detach(), losses
         if self.hook is not None and self.hook.logits is not None:
             return self.hook.logits, losses
-        if self._recompute:
-            return recompute_logits(self._module, batch), losses
+        if self.recompute is not None:
+            return self.recompute(batch), losses
         raise MisconfigurationException(
             f"`training_step` of {type(self._module).__name__} gave {sorted(found)}, and no logits. Either name the "
             "submodule that gives them, AdaptiveSamplingCallback(logits_from=…), one of "
-            f"{submodules(self._module)}; or return {{'loss': loss, 'losses': losses, 'logits': logits}} from "
-            "`training_step`, with one loss per sample; or let the callback compute them by a second forward pass, "
-            "AdaptiveSamplingCallback(recompute=True)."
+            f"{self.candidates or submodules(self._module)}; or return "
+            "{'loss': loss, 'losses': losses, 'logits': logits} from `training_step`, with one loss per sample; or let "
+            "the callback compute them by a second forward pass, AdaptiveSamplingCallback(recompute=True)."
         )
 
     def _observed_bounds(self, gradients: TrainingHook, size: int) -> Tensor | None:
@@ -226,10 +243,6 @@ def _check_losses(losses: Tensor, size: int) -> Tensor:
             "use `reduction='none'`, and the mean over anything that is not the batch."
         )
     return losses
-
-
-TARGET_NAMES = ("targets", "target", "labels", "label", "y")
-"""Keys under which a batch that is a mapping may have its targets."""
 
 
 def targets_of(batch: Any, key: str | int | None) -> Any:
