@@ -34,16 +34,21 @@ class Call:
     """What it gave, (B, …), detached."""
     trained: bool
     """Whether a gradient can come back to that."""
+    reached: bool = False
+    """Whether one came back, so that it is in the graph of the loss."""
+    scaled: bool = False
+    """Whether that was scaled."""
     gradient: Tensor | None = None
-    """The gradient of the loss with respect to it, before it is scaled, (B, …)."""
+    """The gradient of the loss with respect to what it gave, before it is scaled, (B, …)."""
 
 
 class LogitsHook(TrainingHook):
     """Sees the output of a submodule, and scales its gradient row by row, if it is armed with weights.
 
-    Calls without a gradient, or of other sizes, do not count. Of several in a step the one on a tensor of the batch
-    does. A step that an optimizer evaluates again has its calls anew, of which the first evaluation's count; in manual
-    optimization the calls between two backward passes belong together, and the last of several on the batch counts.
+    Calls of other sizes, or from which no gradient can come, do not count. Of several in a step the one in the graph of
+    the loss does, and of several there the one on a tensor of the batch. A step that an optimizer evaluates again has
+    its calls anew, of which those of the first evaluation count; in manual optimization the calls between two backward
+    passes belong together, and the last of several on the batch counts.
 
     Args:
         module: The LightningModule.
@@ -95,8 +100,9 @@ class LogitsHook(TrainingHook):
     def begin_backward(self) -> None:
         super().begin_backward()
         self._closed = True
-        if self.weighing and any(self._evaluations[-1]):  # before something is learnt that should not be
-            self._counted()
+        calls = self._evaluations[-1]
+        if self.weighing and calls and not any(call.trained for call in calls):
+            self._counted()  # to say so before anything is learnt
 
     def _register(self) -> list[RemovableHandle]:
         return [self._part.register_forward_hook(self._hook, with_kwargs=True)]
@@ -117,9 +123,10 @@ class LogitsHook(TrainingHook):
                     f"`weights` scale the gradient of a tensor, but {self.name!r} gives a {type(output).__name__}: "
                     "name the submodule in it that gives the logits themselves as `logits_from`."
                 )
-            counts = None if torch.compiler.is_compiling() else partial(self._scales, call)
-            output = logits = ScaleGradient.apply(logits, self._weights, counts)
-        if self.keep_gradient and logits.requires_grad:
+            eager = not torch.compiler.is_compiling()
+            output = logits = ScaleGradient.apply(logits, self._weights, partial(self._scales, call) if eager else None)
+            call.scaled = not eager
+        if logits.requires_grad and (self.keep_gradient or not torch.compiler.is_compiling()):
             logits.register_hook(partial(self._keep, call))
         return output
 
@@ -136,41 +143,53 @@ class LogitsHook(TrainingHook):
         return call
 
     def _keep(self, call: Call, gradient: Tensor) -> None:
-        call.gradient = gradient.detach()
+        call.reached = True
+        if self.keep_gradient:
+            call.gradient = gradient.detach()
 
     def _scales(self, call: Call) -> bool:
-        """Whether the gradient of what a call gave is to be scaled, asked for in its backward pass."""
-        automatic = self._module.automatic_optimization
-        return call is (self._of(self._evaluations[-1]) if automatic else self._counted())
+        """Whether the gradient of what a call gave is to be scaled, asked for when it comes back."""
+        if self._module.automatic_optimization:
+            call.scaled = call is self._of(self._evaluations[-1], amid_backward=True)
+        else:
+            call.scaled = call is self._counted(amid_backward=True)
+        return call.scaled
 
-    def _counted(self) -> Call | None:
+    def _counted(self, amid_backward: bool = False) -> Call | None:
         """The call that counts."""
         found: Call | None = None
         for calls in self._evaluations:
             if not calls:
                 continue
-            call = self._of(calls)
+            call = self._of(calls, amid_backward and calls is self._evaluations[-1])
             if found is None or self._on_batch(call):
-                if found is not None and self.weighing and not self._on_batch(found):
-                    raise self._unclear()  # the other one's gradient has been scaled
+                if found is not None and found.scaled and not self._on_batch(found):
+                    raise self._unclear()
                 found = call
             elif not self._on_batch(found):
                 raise self._unclear()
             if self._module.automatic_optimization:
                 break
-        if found is not None and self.weighing and not found.trained:
-            raise MisconfigurationException(
-                f"`weights` scale the gradient of the output of {self.name!r}, but no gradient comes back there: "
-                "name the last submodule with parameters to train as `logits_from`."
-            )
+        if found is not None and self.weighing and not amid_backward:
+            if not found.trained:
+                raise MisconfigurationException(
+                    f"`weights` scale the gradient of the output of {self.name!r}, but no gradient comes back there: "
+                    "name the last submodule with parameters to train as `logits_from`."
+                )
+            if found.reached and not found.scaled:
+                raise self._unclear()
         return found
 
-    def _of(self, calls: list[Call]) -> Call:
-        """That of the calls of one evaluation."""
-        calls = [call for call in calls if call.trained] or calls
+    def _of(self, calls: list[Call], amid_backward: bool = False) -> Call:
+        """That of the calls of one evaluation: in the graph of the loss, and on the batch.
+
+        Amid a backward pass, which may not have reached all that it will, the batch decides first.
+        """
+        by: list[Callable[[Call], bool]] = [lambda call: call.trained, lambda call: call.reached, self._on_batch]
+        for belongs in (by[0], by[2], by[1]) if amid_backward else by:
+            if len(calls) > 1:
+                calls = [call for call in calls if belongs(call)] or calls
         if len(calls) > 1:
-            calls = [call for call in calls if self._on_batch(call)]
-        if len(calls) != 1:
             raise self._unclear()
         return calls[0]
 

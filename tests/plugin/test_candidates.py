@@ -1,5 +1,3 @@
-"""The names that messages propose for `logits_from`, the likely ones first."""
-
 from types import SimpleNamespace
 from typing import Any
 

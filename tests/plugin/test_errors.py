@@ -1,5 +1,3 @@
-"""The table of errors and the code, held together."""
-
 import ast
 import re
 from pathlib import Path

@@ -1,5 +1,3 @@
-"""Losses and logits that a `training_step` hands over count as if it had returned them."""
-
 from pathlib import Path
 from typing import Any
 

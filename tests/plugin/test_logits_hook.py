@@ -1,5 +1,3 @@
-"""Which calls of the submodule count, what is seen of them, and what weights make of their gradient."""
-
 from types import SimpleNamespace
 from typing import Any
 
@@ -141,8 +139,28 @@ def test_of_several_others_none_counts_which_is_an_error_that_lists_them():
             _ = step.hook.logits
         step = Step(weights=WEIGHTS)
         with refused(SEVERAL + ".* have the module take the weights as an attribute and multiply its losses"):
-            step(one, other)
-        assert step.module.net.weight.grad is None
+            step(*(step.batch["pair"] if on_batch else (step.fake, step.fake * 2)))
+
+
+@pytest.mark.parametrize("weights", [None, WEIGHTS])
+def test_a_call_for_the_log_is_not_in_the_graph_of_the_loss(weights: Tensor | None):
+    for order in (1, -1):
+        step = Step(weights=weights)
+        features = [normal(B, 3, seed=4), normal(B, 3, seed=5)]
+        logged, trained = (step.module.net(one) for one in features[::order])
+        step.hook.begin_backward()
+        trained.sum().backward()
+        assert torch.equal(step.hook.logits, trained)
+        assert not torch.equal(step.hook.logits, logged)
+        scale = torch.ones(B) if weights is None else weights
+        expected = (scale[:, None] * features[::order][1]).sum(0).expand(C, 3)
+        torch.testing.assert_close(step.module.net.weight.grad, expected)
+    if weights is not None:  # one on the batch for the log alone, while the loss is of something else
+        step = Step(weights=weights)
+        step(step.batch["pair"][0], backward=False)
+        step(step.fake)
+        with refused(SEVERAL):
+            _ = step.hook.logits
 
 
 def test_a_step_that_is_evaluated_again_counts_as_it_was_first_with_each_evaluation_weighted():
@@ -172,9 +190,10 @@ def test_in_manual_optimization_the_last_backward_pass_on_the_batch_counts():
     with refused(SEVERAL):
         step(step.batch["pair"][0])
     step = Step(automatic=False, weights=WEIGHTS)
-    step(step.batch["pair"][0], backward=False)
+    step(step.batch["pair"][0])
     step(step.fake)
-    torch.testing.assert_close(step.module.net.weight.grad, step.fake.sum(0).expand(C, 3))
+    expected = (WEIGHTS[:, None] * real + step.fake).sum(0).expand(C, 3)
+    torch.testing.assert_close(step.module.net.weight.grad, expected)
     assert torch.equal(step.hook.logits, step.module.net(real))
 
 
