@@ -131,7 +131,7 @@ class LogitsHook(TrainingHook):
         return output
 
     def _note(self, inputs: Any, named: Any, logits: Tensor) -> Call:
-        given = [] if torch.compiler.is_compiling() else list(tensors_in([inputs, named]))
+        given = [] if torch.compiler.is_compiling() else list(tensors_in([inputs, named] if named else inputs))
         shape = tuple(given[0].shape) if given else ()
         call = Call(shape, storages(given), logits.detach(), logits.requires_grad)
         if self._in_backward and self._evaluations[-1]:
