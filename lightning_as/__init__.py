@@ -14,6 +14,7 @@ from lightning_as.data.torchvision_data import CIFAR10DataModule, CIFAR100DataMo
 from lightning_as.losses import BinaryCrossEntropy, CrossEntropy, MeanSquaredError
 from lightning_as.models.classifier import ConvNetClassifier
 from lightning_as.plugin.callback import AdaptiveSamplingCallback
+from lightning_as.plugin.hand_over import hand_over
 from lightning_as.plugin.irreducible import irreducible_losses
 from lightning_as.strategies import (
     AdaptiveSampling,
@@ -82,6 +83,7 @@ __all__ = [
     "Uniform",
     "UpperBoundImportanceSampling",
     "__version__",
+    "hand_over",
     "importance_weights",
     "irreducible_losses",
     "make_bins",

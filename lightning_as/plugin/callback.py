@@ -6,21 +6,26 @@ from typing import Any, Literal, get_args
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from lightning_as.core.arguments import check_choice, check_positive, check_share
 from lightning_as.core.draw import Weighting, effective_sample_size
 from lightning_as.data.batch_sampler import AdaptiveBatchSampler
+from lightning_as.plugin.arguments import check_attribute, check_functions
 from lightning_as.plugin.criterion import PerSample
 from lightning_as.plugin.fit import Fit
+from lightning_as.plugin.forward import Forward, ForwardPass
 from lightning_as.plugin.observation import Observer
 from lightning_as.plugin.rows import check_kept, gather_kept
 from lightning_as.plugin.takeover import OtherData
 from lightning_as.plugin.weights import Weights, check_weighting
 from lightning_as.plugin.wiring import (
     check_processes_agree,
+    claim,
     find_loader,
     logs_now,
+    refuse_nested_fit,
     refuse_overfit_batches,
     validation_metrics,
 )
@@ -37,7 +42,11 @@ class AdaptiveSamplingCallback(Callback):
     2. the output of the submodule `logits_from`, seen by a forward hook: the module stays as it is;
     3. with `recompute`, a forward pass of its own after each step, in evaluation mode.
 
-    The first two count as they are: of the training-mode forward pass, before the update.
+    The first two count as they are: of the training-mode forward pass, before the update. What a `training_step`
+    cannot return, as in manual optimization, it gives by :func:`lightning_as.hand_over`.
+
+    A Trainer has one such callback, and a callback a strategy of its own: of two, Lightning says that a `state_key` is
+    missing.
 
     Logged every ``log_every_n_steps``: ``adaptive/ess``, the number of instances that the distribution is effectively
     spread over, as estimated from the batch (on the CPU also in the bar); with weights ``adaptive/weight_mean`` and
@@ -50,6 +59,11 @@ class AdaptiveSamplingCallback(Callback):
         logits_from: Name of the submodule that gives the logits, such as ``"net"``. With `weights` nothing after it may
             have parameters to train. Default: none.
         recompute: Compute logits anew if they are nowhere to be seen. Default: False.
+        forward: What gives the logits of a batch in forward passes of the plugin's own, for `recompute` and strategies
+            that score instances: a function of the batch, or of the module and the batch, such as
+            ``lambda batch: module(batch.x, batch.mask)``. Default: the module's `forward`, or if it has none the
+            submodule `logits_from`, called on the first of a pair, or on those entries of a mapping that are its
+            arguments, without the targets. Whether that works is tried before the first step.
         target_key: What holds the targets in a batch. Default: the second of a pair, or what a mapping has
             under ``targets``, ``target``, ``labels``, ``label`` or ``y``.
         per_sample_loss: The loss of each sample, for modules that do not return ``losses``: one of
@@ -61,12 +75,14 @@ class AdaptiveSamplingCallback(Callback):
             mean over the batch (needs `logits_from`). Default: that of `per_sample_loss`.
         weights: Weights on the loss. ``"source"``: those that the strategy's source asks for, if it does. ``"none"``,
             ``"unbiased"``, ``"clipped"``, ``"power"``: see :func:`importance_weights`. They reach the loss through the
-            gradient of the output of `logits_from`; or, if the module has an attribute ``importance_weights``, that is
+            gradient of the output of `logits_from`; or, if the module has the attribute `weights_attribute`, that is
             the batch's weights (B,) during each training step and None otherwise, and using them is up to the module.
             Default: ``"source"``; for `AdaptiveSampling` that is none, as in the thesis: the loss is re-weighted
             towards what is drawn often.
         weight_limit: The largest weight of ``"clipped"``. Default: 10.
         weight_power: The exponent of ``"power"``. Default: 0.5.
+        weights_attribute: Name of the attribute for the weights, for a module that has something else under this one.
+            Default: ``"importance_weights"``.
         kept: What holds, for each row of a batch, the position of its sample among those that were drawn, 0 to B − 1,
             (rows,) integers, where the `collate_fn` leaves samples out or makes several rows of one, which are then
             averaged. Default: row i is of sample i.
@@ -79,7 +95,7 @@ class AdaptiveSamplingCallback(Callback):
     Raises:
         TypeError: If an argument is not what it must be.
         ValueError: If an argument is out of its range.
-        MisconfigurationException: Before the first batch or at it, if something that is needed is missing.
+        MisconfigurationException: Before the first step, or at it, if something does not fit; see `docs/errors.md`.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -97,27 +113,23 @@ class AdaptiveSamplingCallback(Callback):
         weights: Weighting | Literal["source"] = "source",
         weight_limit: float = 10.0,
         weight_power: float = 0.5,
+        forward: Forward | None = None,
+        weights_attribute: str = "importance_weights",
         kept: int | str | None = None,
         compare_loss: bool = True,
         other_data: OtherData = "reset",
     ) -> None:
-        if strategy is not None and not isinstance(strategy, Strategy):
-            raise TypeError(f"`strategy` must be an object such as AdaptiveSampling(), got {strategy!r}.")
-        if gradient_bound not in (None, "autograd") and not callable(gradient_bound):
-            raise TypeError(f"`gradient_bound` must be a function or 'autograd', got {gradient_bound!r}.")
-        if not (per_sample_loss is None or isinstance(per_sample_loss, str) or callable(per_sample_loss)):
-            raise TypeError(
-                "`per_sample_loss` must be a function of logits and targets, or the name of the module's own, got "
-                f"{per_sample_loss!r}."
-            )
-        if gradient_bound == "autograd" and logits_from is None:
-            raise ValueError("`gradient_bound='autograd'` observes a gradient at a submodule: name it, `logits_from`.")
+        self._fit: Fit | None = None
+        self._sampler: AdaptiveBatchSampler | None = None  # of the last fit, whose state a later one takes over
+        self.strategy = AdaptiveSampling() if strategy is None else strategy
+        check_functions(forward, per_sample_loss, gradient_bound, logits_from)
         check_choice("weights", weights, ("source", *get_args(Weighting)))
-        check_weighting(weights, AdaptiveSampling() if strategy is None else strategy)
+        check_weighting(weights, self.strategy)
+        check_attribute(weights_attribute)
         check_positive("weight_limit", weight_limit)
         check_share("weight_power", weight_power, with_one=True)
         check_choice("other_data", other_data, get_args(OtherData))
-        self.strategy = AdaptiveSampling() if strategy is None else strategy
+        check_kept(kept, self.strategy)
         self.logits_from = logits_from
         self.recompute = recompute
         self.target_key = target_key
@@ -126,15 +138,31 @@ class AdaptiveSamplingCallback(Callback):
         self.weights: Weighting | Literal["source"] = weights
         self.weight_limit = weight_limit
         self.weight_power = weight_power
-        check_kept(kept, self.strategy)
+        self.forward = forward
+        self.weights_attribute = weights_attribute
         self.kept = kept
         self.compare_loss = compare_loss
         self.other_data: OtherData = other_data
-        self._fit: Fit | None = None
-        self._sampler: AdaptiveBatchSampler | None = None  # of the last fit, whose state a later one takes over
         self._restored: dict[str, Any] | None = None  # a state that waits for the sampler that it belongs to
         self._waiting: dict[str, Any] | None = None  # what was restored before another stage than a fit
         self._unused: dict[str, Any] | None = None  # what was restored for one that then failed
+
+    @property
+    def strategy(self) -> Strategy:
+        """The method; another one can be set between fits."""
+        return self._strategy
+
+    @strategy.setter
+    def strategy(self, strategy: Strategy) -> None:
+        if not isinstance(strategy, Strategy):
+            raise TypeError(f"`strategy` must be an object such as AdaptiveSampling(), got {strategy!r}.")
+        if self._fit is not None:
+            raise MisconfigurationException(
+                "The strategy of an AdaptiveSamplingCallback cannot be replaced amid a fit: set it before, or end the "
+                "fit and begin another one."
+            )
+        self._strategy = strategy
+        self._sampler = None  # whose state is that of the strategy before
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse what cannot work before the data is loaded."""
@@ -142,17 +170,21 @@ class AdaptiveSamplingCallback(Callback):
             self._restored = None
         self._waiting = self._restored
         if stage == "fit":
+            if self._fit is not None:
+                refuse_nested_fit(trainer, self._fit.trainer)
             refuse_overfit_batches(trainer)
+            claim(self.strategy, self)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the hooks on the module, which by now has all its layers, but has not been compiled yet."""
+        """Find the parts to watch in the module, which by now has all its layers, but has not been compiled yet."""
         self._close()
-        scaled = self.logits_from is not None
-        weights = Weights(pl_module, self.strategy, self.weights, self.weight_limit, self.weight_power, scaled)
+        scaled, limit, power = self.logits_from is not None, self.weight_limit, self.weight_power
+        weights = Weights(pl_module, self.strategy, self.weights, limit, power, scaled, self.weights_attribute)
+        own = ForwardPass(trainer, pl_module, self.logits_from, self.forward, self.target_key)
         observer = Observer(
             pl_module,
             self.logits_from,
-            self.recompute,
+            own.logits if self.recompute else None,
             self.target_key,
             self.per_sample_loss,
             self.gradient_bound,
@@ -160,7 +192,7 @@ class AdaptiveSamplingCallback(Callback):
             self.kept,
             self.compare_loss,
         )
-        self._fit = Fit(trainer, pl_module, self.strategy, observer, weights, self.logits_from, self.other_data)
+        self._fit = Fit(trainer, pl_module, self.strategy, observer, weights, own, self.other_data)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Attach the strategy to the loader's sampler, and bring back its state if a fit is resumed."""
@@ -181,8 +213,12 @@ class AdaptiveSamplingCallback(Callback):
         self._present.begin_batch(batch)
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        """Note by what the observed gradients will be scaled."""
-        self._present.observer.note_scale(trainer)
+        """Note by what the observed gradients will be scaled, and which calls of the module this step has made."""
+        self._present.observer.begin_backward(trainer)
+
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take off the hooks that no other backward pass of the step needs."""
+        self._present.observer.end_backward()
 
     @torch.no_grad()
     def on_train_batch_end(
@@ -219,14 +255,19 @@ class AdaptiveSamplingCallback(Callback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Leave the module as it was."""
         if stage == "fit":
-            self._close()
+            self._close(trainer)
         else:  # which may have loaded a checkpoint, but not to go on training from it
             self._restored = self._waiting
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leave the module as it was."""
         self._unused = self._restored
-        self._close()
+        self._close(trainer)
+
+    def receive(self, losses: Any = None, logits: Any = None) -> None:
+        """Take what :func:`lightning_as.hand_over` gives, if a batch is being trained on."""
+        if self._fit is not None:
+            self._fit.hand_over(losses, logits)
 
     def state_dict(self) -> dict[str, Any]:
         """The sampler's state, and with it the strategy's."""
@@ -247,8 +288,9 @@ class AdaptiveSamplingCallback(Callback):
         state, self._restored = self._restored, None  # which, if it is refused, must not be met again
         self._sampler = self._present.attach(self._sampler, state)
 
-    def _close(self) -> None:
-        """Leave the module as it was before the fit."""
-        if self._fit is not None:
-            self._fit.close()
+    def _close(self, trainer: Trainer | None = None) -> None:
+        """Leave the module as it was before the fit, which is this Trainer's if one is given."""
+        if self._fit is None or trainer not in (None, self._fit.trainer):
+            return
+        self._fit.close()
         self._fit = None

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
 from lightning_as.core.draw import Draw
 from lightning_as.data.batch_sampler import AdaptiveBatchSampler
 from lightning_as.data.dataloader import AdaptiveDataLoader
+from lightning_as.plugin.candidates import Candidates
+from lightning_as.plugin.forward import ForwardPass
+from lightning_as.plugin.hooks import is_compiled
 from lightning_as.plugin.observation import Observation, Observer
 from lightning_as.plugin.rows import Rows
 from lightning_as.plugin.scoring import Scorer
@@ -30,7 +36,7 @@ class Fit:
         strategy: The method.
         observer: What finds out about the batches that are trained on; its hooks are on the module already.
         weights: The weights on their losses.
-        logits_from: As in the callback.
+        forward_pass: What gives logits for scores.
         other_data: As in the callback.
     """
 
@@ -45,19 +51,21 @@ class Fit:
         strategy: Strategy,
         observer: Observer,
         weights: Weights,
-        logits_from: str | None,
+        forward_pass: ForwardPass,
         other_data: OtherData,
     ) -> None:
+        self.trainer = trainer
         self.observer = observer
         self.weights = weights
-        self._trainer = trainer
         self._module = module
         self._strategy = strategy
-        self._logits_from = logits_from
+        self._pass = forward_pass
         self._other_data: OtherData = other_data
         self._turn = Turn(trainer)
         self._loader: AdaptiveDataLoader | None = None
         self._checked = False
+        self._at_work = False  # whether a batch is being trained on
+        self._handed: dict[str, Any] = {}
         # Bins of this process's share of the batch that is trained on.
         self._drawn = torch.empty(0, dtype=torch.int64, device="cpu")
         self._rows = Rows(0)
@@ -85,11 +93,11 @@ class Fit:
             self._turn.begin()
             if state is None and previous is not None:
                 previous.end_epoch()  # a fit that was broken off is not gone on with
-        loader, sampler = find_loader(self._trainer)
-        take_over(self._trainer, self._strategy, sampler, previous, state, self._other_data)
+        loader, sampler = find_loader(self.trainer)
+        take_over(self.trainer, self._strategy, sampler, previous, state, self._other_data)
         self.observer.reads = self._strategy.reads  # which may depend on the bins that it has been started with
         self._leave()  # a loader that may have been replaced
-        self._scorer = Scorer(self._trainer, self._module, self.observer, self._logits_from)
+        self._scorer = Scorer(self.trainer, self._module, self.observer, self._pass)
         self._scorer.attach()
         loader.turn, self._loader = self._turn, loader
         self.sampler = sampler
@@ -107,11 +115,21 @@ class Fit:
         self._rows = self.observer.rows(batch, len(self._drawn))
         size = self._rows.size
         if not self._checked:
-            self._check_labels(self.observer.labels(batch, size) if self._labelled else None)
-        self._checked = True
+            self._check(batch, size)
+        self._checked = self._at_work = True
         weights = self.weights.of(draw)
         weights = self.weights.hand_out(None if weights is None else self._rows.spread(self.sampler.share(weights)))
-        self.observer.arm(size, weights, scale=not self.weights.by_module)
+        self.observer.arm(size, weights, scale=not self.weights.by_module, batch=batch)
+
+    def hand_over(self, losses: Any, logits: Any) -> None:
+        """Take losses or logits of the batch that is being trained on as if `training_step` had returned them."""
+        if self._at_work:
+            given = {"losses": losses, "logits": logits}
+            self._handed |= {
+                name: value.detach() if isinstance(value, Tensor) else value
+                for name, value in given.items()
+                if value is not None
+            }
 
     def observe(self, outputs: Any, batch: Any, look: bool) -> Observation | None:
         """What is known of the batch that was trained on.
@@ -121,6 +139,8 @@ class Fit:
             batch: The batch.
             look: Whether to look at the labels, which off the CPU is to wait for them.
         """
+        if self._handed:
+            outputs = {**(outputs if isinstance(outputs, Mapping) else {}), **self._handed}
         seen = self.observer.observe(outputs, batch, self._rows.size, look and self._labelled)
         if seen is None:
             return None
@@ -134,8 +154,7 @@ class Fit:
 
     def end_batch(self) -> None:
         """Watch no longer; take back the weights; score what the strategy wants scored before the next draw."""
-        self.observer.disarm()
-        self.weights.take_back()
+        self._stop()
         self.refresh()
 
     def figures(self, draw: Draw) -> dict[str, float]:
@@ -148,8 +167,30 @@ class Fit:
 
     def close(self) -> None:
         """Leave the module and the loader as they were."""
+        self._stop()
         self.observer.remove()
         self._leave()
+
+    def _check(self, batch: Any, size: int) -> None:
+        """Try what can be tried before the first batch is trained on."""
+        self._check_labels(self.observer.labels(batch, size) if self._labelled else None)
+        if self._scorer is not None:
+            self._scorer.try_out(batch, len(self._drawn))
+        if not self.observer.seeks_logits:
+            return
+        if self.observer.recompute is not None:
+            with isolate_rng():
+                self.observer.recompute(copy.deepcopy(batch))
+        elif not is_compiled(self._module):
+            self.observer.candidates = Candidates(self._module, size, self.sampler.bins.labels)
+
+    def _stop(self) -> None:
+        """Watch no longer; take back the weights."""
+        self._at_work, self._handed = False, {}
+        self.observer.disarm()
+        if self.observer.candidates is not None:
+            self.observer.candidates.remove()
+            self.observer.candidates = None
         self.weights.take_back()
 
     def _leave(self) -> None:

@@ -7,16 +7,24 @@ statistics nor any global random state move.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.model_helpers import is_overridden
-from torch import Tensor
+from torch import Tensor, nn
 
-from lightning_as.plugin.hooks import find_submodule
+from lightning_as.plugin.candidates import find_submodule
+from lightning_as.plugin.hooks import is_compiled
+from lightning_as.plugin.logits_hook import logits_in
+
+Forward = Callable[..., Any]
+"""A function of a batch, or of the module and a batch, to the logits (B, …)."""
+TARGET_NAMES = ("targets", "target", "labels", "label", "y")
+"""Keys under which a batch that is a mapping may have its targets."""
 
 
 class ForwardPass:
@@ -26,17 +34,28 @@ class ForwardPass:
         trainer: The Trainer.
         module: The module, called on the inputs if it defines `forward`.
         logits_from: The submodule that is called on the inputs otherwise. Default: none.
+        forward: What gives the logits of a batch instead. Default: none.
+        target_key: What holds the targets in a batch, which are no inputs. Default: as in the callback.
 
     Raises:
         MisconfigurationException: If there is no such submodule.
     """
 
-    def __init__(self, trainer: Trainer, module: LightningModule, logits_from: str | None = None) -> None:
+    def __init__(
+        self,
+        trainer: Trainer,
+        module: LightningModule,
+        logits_from: str | None = None,
+        forward: Forward | None = None,
+        target_key: str | int | None = None,
+    ) -> None:
         if logits_from is not None:
             find_submodule(module, logits_from)
         self._trainer = trainer
         self._module = module
         self._logits_from = logits_from
+        self._forward = forward
+        self._target_key = target_key
 
     def ready(self, batch: Any) -> Any:
         """A batch of a loader as `training_step` gets it: converted, on the device, and through all batch hooks."""
@@ -49,7 +68,16 @@ class ForwardPass:
     def logits(self, batch: Any) -> Tensor:
         """The logits of a batch that is :meth:`ready`, in the Trainer's precision; see :func:`recompute_logits`."""
         with self._trainer.precision_plugin.val_step_context():
-            return recompute_logits(self._module, batch, self._logits_from)
+            return recompute_logits(self._module, batch, self._logits_from, self._forward, self._target_key)
+
+    def inputs(self, batch: Any) -> Tensor | None:
+        """The inputs of a batch if they are one tensor: the first of a tuple, or all of a mapping but the targets."""
+        if isinstance(batch, Mapping):
+            found = [value for name, value in batch.items() if name not in _targets(self._target_key)]
+            found = found if len(found) == 1 else []
+        else:
+            found = [_first(batch, self._target_key)] if isinstance(batch, (tuple, list)) and batch else []
+        return found[0] if found and isinstance(found[0], Tensor) else None
 
     def copy(self, batch: Any) -> Any:
         """The batch of a loader for the user's hooks and `forward` to change, where they could: it is used again."""
@@ -65,48 +93,133 @@ class ForwardPass:
         return [getattr(self._trainer, "datamodule", None), self._module]
 
 
-def recompute_logits(module: LightningModule, batch: Any, name: str | None = None) -> Tensor:
-    """The logits of a batch (inputs, targets) by a forward pass of its own, in evaluation mode.
+def recompute_logits(
+    module: LightningModule,
+    batch: Any,
+    name: str | None = None,
+    forward: Forward | None = None,
+    target_key: str | int | None = None,
+) -> Tensor:
+    """The logits of a batch by a forward pass of its own, in evaluation mode.
 
     Training goes on as if it had not been: no gradient, no batch-norm statistics, and the global random state and the
     training flags are what they were.
 
     Args:
-        module: The LightningModule; called on the inputs if it defines `forward`.
-        batch: A pair (inputs, targets).
-        name: The submodule that is called on the inputs otherwise.
+        module: The LightningModule; called on the inputs if it defines `forward`: the first of a pair, or those entries
+            of a mapping that are arguments of it, without the targets where it can do without.
+        batch: The batch.
+        name: The submodule that is called on the inputs otherwise. If the module itself is called, what this submodule
+            gives in it. Default: none.
+        forward: What is called on the batch, or on the module and the batch, instead of all that. Default: none.
+        target_key: What holds the targets. Default: the second of a pair, or what has a usual name.
 
     Raises:
-        MisconfigurationException: If the batch is not a pair, there is nothing to call, or it does not give a tensor.
+        MisconfigurationException: If it is not clear what to call, or that fails or does not give a tensor.
     """
-    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-        raise MisconfigurationException(
-            f"A forward pass of its own calls the module on the inputs of a pair (inputs, targets), but the batch is "
-            f"{describe(batch)}: use `logits_from` instead of `recompute`, and a strategy that scores no instances."
-        )
-    called, what = module, f"`forward` of {type(module).__name__}"
-    if type(module).forward is LightningModule.forward:
-        if name is None:
-            raise MisconfigurationException(
-                f"A forward pass of its own calls `forward` of the module, which {type(module).__name__} does not "
-                "define: name the submodule that takes the inputs and gives the logits, `logits_from`."
-            )
-        called, what = module.get_submodule(name), f"`{name}`"
     training = [part for part in module.modules() if part.training]
     devices = [module.device] if module.device.type == "cuda" else []
     module.eval()
     try:
         with torch.random.fork_rng(devices), torch.no_grad():
-            logits = called(batch[0])
+            if forward is not None:
+                return _logits_of(forward(module, batch) if _takes_two(forward) else forward(batch), "`forward`")
+            return _by_default(module, batch, name, target_key)
     finally:
         for part in training:
             part.training = True
-    if not isinstance(logits, Tensor):
-        raise MisconfigurationException(
-            f"A forward pass of its own needs {what} to give the logits, but it gave a {type(logits).__name__}: "
-            "use `logits_from` instead of `recompute`, and a strategy that scores no instances."
-        )
-    return logits
+
+
+def _by_default(module: LightningModule, batch: Any, name: str | None, target_key: str | int | None) -> Tensor:
+    """The logits of a batch that a module, or the submodule, gives if it is called on the inputs."""
+    called, what = module, f"`forward` of {type(module).__name__}"
+    if type(module).forward is LightningModule.forward:
+        if name is None:
+            what = f"`forward` of the module, which {type(module).__name__} does not define"
+            raise _unclear(what, batch, example=f"module.{next(iter(dict(module.named_children())), 'net')}(batch[0])")
+        called, what = module.get_submodule(name), f"`{name}`"
+    inputs, named = _inputs_of(called, what, batch, target_key)
+    seen: list[Any] = []
+    handle = None
+    if name is not None and called is module and not is_compiled(module):
+        handle = module.get_submodule(name).register_forward_hook(lambda *call: seen.append(call[2]))
+    try:
+        output = called(*inputs, **named)
+    except (MisconfigurationException, torch.cuda.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise _unclear(f"{what}, which failed: {type(error).__name__}: {error}", batch) from error
+    finally:
+        if handle is not None:
+            handle.remove()
+    # What is trained by and what is scored by are the same then, whatever `forward` makes of it.
+    return _logits_of(seen[0] if len(seen) == 1 else output, what, batch)
+
+
+def _inputs_of(
+    called: nn.Module, what: str, batch: Any, target_key: str | int | None
+) -> tuple[list[Any], dict[str, Any]]:
+    """The arguments for a call on a batch."""
+    if isinstance(batch, (tuple, list)) and len(batch) == 2:
+        return [_first(batch, target_key)], {}
+    if not isinstance(batch, Mapping):
+        raise _unclear(f"{what} on the inputs of a pair (inputs, targets), or of a mapping with its arguments", batch)
+    parameters = inspect.signature(called.forward).parameters
+    needed = {name for name, one in parameters.items() if one.default is one.empty and one.kind not in _OPEN}
+    takes_all = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+    targets = _targets(target_key)
+    named = {
+        name: value
+        for name, value in batch.items()
+        if name in needed or ((name in parameters or takes_all) and name not in targets)
+    }
+    if not named or not needed <= set(named):
+        raise _unclear(f"{what} on those entries of a mapping that are its arguments, {sorted(parameters)}", batch)
+    return [], named
+
+
+def _first(batch: Any, target_key: str | int | None) -> Any:
+    """The inputs of a pair."""
+    return batch[1 if len(batch) == 2 and target_key in (0, -2) else 0]
+
+
+def _targets(target_key: str | int | None) -> tuple[str | int, ...]:
+    """What the targets may be called in a mapping."""
+    return TARGET_NAMES if target_key is None else (target_key,)
+
+
+_OPEN = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+def _takes_two(forward: Forward) -> bool:
+    """Whether a function needs two arguments: the module and the batch."""
+    try:
+        parameters = inspect.signature(forward).parameters.values()
+    except (TypeError, ValueError):  # of a builtin, which does not tell
+        return False
+    return sum(one.default is one.empty and one.kind not in _OPEN for one in parameters) == 2
+
+
+def _logits_of(output: Any, what: str, batch: Any = None) -> Tensor:
+    logits = logits_in(output)
+    if logits is not None:
+        return logits
+    gave = f"{what} to give the logits, but it gave {describe(output)}"
+    if what == "`forward`":
+        raise MisconfigurationException(f"A forward pass of its own needs {gave}: return a tensor (B, …).")
+    raise _unclear(gave, batch, "needs")
+
+
+def _unclear(what: str, batch: Any, does: str = "calls", example: str | None = None) -> MisconfigurationException:
+    if example is None and isinstance(batch, Mapping):
+        example = f"module(batch[{next(iter(batch), 'inputs')!r}])"
+    elif example is None:
+        example = "module(batch[0], batch[1])" if isinstance(batch, (tuple, list)) else "module(batch.x)"
+    return MisconfigurationException(
+        f"A forward pass of its own {does} {what}; the batch is {describe(batch)}: say what gives its logits, "
+        f"`forward=lambda batch: …`, such as `lambda batch: {example}`; or use a strategy that scores no instances, "
+        "and no `recompute`."
+    )
 
 
 def describe(batch: Any) -> str:

@@ -1,9 +1,5 @@
 """Hooks on an unedited module: they see its logits and gradients, and may scale the gradient that comes back.
 
-Importance weights reach the loss of a module that knows nothing of them by scaling the rows of its logits' gradient:
-for a mean of per-sample losses that is the gradient of the weighted mean. Batch norm in training mode couples the
-samples before the logits: its statistics are of the sampled batch all the same.
-
 The gradient of one sample's loss with respect to the weight of a linear layer y = W x + b is the outer product of
 ∂L/∂y and x, and with respect to b it is ∂L/∂y. So its squared norm is (‖x‖² + 1) ‖∂L/∂y‖², and neither factor costs
 another pass. After Goodfellow, "Efficient Per-Example Gradient Computations" (2015); Alain et al., "Variance Reduction
@@ -14,6 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -26,8 +23,28 @@ from torch.utils.hooks import RemovableHandle
 from lightning_as.plugin.linear_gradients import squared_gradients
 
 
+class UncopiedHook:
+    """A hook that a copy or a pickle of its module has as one that does nothing, and needs nothing of this package.
+
+    Args:
+        see: What is called.
+    """
+
+    def __init__(self, see: Callable[..., Any]) -> None:
+        self._see = see
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._see(*arguments)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return getattr, (nullcontext(), "__exit__")  # which takes any arguments, and gives None
+
+
 class TrainingHook(ABC):
     """Forward hooks on parts of a module. Armed, they see what a batch that is trained on makes of it.
+
+    They are on the module while they are armed alone: between batches it can be exported. Those of a compiled module
+    stay on it, since its code is made once, with them.
 
     Args:
         module: The LightningModule.
@@ -37,33 +54,58 @@ class TrainingHook(ABC):
     """Where no gradient came back, and what to do about it, for a message."""
 
     def __init__(self, module: LightningModule) -> None:
-        if is_compiled(module):  # then its code would go on without the hooks, or with those of an earlier fit
+        self._module = module
+        self._compiled = is_compiled(module)
+        if self._compiled:  # then its code would go on without the hooks, or with those of an earlier fit
             torch.compiler.reset()
         self._size: int | None = None
+        self._batch: Any = None
         self._weights: Tensor | None = None
         self._scale = True
+        self._in_backward = False
         self._handles: list[RemovableHandle] = []
 
-    def arm(self, size: int, weights: Tensor | None, scale: bool = True) -> None:
+    def arm(self, size: int, weights: Tensor | None, scale: bool = True, batch: Any = None) -> None:
         """Watch from now on.
 
         Args:
-            size: Number of instances in the batch.
+            size: Number of rows of the batch.
             weights: The factors on its losses, (size,); None for none.
             scale: Whether it is up to a hook to bring them to the loss, and not to the module. Default: True.
+            batch: The batch, which tells a call on it from others. Default: none.
         """
         self._forget()
-        self._size, self._weights, self._scale = size, weights, scale
+        self._size, self._weights, self._scale, self._batch = size, weights, scale, batch
+        self.attach()
 
     def disarm(self) -> None:
         """Watch no longer: what comes now is validation, or somebody else's forward pass."""
         self._forget()
-        self._size = self._weights = None
+        self._size = self._weights = self._batch = None
+        self._in_backward = False
+        if not self._compiled:
+            self.remove()
+
+    def begin_backward(self) -> None:
+        """Be told that a backward pass of what was seen so far begins."""
+        self._in_backward = True
+
+    def end_backward(self) -> None:
+        """Be told that it is done; what is not needed any more is taken off the module."""
+        self._in_backward = False
+        if self._module.automatic_optimization and self._weights is None and not self._compiled:
+            self.remove()
+
+    def attach(self) -> None:
+        """Put the hooks on the module, unless they are there."""
+        if not self._handles:
+            self._handles = self._register()
 
     def remove(self) -> None:
         """Take the hooks off the module."""
         for handle in self._handles:
             handle.remove()
+        self._handles = []
 
     @abstractmethod
     def squared_norms(self) -> Tensor | None:
@@ -76,78 +118,12 @@ class TrainingHook(ABC):
         return squares if self._weights is None else squares / self._weights.to(torch.float64).square()
 
     @abstractmethod
+    def _register(self) -> list[RemovableHandle]:
+        """Put the hooks on the module."""
+
+    @abstractmethod
     def _forget(self) -> None:
         """Drop what was seen of the batch before."""
-
-
-class LogitsHook(TrainingHook):
-    """Sees the output of a submodule, and scales its gradient row by row, if it is armed with weights.
-
-    Of several calls, as by an optimizer that evaluates a closure again, the last counts.
-
-    Args:
-        module: The LightningModule.
-        name: The submodule's name, such as ``"net"`` or ``"model.head"``.
-        keep_gradient: Whether to keep the gradient that comes back to the output.
-
-    Raises:
-        MisconfigurationException: If there is no such submodule; while a batch is trained on, if weights cannot scale
-            the gradient of its output.
-    """
-
-    def __init__(self, module: LightningModule, name: str, keep_gradient: bool) -> None:
-        super().__init__(module)
-        self.name = name
-        self.keep_gradient = keep_gradient
-        self.logits: Tensor | None = None
-        """What the submodule gave, (B, …), detached."""
-        self.gradient: Tensor | None = None
-        """The gradient of the loss with respect to it, before the hook scales it, (B, …)."""
-        self.nowhere = (
-            f"the output of {name!r}, which `gradient_bound='autograd'` needs: "
-            "name a submodule whose output the loss depends on"
-        )
-        self._handles.append(find_submodule(module, name).register_forward_hook(self._see))
-
-    @property
-    def weighing(self) -> bool:
-        """Whether gradients are to be scaled."""
-        return self._weights is not None and self._scale
-
-    def squared_norms(self) -> Tensor | None:
-        if self.gradient is None:
-            return None
-        squares = self.gradient.to(torch.float64).square().unsqueeze(1).flatten(1).sum(1)  # of logits (B,), too
-        return squares if self._scale else self._unweighted(squares)
-
-    def _forget(self) -> None:
-        self.logits = self.gradient = None
-
-    def _see(self, module: nn.Module, inputs: Any, output: Any) -> Any:
-        if self._size is None or not torch.is_grad_enabled():
-            return None
-        logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
-        if not isinstance(logits, Tensor) or logits.dim() == 0 or len(logits) != self._size:
-            return None
-        if self._weights is not None and self._scale:
-            if logits is not output:
-                raise MisconfigurationException(
-                    f"`weights` scale the gradient of a tensor, but {self.name!r} gives a {type(output).__name__}: "
-                    "name the submodule in it that gives the logits themselves as `logits_from`."
-                )
-            if not logits.requires_grad:
-                raise MisconfigurationException(
-                    f"`weights` scale the gradient of the output of {self.name!r}, but no gradient comes back there: "
-                    "name the last submodule with parameters to train as `logits_from`."
-                )
-            output = logits = ScaleGradient.apply(logits, self._weights)
-        self.logits = logits.detach()
-        if self.keep_gradient and logits.requires_grad:
-            logits.register_hook(self._keep)
-        return output
-
-    def _keep(self, gradient: Tensor) -> None:
-        self.gradient = gradient.detach()
 
 
 class LinearGradients(TrainingHook):
@@ -176,16 +152,19 @@ class LinearGradients(TrainingHook):
             )
         self._norms: dict[str, Tensor] = {}
         self._open: set[str] = set()  # layers that were called, and whose backward pass is to come
-        # First of all hooks, to see what comes back after the weights have scaled it, as the layers before do.
-        self._handles += [
-            layer.register_forward_hook(partial(torch.compiler.disable(self._see), name), prepend=True)
-            for name, layer in layers.items()
-        ]
+        see = torch.compiler.disable(self._see)
+        self._hooks = [(layer, UncopiedHook(partial(see, name))) for name, layer in layers.items()]
+        if self._compiled:
+            self.attach()
 
     def squared_norms(self) -> Tensor | None:
         if not self._norms:
             return None
         return self._unweighted(torch.stack(list(self._norms.values())).sum(0))
+
+    def _register(self) -> list[RemovableHandle]:
+        # First of all hooks, to see what comes back after the weights have scaled it, as the layers before do.
+        return [layer.register_forward_hook(hook, prepend=True) for layer, hook in self._hooks]
 
     def _forget(self) -> None:
         self._norms.clear()
@@ -194,6 +173,8 @@ class LinearGradients(TrainingHook):
     def _see(self, name: str, layer: nn.Linear, inputs: Any, output: Tensor) -> None:
         trained = layer.weight.requires_grad or (layer.bias is not None and layer.bias.requires_grad)
         if self._size is None or not trained or not output.requires_grad:  # which it does not without a graph
+            return
+        if self._in_backward and name in self._open:  # activation checkpointing, which makes anew what it did not keep
             return
         given: Tensor = inputs[0]
         if given.dim() < 2 or len(given) != self._size:
@@ -225,47 +206,8 @@ class LinearGradients(TrainingHook):
         self._norms[name] = norms(gradient.detach())
 
 
-class ScaleGradient(torch.autograd.Function):
-    """The identity, whose gradient is scaled row by row: ``ScaleGradient.apply(logits, weights)``.
-
-    Logits are (B, …), weights (B,).
-    """
-
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, weights: Tensor) -> Tensor:
-        ctx.save_for_backward(weights)
-        return logits.clone()  # not a view, which may not be changed in place afterwards
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        (gradient,) = gradients
-        (weights,) = ctx.saved_tensors
-        rows = weights.to(gradient.dtype).view(-1, *[1] * (gradient.dim() - 1))
-        return gradient * rows, None
-
-
 def is_compiled(module: LightningModule) -> bool:
     """Whether a module, or a part of it, was given to `torch.compile`; nothing public tells."""
     if getattr(module, "_compiler_ctx", None) is not None:  # where Lightning puts a compiled LightningModule
         return True
     return any(hasattr(part, "_orig_mod") or part._compiled_call_impl is not None for part in module.modules())
-
-
-def find_submodule(module: nn.Module, name: str) -> nn.Module:
-    """The submodule that `logits_from` names.
-
-    Raises:
-        MisconfigurationException: If there is none of that name.
-    """
-    try:
-        return module.get_submodule(name)
-    except AttributeError:
-        raise MisconfigurationException(
-            f"`logits_from={name!r}` is no submodule of {type(module).__name__}. It has: {submodules(module)}."
-        ) from None
-
-
-def submodules(module: nn.Module) -> str:
-    """The names that `logits_from` can take, for messages."""
-    names = [name for name, _ in module.named_modules() if name]
-    return ", ".join(names[:30]) + (f", … ({len(names)} in all)" if len(names) > 30 else "") if names else "none"

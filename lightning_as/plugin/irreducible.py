@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,7 @@ from lightning_as.data.batch_sampler import AdaptiveBatchSampler
 from lightning_as.data.dataloader import Batches
 from lightning_as.data.partition import size_of
 from lightning_as.plugin.criterion import PerSample, SampleLosses
-from lightning_as.plugin.forward import ForwardPass
+from lightning_as.plugin.forward import Forward, ForwardPass
 from lightning_as.plugin.targets import targets_of
 
 
@@ -27,6 +28,7 @@ def irreducible_losses(
     logits_from: str | None = None,
     target_key: str | int | None = None,
     per_sample_loss: PerSample | str | None = None,
+    forward: Forward | None = None,
 ) -> Tensor:
     """The loss of each training instance under a model that was trained on the half of the data without it.
 
@@ -42,6 +44,7 @@ def irreducible_losses(
         logits_from: As in the callback; needed if the module has no `forward`.
         target_key: As in the callback.
         per_sample_loss: As in the callback. Default: cross-entropy.
+        forward: As in the callback; a function of the module and the batch, since each half has a module of its own.
 
     Returns:
         The losses, in the data set's order, (N,) float64: what :class:`lightning_as.RHOLoss` takes.
@@ -57,7 +60,7 @@ def irreducible_losses(
     halves = order.tensor_split(2)
     result = torch.empty(len(order), dtype=torch.float64, device="cpu")
     for number, (trained, scored) in enumerate((halves, halves[::-1])):
-        scoring = _Scoring(_part(loader, scored.sort().values), logits_from, target_key, per_sample_loss)
+        scoring = _Scoring(_part(loader, scored.sort().values), logits_from, target_key, per_sample_loss, forward)
         with isolate_rng():
             torch.manual_seed(seed + number)
             trainer = _trainer() if make_trainer is None else make_trainer()
@@ -80,15 +83,24 @@ class _Scoring(Callback):
         logits_from: str | None,
         target_key: str | int | None,
         per_sample_loss: PerSample | str | None,
+        forward: Forward | None,
     ) -> None:
         self._loader = loader
         self._logits_from = logits_from
         self._target_key = target_key
         self._per_sample_loss = per_sample_loss
+        self._forward = forward
+        self._tried = False
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._pass = ForwardPass(trainer, pl_module, self._logits_from)
+        self._pass = ForwardPass(trainer, pl_module, self._logits_from, self._forward, self._target_key)
         self._sample_losses = SampleLosses(pl_module, self._per_sample_loss)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if not self._tried:  # rather now than after a training in vain
+            with isolate_rng():
+                self._losses(copy.deepcopy(batch))
+        self._tried = True
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         losses = [self._losses(self._pass.ready(batch)) for batch in self._loader]

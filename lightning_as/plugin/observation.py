@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -10,10 +10,12 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
+from lightning_as.plugin.candidates import Candidates, find_submodule, submodules
 from lightning_as.plugin.comparison import Comparison
 from lightning_as.plugin.criterion import PerSample, SampleLosses
-from lightning_as.plugin.forward import describe, recompute_logits
-from lightning_as.plugin.hooks import LinearGradients, LogitsHook, TrainingHook, find_submodule, submodules
+from lightning_as.plugin.forward import describe
+from lightning_as.plugin.hooks import LinearGradients, TrainingHook
+from lightning_as.plugin.logits_hook import LogitsHook
 from lightning_as.plugin.returned import as_logits, as_losses, check_logits
 from lightning_as.plugin.rows import Rows, find_rows
 from lightning_as.plugin.targets import targets_of
@@ -32,12 +34,13 @@ class Observation(NamedTuple):
 
 
 class Observer:
-    """Finds out about the batches of one fit; all arguments but the last are those of the callback.
+    """Finds out about the batches of one fit; all arguments but these are those of the callback.
 
     What is wanted, and which hooks on the module see it, is settled here. Losses and logits are taken from where a
     batch has them: from what the step returned, the hook `logits_from`, or a forward pass of its own.
 
     Args:
+        recompute: What gives the logits of a batch where they are nowhere else to be seen; None for nothing.
         reads: What the strategy reads of trained batches, such as `Strategy.reads`.
 
     Raises:
@@ -49,7 +52,7 @@ class Observer:
         self,
         module: LightningModule,
         logits_from: str | None,
-        recompute: bool,
+        recompute: Callable[[Any], Tensor] | None,
         target_key: str | int | None,
         per_sample_loss: PerSample | str | None,
         gradient_bound: PerSample | Literal["autograd"] | None,
@@ -58,7 +61,7 @@ class Observer:
         compare_loss: bool = True,
     ) -> None:
         self._module = module
-        self._recompute = recompute
+        self.recompute = recompute
         self._target_key = target_key
         self._kept = kept
         self._losses = SampleLosses(module, per_sample_loss)
@@ -69,6 +72,8 @@ class Observer:
         self._loss_scale: float | None = None
         self._weights: Tensor | None = None
         self._scaled = True
+        self.candidates: Candidates | None = None
+        """What was seen of the submodules, for a message, if nothing is said of where the logits are."""
         autograd, linear = gradient_bound == "autograd", "linear_bounds" in reads
         if linear and gradient_bound is not None:
             raise MisconfigurationException(
@@ -83,11 +88,21 @@ class Observer:
         # What sees the gradients of the module's own backward pass, if the bounds are those.
         self._gradients: TrainingHook | None = self.hook if autograd else linear_gradients
 
-    def arm(self, size: int, weights: Tensor | None, scale: bool) -> None:
+    @property
+    def seeks_logits(self) -> bool:
+        """Whether logits are needed, and no hook sees them."""
+        return self.hook is None and (self._by_logits or ("losses" in self.reads and not self.takes_batch))
+
+    @property
+    def _by_logits(self) -> bool:
+        """Whether bounds are computed from logits."""
+        return "bounds" in self.reads and self._gradients is None
+
+    def arm(self, size: int, weights: Tensor | None, scale: bool, batch: Any = None) -> None:
         """Watch from now on, for a batch of `size` rows, see :meth:`TrainingHook.arm`."""
         self._weights, self._scaled = weights, scale
         for hook in self._hooks:
-            hook.arm(size, weights, scale)
+            hook.arm(size, weights, scale, batch)
 
     def disarm(self) -> None:
         """Watch no longer."""
@@ -99,12 +114,19 @@ class Observer:
         for hook in self._hooks:
             hook.remove()
 
-    def note_scale(self, trainer: Trainer) -> None:
-        """Note by what the gradients that the hooks see are scaled, before a backward pass."""
+    def begin_backward(self, trainer: Trainer) -> None:
+        """Be told that a backward pass begins; note by what the gradients that the hooks see are scaled."""
+        for hook in self._hooks:
+            hook.begin_backward()
         if self._gradients is not None:
             scaler = getattr(trainer.precision_plugin, "scaler", None)
             divisor = trainer.accumulate_grad_batches if self._module.automatic_optimization else 1
             self._loss_scale = (1.0 if scaler is None else scaler.get_scale()) / divisor
+
+    def end_backward(self) -> None:
+        """Be told that a backward pass is done."""
+        for hook in self._hooks:
+            hook.end_backward()
 
     def observe(self, outputs: Any, batch: Any, size: int, labelled: bool = False) -> Observation | None:
         """What is known of a batch that was trained on.
@@ -127,7 +149,7 @@ class Observer:
         reads_bounds = bool({"bounds", "linear_bounds"} & self.reads)
         given = as_losses(found["losses"], size) if "losses" in self.reads and "losses" in found else None
         compute = "losses" in self.reads and given is None
-        by_logits = reads_bounds and self._gradients is None
+        by_logits = self._by_logits
         logits = targets = None
         if by_logits or (compute and not self.takes_batch):
             logits, targets = self._logits_of(found, batch, size), self.targets_of(batch)
@@ -221,17 +243,17 @@ class Observer:
         if "logits" in found:
             return as_logits(found["logits"], size)
         if self.hook is not None:
-            if self.hook.logits is None:
+            if (logits := self.hook.logits) is None:
                 raise self._unseen(self.hook)
-            return self.hook.logits
-        if self._recompute:
-            return check_logits(recompute_logits(self._module, batch), size)
+            return logits
+        if self.recompute is not None:
+            return check_logits(self.recompute(batch), size)
         raise MisconfigurationException(
             f"`training_step` of {type(self._module).__name__} gave {sorted(found)}, and no logits. Either name the "
             "submodule that gives them, AdaptiveSamplingCallback(logits_from=…), one of "
-            f"{submodules(self._module)}; or return {{'loss': loss, 'losses': losses, 'logits': logits}} from "
-            "`training_step`, with one loss per sample; or let the callback compute them by a second forward pass, "
-            "AdaptiveSamplingCallback(recompute=True)."
+            f"{self.candidates or submodules(self._module)}; or return "
+            "{'loss': loss, 'losses': losses, 'logits': logits} from `training_step`, with one loss per sample; or let "
+            "the callback compute them by a second forward pass, AdaptiveSamplingCallback(recompute=True)."
         )
 
     def _unseen(self, hook: LogitsHook) -> MisconfigurationException:

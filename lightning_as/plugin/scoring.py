@@ -28,15 +28,28 @@ class Scorer:
         trainer: The Trainer.
         module: The module whose logits are the scores' source.
         observer: What knows the losses and bounds of logits.
-        logits_from: As in the callback.
+        forward_pass: What gives the logits.
     """
 
-    def __init__(self, trainer: Trainer, module: LightningModule, observer: Observer, logits_from: str | None) -> None:
+    def __init__(
+        self, trainer: Trainer, module: LightningModule, observer: Observer, forward_pass: ForwardPass
+    ) -> None:
         self._trainer = trainer
         self._module = module
         self._observer = observer
-        self._pass = ForwardPass(trainer, module, logits_from)
+        self._pass = forward_pass
         self._loader, self._sampler = find_loader(trainer)
+
+    def try_out(self, batch: Any, size: int) -> None:
+        """Score a batch of `size` samples as `training_step` gets it, to no end, if scores may ever be asked for.
+
+        Raises:
+            MisconfigurationException: If that does not work.
+        """
+        strategy = self._sampler.strategy
+        if strategy.scoring or isinstance(strategy, BatchSelector):
+            with isolate_rng():
+                self._score_ready(copy.deepcopy(batch), size)
 
     def refresh(self) -> None:
         """Score the instances that the strategy wants scored now, if any."""
@@ -109,8 +122,10 @@ class Scorer:
 
     def _score_batch(self, batch: Any, size: int) -> Scores:
         """Scores of this process's own batch of `size` samples, as it comes from a loader."""
+        return self._score_ready(self._pass.ready(batch), size)
+
+    def _score_ready(self, batch: Any, size: int) -> Scores:
         reads, observer = self._sampler.strategy.reads, self._observer
-        batch = self._pass.ready(batch)
         if observer.rows(batch, size).owners is not None:
             raise MisconfigurationException(
                 f"`kept` does not go with {type(self._sampler.strategy).__name__}, which has instances scored, each of "
@@ -130,12 +145,14 @@ class Scorer:
         )
 
     def _inputs_of(self, batch: Any) -> Tensor:
-        if not isinstance(batch, (tuple, list)) or not isinstance(batch[0], Tensor):
+        inputs = self._pass.inputs(batch)
+        if inputs is None:
             raise MisconfigurationException(
-                f"{type(self._sampler.strategy).__name__} goes by the inputs, the first tensor of a tuple, but the "
-                f"batch is {describe(batch)}: give the data that form, or use another strategy."
+                f"{type(self._sampler.strategy).__name__} goes by the inputs, the first tensor of a tuple or the only "
+                f"one of a mapping beside the targets, but the batch is {describe(batch)}: give the data that form, "
+                "or use another strategy."
             )
-        return batch[0].flatten(1) if batch[0].dim() > 1 else batch[0].unsqueeze(1)
+        return inputs.flatten(1) if inputs.dim() > 1 else inputs.unsqueeze(1)
 
     def _forward(self, batch: Any) -> tuple[Tensor, Tensor | None]:
         """Logits, and the features if they are wanted: what goes into the linear layer that is called last."""

@@ -7,10 +7,7 @@ from typing import Any
 
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from lightning_as.plugin.forward import describe
-
-TARGET_NAMES = ("targets", "target", "labels", "label", "y")
-"""Keys under which a batch that is a mapping may have its targets."""
+from lightning_as.plugin.forward import TARGET_NAMES, describe
 
 
 def targets_of(batch: Any, key: str | int | None) -> Any:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import zlib
+from weakref import WeakKeyDictionary, ref
 
 import torch
-from lightning.pytorch import Trainer
-from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
@@ -15,6 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from lightning_as.core.bins import Bins
 from lightning_as.data.batch_sampler import AdaptiveBatchSampler
 from lightning_as.data.dataloader import AdaptiveDataLoader
+from lightning_as.strategies import Strategy
 
 
 def refuse_overfit_batches(trainer: Trainer) -> None:
@@ -24,6 +26,28 @@ def refuse_overfit_batches(trainer: Trainer) -> None:
         raise MisconfigurationException(
             f"`overfit_batches={overfit_batches}` replaces the sampler by a sequential one: leave it out, or leave out "
             "AdaptiveSamplingCallback."
+        )
+
+
+_USERS: WeakKeyDictionary[Strategy, ref[Callback]] = WeakKeyDictionary()
+
+
+def claim(strategy: Strategy, callback: Callback) -> None:
+    """Raise if a strategy is, or was, at work for another callback, whose state would be a mixture then."""
+    user = _USERS.setdefault(strategy, ref(callback))
+    if user() is not callback:
+        raise MisconfigurationException(
+            f"This {type(strategy).__name__} has been at work in another AdaptiveSamplingCallback, and its state "
+            "belongs to that one's data: give each callback a strategy of its own, such as `copy.deepcopy(strategy)`."
+        )
+
+
+def refuse_nested_fit(trainer: Trainer, other: Trainer) -> None:
+    """Raise if a callback that is at work for the other Trainer is given to this one."""
+    if other is trainer or other.state.status == TrainerStatus.RUNNING:
+        raise MisconfigurationException(
+            "This AdaptiveSamplingCallback is at work in a fit that has not ended: give a fit within it a callback of "
+            "its own, with a strategy of its own."
         )
 
 

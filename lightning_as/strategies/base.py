@@ -187,6 +187,11 @@ class Strategy(ABC):
         """
         return None
 
+    @property
+    def scoring(self) -> bool:
+        """Whether it may ever ask for scores, which is then tried before training; extend this with its options."""
+        return type(self).wanted is not Strategy.wanted
+
     def refresh(self, indices: Tensor, scores: Scores) -> None:  # noqa: B027 (most want none)
         """Take over the scores of the instances that were :meth:`wanted`."""
 

@@ -155,6 +155,10 @@ class OnlineBatchSelection(Strategy):
         self._since_sort += len(losses)
         self._evaluated += len(losses)
 
+    @property
+    def scoring(self) -> bool:
+        return self.recompute_every > 0
+
     def wanted(self) -> Tensor | None:
         due = self._evaluated - self._recomputed_at > self._size * self.recompute_every
         if not due or self.recompute_every == 0:

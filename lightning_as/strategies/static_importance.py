@@ -74,6 +74,10 @@ class StaticImportanceSampling(Strategy):
             )
         self._set(self.constants)
 
+    @property
+    def scoring(self) -> bool:
+        return self._known is None
+
     def wanted(self) -> Tensor | None:
         return torch.arange(len(self.bins), device="cpu") if self._known is None else None
 

@@ -91,6 +91,10 @@ class StratifiedSampling(Strategy):
         self._size = 0  # of the batch last drawn
         self._set_strata(bins.tags.long())
 
+    @property
+    def scoring(self) -> bool:
+        return not self._stratified
+
     def wanted(self) -> Tensor | None:
         return None if self._stratified else torch.arange(len(self.bins), device="cpu")
 

@@ -125,11 +125,15 @@ class Watch(Callback):
     """Keeps the batches that were trained on, and the logits of each, by means of its own."""
 
     def __init__(self) -> None:
-        self.batches, self.logits, self._logits = list[Any](), list[Tensor](), None
+        self.batches, self.logits, self._logits, self._last = list[Any](), list[Tensor](), None, False
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if hasattr(pl_module, "net"):
             pl_module.get_submodule("net").register_forward_hook(self._see)
+        self._last = not pl_module.automatic_optimization  # counts then, and not the first, before any update
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        self._logits = None
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.batches.append(batch)
@@ -137,7 +141,7 @@ class Watch(Callback):
             self.logits.append(self._logits)
 
     def _see(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        if module.training and isinstance(output, Tensor):
+        if module.training and isinstance(output, Tensor) and (self._last or self._logits is None):
             self._logits = output.detach()
 
 

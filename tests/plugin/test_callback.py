@@ -1,3 +1,4 @@
+import copy
 import csv
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,9 +14,25 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from lightning_as import AdaptiveSampling, AdaptiveSamplingCallback, PrioritizedSampling, Uniform
+from lightning_as import (
+    AdaptiveSampling,
+    AdaptiveSamplingCallback,
+    GradientNormSampling,
+    PrioritizedSampling,
+    Uniform,
+)
 from tests.helpers.looking import no_looking
-from tests.helpers.tiny import EPOCH, ReadyData, Tiny, make_data, tiny_dataset, tiny_fit, tiny_trainer
+from tests.helpers.tiny import (
+    EPOCH,
+    ReadyData,
+    Tiny,
+    differences,
+    make_data,
+    refused,
+    tiny_dataset,
+    tiny_fit,
+    tiny_trainer,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:::lightning")
 
@@ -95,6 +112,8 @@ def test_it_logs_its_figures(tmp_path: Path):
         ({"gradient_bound": "autograd"}, ValueError, "observes a gradient at a submodule: name it, `logits_from`"),
         ({"weights": "biased"}, ValueError, "`weights` must be one of source, none, unbiased, clipped, power; got 'bi"),
         ({"weight_limit": 0.0}, ValueError, "`weight_limit` must be finite and positive, got 0.0"),
+        ({"forward": "net"}, TypeError, "`forward` must be a function of a batch that gives its logits, got 'net'"),
+        ({"weights_attribute": "a b"}, ValueError, "`weights_attribute` must be the name of an attribute, got 'a b'"),
         ({"weight_power": 1.5}, ValueError, r"`weight_power` must be in \[0, 1\], got 1.5"),
     ],
 )
@@ -146,3 +165,57 @@ def test_wrong_labels_are_found_at_once_or_off_the_cpu_with_the_log(tmp_path: Pa
     assert [wrong_from(0), wrong_from(2)] == [0, 3]
     request.getfixturevalue("in_torch")
     assert [wrong_from(0), wrong_from(2)] == [0, 5]
+
+
+def fit(folder: Path, callback: Callback, *more: Callback) -> None:
+    trainer = tiny_trainer(folder, callbacks=[callback, *more], limit_val_batches=0)
+    trainer.fit(Cooperating(), datamodule=make_data("wrapped"))
+
+
+def test_a_strategy_serves_one_callback_and_what_another_one_gets_is_a_copy(tmp_path: Path):
+    strategy = AdaptiveSampling()
+    callback, other = (AdaptiveSamplingCallback(strategy) for _ in range(2))
+    for _ in range(2):
+        fit(tmp_path, callback)
+    state = callback.state_dict()
+    with refused(r"This AdaptiveSampling has been at work in another .*: give .*, such as `copy.deepcopy\(strategy\)`"):
+        fit(tmp_path, other)
+    assert differences(callback.state_dict(), state) == []
+    other.strategy = copy.deepcopy(strategy)
+    fit(tmp_path, other)
+
+
+def test_a_callback_serves_one_fit_at_a_time_with_one_strategy(tmp_path: Path):
+    def attempt(trainer: Any, pl_module: Any) -> None:
+        with refused("at work in a fit that has not ended: give a fit within it a callback of its own"):
+            fit(tmp_path, callback)
+        with refused("cannot be replaced amid a fit"):
+            callback.strategy = Uniform()
+        ended.append(trainer)
+
+    callback, ended = AdaptiveSamplingCallback(), list[Any]()
+    fit(tmp_path, callback, LambdaCallback(on_train_epoch_end=attempt))  # which goes on
+    assert len(ended) == 1
+    with pytest.raises(TypeError, match="`strategy` must be an object such as"):
+        callback.strategy = "uniform"  # pyright: ignore[reportAttributeAccessIssue]
+    callback.strategy = Uniform()
+    fit(tmp_path, callback)
+
+
+def test_between_batches_a_module_is_its_owner_s_whatever_is_sampled_by(tmp_path: Path):
+    def count(trainer: Any, pl_module: Any, *rest: Any) -> None:
+        counts.append(sum(len(part._forward_hooks) for part in pl_module.modules()))
+
+    counts, at = (
+        list[int](),
+        ("on_train_epoch_start", "on_train_batch_end", "on_validation_start", "on_train_epoch_end"),
+    )
+    look = LambdaCallback(**dict.fromkeys(at, count))  # pyright: ignore[reportArgumentType]
+    callbacks = [
+        AdaptiveSamplingCallback(strategy, logits_from="net", weights=weights)
+        for strategy, weights in ((GradientNormSampling(), "source"), (AdaptiveSampling(), "unbiased"), (None, "none"))
+    ]
+    for order in ([callbacks[0], look], [callbacks[1], look], [look, callbacks[2]]):
+        tiny_trainer(tmp_path, callbacks=order).fit(Tiny(), datamodule=make_data("wrapped"))
+    assert len(counts) > 3 * EPOCH
+    assert set(counts) == {0}

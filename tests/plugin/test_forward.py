@@ -1,4 +1,6 @@
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -30,7 +32,7 @@ def test_recomputing_leaves_statistics_flags_and_random_state_alone():
     state = torch.get_rng_state()
     logits = recompute_logits(module, (INPUTS, TARGETS))
     assert torch.equal(recompute_logits(module, (INPUTS, TARGETS)), logits)
-    with pytest.raises(RuntimeError):
+    with refused("`forward` of Random, which failed: RuntimeError: mat1 and mat2 shapes cannot be multiplied"):
         recompute_logits(module, (normal(B, 7), TARGETS))
     assert torch.equal(torch.get_rng_state(), state)
     assert [part.training for part in module.modules()] == flags
@@ -45,17 +47,90 @@ class Two(Random):
         return super().forward(x), None
 
 
-PAIR = r"A forward pass of its own calls the module on the inputs of a pair \(inputs, targets\), but the batch is "
+class Named(Random):
+    def forward(self, x: Tensor, y: Any = None, scale: float = 1.0) -> Any:
+        return {"logits": super().forward(x * scale)}
+
+
+class Needy(Named):
+    def forward(self, x: Tensor, labels: Tensor) -> Any:
+        return super().forward(x)
+
+
+class Open(Named):
+    def forward(self, **batch: Any) -> Any:
+        return super().forward(batch["x"]) | {"other": batch.keys()}
+
+
+class Probable(Random):
+    """What is trained is the submodule's output, and not this."""
+
+    def forward(self, x: Tensor) -> Any:
+        return super().forward(x).softmax(1), "more"
+
+
+def by_module(module: Any, batch: Any) -> Tensor:
+    return module.net(batch.x)
+
+
+@pytest.mark.parametrize(
+    ("make", "batch", "options"),
+    [
+        (Named, {"x": INPUTS, "y": TARGETS, "id": TARGETS}, {}),
+        (Named, {"x": INPUTS, "labels": TARGETS}, {}),
+        (Needy, {"x": INPUTS, "labels": TARGETS}, {}),
+        (Open, {"x": INPUTS, "labels": TARGETS}, {}),
+        (Tiny, {"input": INPUTS, "labels": TARGETS}, {"name": "net"}),  # as torch calls its argument
+        (Tiny, (TARGETS, INPUTS), {"name": "net", "target_key": 0}),
+        (Probable, (INPUTS, TARGETS), {"name": "net.0"}),
+        (Random, SimpleNamespace(x=INPUTS), {"forward": by_module}),
+        (Random, SimpleNamespace(x=INPUTS), {"forward": partial(by_module, Tiny())}),
+    ],
+)
+def test_what_gives_the_logits_of_a_batch(make: Any, batch: Any, options: dict[str, Any]):
+    module = make()
+    logits = recompute_logits(module, batch, **options)
+    if "forward" in options and options["forward"] is not by_module:
+        module = options["forward"].args[0]
+    torch.manual_seed(0)
+    part = module.eval().net[0] if make is Probable else module.eval().net
+    with torch.no_grad(), torch.random.fork_rng():
+        expected = part(INPUTS)
+    noise = logits - expected  # what `Random` adds is the same for all rows
+    torch.testing.assert_close(noise, noise[:1].expand_as(noise), rtol=0, atol=1e-5)
+
+
+def test_the_targets_are_no_inputs_of_a_mapping_unless_they_are_needed():
+    batch = {"x": INPUTS, "labels": TARGETS, "z": TARGETS}
+    asked: list[Any] = []
+    module = Open()
+    module.register_forward_pre_hook(lambda _, inputs, named: asked.append(sorted(named)), with_kwargs=True)
+    for key in (None, "z"):
+        recompute_logits(module, batch, target_key=key)
+    assert asked == [["x", "z"], ["labels", "x"]]
+
+
+CALLS = "A forward pass of its own calls `forward` of "
+PAIR = r" on the inputs of a pair \(inputs, targets\), or of a mapping with its arguments; the batch is "
+REMEDY = ": say what gives its logits, `forward=lambda batch: …`, such as `lambda batch: "
 
 
 @pytest.mark.parametrize(
     ("make", "batch", "message"),
     [
-        (Random, (INPUTS, TARGETS, TARGETS), PAIR + "a tuple of 3: use `logits_from`"),
-        (Random, {"x": INPUTS, "y": TARGETS}, PAIR + "a mapping with 'x', 'y': use `logits_from`"),
-        (Random, INPUTS, PAIR + "a Tensor: use `logits_from`"),
-        (Tiny, (INPUTS, TARGETS), "which Tiny does not define: name the submodule that takes the inputs and gives the"),
-        (Two, (INPUTS, TARGETS), "needs `forward` of Two to give the logits, but it gave a tuple: use `logits_from`"),
+        (
+            Random,
+            (INPUTS, TARGETS, TARGETS),
+            CALLS + "Random" + PAIR + "a tuple of 3" + REMEDY + r"module\(batch\[0\], ",
+        ),
+        (
+            Random,
+            {"a": INPUTS, "y": TARGETS},
+            r"that are its arguments, \['x'\]; .*'a', 'y'" + REMEDY + r"module\(.*'a'",
+        ),
+        (Random, INPUTS, PAIR + "a Tensor" + REMEDY + r"module\(batch.x\)"),
+        (Tiny, (INPUTS, TARGETS), "which Tiny does not define; .*" + REMEDY + r"module.net\(batch\[0\]\)"),
+        (Two, (INPUTS, TARGETS), "needs `forward` of Two to give the logits, but it gave a tuple of 2; .*" + REMEDY),
     ],
 )
 def test_what_cannot_be_recomputed(make: type[LightningModule], batch: Any, message: str):
@@ -63,6 +138,10 @@ def test_what_cannot_be_recomputed(make: type[LightningModule], batch: Any, mess
     flags = [part.training for part in module.modules()]
     with refused(message):
         recompute_logits(module, batch)
+    with refused("needs `forward` to give the logits, but it gave a int: return a tensor"):
+        recompute_logits(module, batch, forward=lambda batch: 1)
+    with pytest.raises(ZeroDivisionError):  # whose traceback says more
+        recompute_logits(module, batch, forward=lambda batch: 1 / 0)
     assert [part.training for part in module.modules()] == flags
     assert describe([INPUTS]) == "a list of 1"
 

@@ -1,4 +1,5 @@
-from types import SimpleNamespace
+import copy
+import io
 from typing import Any
 
 import pytest
@@ -7,9 +8,10 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from lightning_as.plugin.hooks import LinearGradients, LogitsHook, submodules
+from lightning_as.plugin.hooks import LinearGradients, UncopiedHook
+from lightning_as.plugin.logits_hook import LogitsHook
 from tests.helpers.gradients import own_gradients
-from tests.helpers.tiny import normal, refused
+from tests.helpers.tiny import differences, normal, refused
 
 B, C = 6, 4
 WEIGHTS = torch.tensor([0.1, 1.0, 7.0, 0.5, 2.0, 3.0])
@@ -31,95 +33,6 @@ class Net(LightningModule):
     def forward(self, x: Tensor) -> Tensor:
         features = self.body(self.conv(x.unsqueeze(1)).flatten(1))
         return self.head(self.frozen(self.middle(features).relu_()).tanh())
-
-
-def armed(output: Any, weights: Tensor | None = None, keep_gradient: bool = False) -> tuple[Any, Any]:
-    """A hook on a submodule that has just given `output`, and what came through the hook."""
-    module: Any = LightningModule()
-    module.net = nn.Identity()
-    hook = LogitsHook(module, "net", keep_gradient)
-    hook.arm(B, weights)
-    return hook, module.net(output)
-
-
-@pytest.mark.parametrize("name", ["head", "body.2"])
-def test_of_the_passes_while_it_is_armed_the_last_with_a_gradient_and_of_that_size_is_seen(name: str):
-    module, inputs = Net(), normal(B, 3)
-    expected: list[Tensor] = []
-    module.get_submodule(name).register_forward_hook(lambda module, inputs, output: expected.append(output.detach()))
-    hook: Any = LogitsHook(module, name, keep_gradient=True)
-    hook.arm(B, torch.zeros(B))
-    with torch.no_grad():
-        module(inputs)
-    with torch.inference_mode():
-        module(inputs)
-    module(normal(B + 1, 3)).sum().backward()
-    assert hook.logits is None
-    assert bool((module.head.weight.grad != 0).any())  # not scaled either
-    hook.arm(B, None)
-    module(normal(B, 3, seed=1)).sum().backward()
-    module(inputs).sum().backward()
-    assert torch.equal(hook.logits, expected[-1])
-    assert not hook.logits.requires_grad
-    assert hook.gradient is not None
-    hook.arm(B, None)  # for the next batch
-    assert hook.logits is hook.gradient is hook.squared_norms() is None
-    module(inputs).sum().backward()
-    hook.disarm()
-    module(inputs).sum().backward()
-    assert hook.logits is hook.gradient is None
-    hook.remove()
-    assert len(module.get_submodule(name)._forward_hooks) == 1
-    hook.remove()  # a second time does nothing
-
-
-def test_an_output_without_a_row_per_instance_is_passed_through_unseen():
-    scalar, rows = torch.tensor(1.0), normal(B, 2)
-    odd = ((rows, None), {"logits": rows}, SimpleNamespace(logits="none"), SimpleNamespace(logits=scalar))
-    for output in (*odd, scalar, normal(2 * B, 2)):
-        for weights in (None, torch.ones(B)):
-            hook, passed = armed(output, weights)
-            assert passed is output
-            assert hook.logits is None
-
-
-def test_an_output_with_logits_in_it_as_hugging_face_gives_is_seen():
-    output = SimpleNamespace(logits=normal(B, 2))
-    hook, passed = armed(output, keep_gradient=True)
-    assert passed is output
-    assert torch.equal(hook.logits, output.logits)
-    assert hook.gradient is None
-    with refused("`weights` scale the gradient of a tensor, but 'net' gives a SimpleNamespace: name the submodule in"):
-        armed(output, torch.ones(B))
-    with refused("the output of 'net', but no gradient comes back there: name the last submodule with parameters"):
-        armed(normal(B, 2), torch.ones(B))
-
-
-@pytest.mark.parametrize("shape", [(B,), (B, C), (B, C, 2, 3)])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-def test_weights_scale_the_rows_of_what_goes_back_but_not_what_is_kept(shape: tuple[int, ...], dtype: torch.dtype):
-    leaf, incoming = normal(*shape).to(dtype).requires_grad_(), normal(*shape, seed=1).to(dtype)
-    hook, passed = armed(leaf * 1, WEIGHTS, keep_gradient=True)
-    assert torch.equal(passed, leaf)
-    assert passed.dtype == dtype
-    passed.mul_(2)  # a module may change it in place
-    passed.backward(incoming)
-    assert not hook.gradient.requires_grad
-    assert torch.equal(hook.gradient, 2 * incoming)
-    rows = WEIGHTS.to(dtype).view(-1, *[1] * (len(shape) - 1))
-    assert torch.equal(leaf.grad, rows * (2 * incoming))  # pyright: ignore[reportArgumentType]
-    norms = torch.stack([row.square().sum() for row in 2 * incoming.double()])
-    torch.testing.assert_close(hook.squared_norms(), norms)
-
-
-def test_a_submodule_that_is_not_there_and_names_for_messages_that_are_cut_after_thirty():
-    for name in ("heads", "body.9", "forward"):
-        with refused(rf"`logits_from='{name}'` is no submodule of Net\. It has: conv, body, body\.0, .*head\."):
-            LogitsHook(Net(), name, keep_gradient=False)
-    assert submodules(nn.Linear(1, 1)) == "none"
-    many = nn.Sequential(*(nn.Identity() for _ in range(31)))
-    assert submodules(many) == ", ".join(map(str, range(30))) + ", … (31 in all)"
-    assert submodules(many[:30]) == ", ".join(map(str, range(30)))
 
 
 def watched(module: LightningModule, weights: Tensor | None = None) -> Any:
@@ -203,3 +116,47 @@ def test_layers_whose_gradient_cannot_be_seen_are_refused_by_name():
         module(inputs)
     gradients.arm(B, None)
     module(inputs)  # the next batch has nothing to do with it
+
+
+@pytest.mark.parametrize("linear", [False, True])
+def test_a_copy_amid_a_step_trains_as_if_there_were_no_hook_and_its_file_names_nothing_of_ours(linear: bool):
+    module, inputs, targets = Net(), normal(B, 3), torch.arange(B) % C
+    plain = copy.deepcopy(module)
+    hook = LinearGradients(module) if linear else LogitsHook(module, "head", keep_gradient=True)
+    hook.arm(B, WEIGHTS)
+    torch.save(module, file := io.BytesIO())
+    assert b"lightning_as" not in file.getvalue()
+    file.seek(0)
+    for twin in (copy.deepcopy(module), torch.load(file, weights_only=False)):
+        for one in (twin, plain):
+            one.zero_grad()
+            cross_entropy(one(inputs), targets).backward()
+        assert differences(own(twin), own(plain)) == []
+    assert hook.squared_norms() is None
+    assert UncopiedHook(print).__reduce__()[0] is getattr
+
+
+def own(module: nn.Module) -> list[Any]:
+    return [parameter.grad for parameter in module.parameters()]
+
+
+def test_hooks_are_on_a_module_while_they_are_armed_and_in_automatic_optimization_until_the_backward_pass():
+    module = Net()
+
+    def count() -> int:
+        return sum(len(part._forward_hooks) for part in module.modules())
+
+    for automatic in (True, False):
+        module.automatic_optimization = automatic
+        for weights in (None, WEIGHTS):
+            hook = LogitsHook(module, "head", keep_gradient=False)
+            assert count() == 0
+            hook.arm(B, weights)
+            module(normal(B, 3))
+            hook.begin_backward()
+            assert count() == 1
+            hook.end_backward()
+            assert count() == (0 if automatic and weights is None else 1)  # an optimizer may evaluate the step again
+            assert hook.logits is not None
+            hook.disarm()
+            assert count() == 0

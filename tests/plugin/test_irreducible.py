@@ -95,6 +95,26 @@ def test_losses_of_ones_own_and_named_targets(losses_of: Any):
         losses_of(logits_from="head")
 
 
+def test_batches_of_any_form_are_scored_by_a_function_and_what_cannot_be_is_known_before_training(losses_of: Any):
+    class Triples(Remembering):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return super().training_step([batch[0], batch[2]], batch_idx)
+
+        def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+            return batch
+
+        on_after_batch_transfer = on_before_batch_transfer  # pyright: ignore[reportAssignmentType]
+
+    made: list[Any] = []
+    features, labels = numbered().tensors
+    loader = DataLoader(TensorDataset(features, features, labels), 16)
+    with refused("the batch is a list of 3: say what gives its logits, `forward=lambda batch: …`"):
+        losses_of(loader, lambda: made.append(Triples()) or made[-1], target_key=2)
+    assert [len(module.trained) for module in made] == [0]
+    own = losses_of(loader, Triples, target_key=2, forward=lambda module, batch: module.net(batch[0]))
+    assert own.shape == (N,)
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_the_command_makes_the_file_of_the_preset(mnist: Any, tmp_path: Path, monkeypatch: Any, capsys: Any):

@@ -123,7 +123,7 @@ def test_weights_that_cannot_reach_the_loss_are_an_error_before_the_first_batch(
     module = Unaware()
     with refused(
         "`weights='unbiased'` of Recording cannot reach the loss: name the submodule that gives the logits, "
-        "`logits_from=…`, one of net, .*net.2; or give Unaware an attribute `importance_weights = None`"
+        "`logits_from=…`, one of net.2, net.0, net.1, net; or give Unaware an attribute `importance_weights = None`"
     ):
         fit(tmp_path, module, logits_from=None)
     assert module.steps == []
@@ -139,11 +139,50 @@ def test_the_attribute_is_left_as_it_should_be(tmp_path: Path):
     with pytest.raises(ArithmeticError):
         fit(tmp_path, failing)
     assert failing.importance_weights is None
-    for weights in ("none", "unbiased"):
-        own: Any = Unaware()
-        own.importance_weights = "mine"
-        fit(tmp_path, own, weights=weights)
-        assert own.importance_weights == ("mine" if weights == "none" else None)
+
+
+class ByProperty(Unaware):
+    importance_weights = property(lambda self: None)
+
+
+class ByMethod(Unaware):
+    def importance_weights(self) -> None:
+        pass
+
+
+class Elsewhere(Aware):
+    """Takes the weights under another name; under the usual one it has weights of its own."""
+
+    batch_weights: Any = None
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return (self.batch_weights * cross_entropy(self.net(batch[0]), batch[1], reduction="none")).mean()
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        assert self.batch_weights is None
+
+
+@pytest.mark.parametrize(("make", "what"), [(ByProperty, "a property"), (ByMethod, "a method"), (Unaware, "a Tensor")])
+def test_something_of_the_module_s_own_is_not_overwritten(tmp_path: Path, make: Any, what: str):
+    module = make()
+    if make is Unaware:
+        module.register_buffer("importance_weights", torch.ones(4))
+    with refused(f"as `importance_weights`, but {make.__name__} has {what} of that name: .*`weights_attribute='…'`"):
+        fit(tmp_path, module)
+    assert module.steps == []
+    assert_steps_are_weighted(module, fit(tmp_path, module, weights_attribute="other"), weighting="unbiased")
+    module = make()
+    fit(tmp_path, module, weights="none")
+    assert module.steps
+
+
+def test_the_weights_may_have_another_name(tmp_path: Path):
+    module = Elsewhere()
+    module.importance_weights = torch.ones(4)
+    strategy = fit(tmp_path, module, logits_from="net", weights_attribute="batch_weights")
+    assert_steps_are_weighted(module, strategy, weighting="unbiased")
+    assert torch.equal(module.importance_weights, torch.ones(4))
+    assert module.batch_weights is None
 
 
 def test_weights_are_1_where_a_weighted_strategy_has_none_for_now(tmp_path: Path):

@@ -1,0 +1,37 @@
+"""Checks of the callback's arguments that need neither a Trainer nor a module."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def check_functions(forward: Any, per_sample_loss: Any, gradient_bound: Any, logits_from: str | None) -> None:
+    """Raise if an argument that is to be called cannot be.
+
+    Args:
+        forward: As in the callback, and so are the others.
+        per_sample_loss: It may be a name.
+        gradient_bound: It may be ``"autograd"``, which needs `logits_from`.
+        logits_from: See above.
+
+    Raises:
+        TypeError: If one is of another kind.
+        ValueError: If a submodule is missing.
+    """
+    if not (forward is None or callable(forward)):
+        raise TypeError(f"`forward` must be a function of a batch that gives its logits, got {forward!r}.")
+    if not (per_sample_loss is None or isinstance(per_sample_loss, str) or callable(per_sample_loss)):
+        raise TypeError(
+            "`per_sample_loss` must be a function of logits and targets, or the name of the module's own, got "
+            f"{per_sample_loss!r}."
+        )
+    if not (gradient_bound in (None, "autograd") or callable(gradient_bound)):
+        raise TypeError(f"`gradient_bound` must be a function or 'autograd', got {gradient_bound!r}.")
+    if gradient_bound == "autograd" and logits_from is None:
+        raise ValueError("`gradient_bound='autograd'` observes a gradient at a submodule: name it, `logits_from`.")
+
+
+def check_attribute(weights_attribute: Any) -> None:
+    """Raise a `ValueError` if it cannot be the name of an attribute."""
+    if not (isinstance(weights_attribute, str) and weights_attribute.isidentifier()):
+        raise ValueError(f"`weights_attribute` must be the name of an attribute, got {weights_attribute!r}.")
