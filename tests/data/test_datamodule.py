@@ -261,10 +261,10 @@ def test_of_a_data_set_it_has_the_attributes_too():
     assert not hasattr(data, "mine")
 
 
-def test_what_is_logged_and_saved_is_what_it_is_without_the_wrapper(make_trainer: Any, tmp_path: Path):
+def test_what_is_logged_and_saved_is_what_it_is_without_the_wrapper(tmp_path: Path):
     def saved(data: LightningDataModule) -> tuple[Any, Any]:
         logger = CSVLogger(tmp_path, version=type(data).__name__)
-        trainer = make_trainer(logger=logger, limit_train_batches=1)
+        trainer = tiny_trainer(tmp_path, logger=logger, limit_train_batches=1)
         trainer.fit(Linear(), datamodule=data)
         trainer.save_checkpoint(tmp_path / "end.ckpt")
         checkpoint = torch.load(tmp_path / "end.ckpt", weights_only=True)

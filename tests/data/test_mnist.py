@@ -13,7 +13,7 @@ from torch import Tensor
 import lightning_as.data.mnist
 from lightning_as import MNISTDataModule
 from lightning_as.data.mnist import load_mnist
-from tests.helpers.idx import write_idx, write_mnist
+from tests.helpers.idx import write_mnist
 
 BUNDLED = Path(lightning_as.data.mnist.__file__).parent / "mnist_files"
 PUT = "Put train-images-idx3-ubyte, .* into .*MNIST.raw"
@@ -95,7 +95,7 @@ def test_labels_that_are_too_few_or_no_digits(raw: Path, tmp_path: Path):
         (torch.zeros(27), r"has 27 labels for 30 images of .*: replace them"),
         (torch.full((30,), 10), "has the label 10, but digits end with 9"),
     ):
-        write_idx(raw, "train-labels-idx1-ubyte", labels)
+        write_mnist(raw, "train", torch.zeros(30, 28, 28), labels)
         with pytest.raises(ValueError, match=f"train-labels-idx1-ubyte {message}"):
             load_mnist("train", str(tmp_path))
 
