@@ -116,14 +116,14 @@ class AdaptiveSampling(Strategy):
         self.bin_statistic: BinStatistic = bin_statistic
         self.score: Score = score
         self.samples_by_loss = score == "loss"
-        self.reads = frozenset({"losses", "bounds"} if score == "loss" else {"bounds"})
+        self.reads = type(self).reads - (set() if score == "loss" else {"losses"})
         self.smoothing: Smoothing = smoothing
         self.floor = floor
 
     def start(self, bins: Bins) -> None:
         super().start(bins)
         if self.score == "loss":  # of a single bin P is 1, whatever the bounds are
-            self.reads = frozenset({"losses"} if len(bins.sizes) == 1 else {"losses", "bounds"})
+            self.reads = type(self).reads - ({"bounds", "linear_bounds"} if len(bins.sizes) == 1 else set())
         self._over_bins = GradientBinDistribution(
             bins.sizes, self.beta, self.delta_p, self.bin_statistic, self.smoothing, device=bins.device
         )

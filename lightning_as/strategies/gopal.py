@@ -72,7 +72,7 @@ class GopalSampling(Strategy):
 
     def start(self, bins: Bins) -> None:
         super().start(bins)
-        self.reads = frozenset({"bounds"} if len(bins.sizes) > 1 else ())  # one bin has the probability 1
+        self.reads = type(self).reads if len(bins.sizes) > 1 else frozenset()  # one bin has the probability 1
         self._window = -(-len(bins) // 4) if self.update_every is None else self.update_every
         self._over_bins = GradientBinDistribution(
             bins.sizes, None, 1 - self.delta, statistic="mean", smoothing="original", proportional=True

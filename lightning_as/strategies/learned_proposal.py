@@ -74,7 +74,7 @@ class LearnedProposal(Strategy):
 
     def start(self, bins: Bins) -> None:
         super().start(bins)
-        self.reads = frozenset({"bounds"} if len(bins.sizes) > 1 else ())  # one bin has the probability 1
+        self.reads = type(self).reads if len(bins.sizes) > 1 else frozenset()  # one bin has the probability 1
         self._shares = torch.tensor(bins.sizes, dtype=torch.float64, device="cpu") / len(bins)
         self._proposal = BinDistribution(self._shares)
         self._levels = TwoLevels(bins, self._proposal, UniformInBins(bins), self.floor)
