@@ -73,13 +73,14 @@ def test_looks_from_any_hook_change_nothing(num_workers: int, options: dict[str,
 
 def test_looks_before_between_and_after_fits_change_nothing(tmp_path: Path):
     def fits(looks: bool) -> tuple[Any, Any]:
-        data, strategy = make_data("ready"), PrioritizedSampling()
+        data = make_data("ready")
         data.setup("fit")
         loader = data.train_dataloader()
         data.train_dataloader = lambda: loader
         for _ in range(2):
             if looks:
                 assert len([batch for batch in loader]) == EPOCH
+            strategy = PrioritizedSampling()
             watch = tiny_fit(tmp_path, strategy, data=data).watch
         if looks:
             assert len([batch for batch in loader]) == EPOCH
