@@ -31,7 +31,6 @@ from lightning_as.core.arguments import check_choice
 from lightning_as.core.bin_distribution import BinDistribution, BinStatistic, Smoothing
 from lightning_as.core.bins import Bins
 from lightning_as.core.instance_distribution import InstanceDistribution, last_occurrence
-from lightning_as.core.sum_tree import SumTree
 from lightning_as.strategies import AdaptiveSampling
 from lightning_as.strategies.adaptive import Score
 
@@ -96,11 +95,10 @@ class EverywhereDistribution(InstanceDistribution):
         unseen: As in :class:`EverywhereSampling`. Default: ``"first"``.
     """
 
+    _leaf = (0.0, 1.0, 0.0)
+
     def __init__(self, bins: Bins, delta_q: float = 0.1, unseen: Unseen = "first") -> None:
         super().__init__(bins, delta_q)
-        self._tree = SumTree(bins.sizes, channels=3)
-        self._tree.load(torch.tensor([0.0, 1.0, 0.0]).expand(len(bins), 3))
-        self._place[bins.order()] = self._tree.places()
         # A, U, D of each bin.
         ones = torch.ones_like(self._sizes)
         self._coefficients = torch.stack([torch.zeros_like(ones), 1 / self._sizes, ones], dim=1)

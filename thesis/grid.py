@@ -6,7 +6,7 @@ A cell is one training. The arms are made of the package's strategies, as their 
 * ``grid-search``: δp × δq of AS; thesis, section 4.3.1, Figures 13 and 15 to 19, and for Adadelta at batch 64 the
   finer one of Figure 14, with the values that the text states.
 * ``weights``: AS with and without the weights of eq. (65), and uniform.
-* ``mends``: what may keep P from collapsing, with Adam and with Adadelta.
+* ``mends``: remedies for a collapse of P, with Adam and with Adadelta; the name is that of the committed record.
 * ``ablation``: which part of AS the gain comes from, on clean, imbalanced and noisy MNIST.
 * ``time``: how soon a training cost or an accuracy is reached, against other methods.
 """

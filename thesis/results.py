@@ -164,7 +164,7 @@ def write_rows(file: Path, finished: Mapping[Cell, Sequence[Row]]) -> None:
     os.replace(stream.name, file)
 
 
-def select(
+def of_setting(
     runs: Sequence[Run],
     experiment: str,
     optimizer: str,

@@ -107,7 +107,9 @@ class Study:
         try:
             rows = train(cell, self._epochs, self._file(cell, "ckpt"), self._device, self._reporter(cell))
         except Exception as error:
-            self._file(cell, "failed").write_text(f"{type(error).__name__}: {error}")
+            resumed = self._file(cell, "ckpt")
+            anew = f" To begin the training anew delete {resumed}." if resumed.exists() else ""
+            self._file(cell, "failed").write_text(f"{type(error).__name__}: {error}{anew}")
             return
         with FileLock(self._folder / "epochs.csv.lock"):
             order = {cell: at for at, cell in enumerate(GRIDS[self._experiment])}

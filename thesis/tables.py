@@ -36,7 +36,7 @@ from thesis.printed import (
     AccuracyPValue,
     DeltaGrid,
 )
-from thesis.results import COLLAPSED, MEASURED, Run, common_epochs, last_common_epoch, select
+from thesis.results import COLLAPSED, MEASURED, Run, common_epochs, last_common_epoch, of_setting
 
 STATISTICS = ("mean", "median")
 GUESSING = math.log(10)
@@ -183,7 +183,7 @@ class Tables:
 
     def arms(self, optimizer: str, batch_size: int) -> dict[str, list[Run]]:
         """The runs of the thesis's protocol in one setting, by arm."""
-        return {arm: select(self.runs, "thesis", optimizer, batch_size, arm) for arm in ARMS}
+        return {arm: of_setting(self.runs, "thesis", optimizer, batch_size, arm) for arm in ARMS}
 
     def _setting(self, optimizer: str, batch_size: int) -> tuple[dict[str, list[Run]], int | None]:
         """The runs of each arm, and the epoch at which they are compared, without which there are none."""
@@ -235,7 +235,7 @@ class Tables:
 
     def _points(self, grid: DeltaGrid) -> Iterator[GridRow]:
         points = {
-            (p, q): select(self.runs, "grid-search", grid.optimizer, grid.batch_size, deltas=(p, q))
+            (p, q): of_setting(self.runs, "grid-search", grid.optimizer, grid.batch_size, deltas=(p, q))
             for p in grid.delta_p
             for q in grid.delta_q
         }

@@ -47,12 +47,15 @@ class InstanceDistribution:
         delta_q: δq in [0, 1), the share of its old q that a visit leaves an instance. Default: 0.1.
     """
 
+    _leaf: tuple[float, ...] = (1.0, 0.0)
+    """The channels of a leaf at first. A subclass may have others."""
+
     def __init__(self, bins: Bins, delta_q: float = 0.1) -> None:
         self.bins = bins
         self.delta_q = delta_q
         self._sizes = torch.tensor(bins.sizes, dtype=torch.float64, device=bins.device)
-        self._tree = SumTree(bins.sizes, channels=2, device=bins.device)
-        self._tree.fill([1.0, 0.0])
+        self._tree = SumTree(bins.sizes, channels=len(self._leaf), device=bins.device)
+        self._tree.fill(list(self._leaf))
         self._place, self._instance = self._lay_out()
         self._batches = 0
         self._unseen = torch.ones(len(bins), dtype=torch.bool, device=bins.device)

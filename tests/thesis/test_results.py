@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.helpers.synthetic import Rows, row, runs_of, write
-from thesis.results import COLUMNS, Cell, read, read_rows, select, write_rows
+from thesis.results import COLUMNS, Cell, of_setting, read, read_rows, write_rows
 
 PUBLISHED = sorted((Path(__file__).parents[2] / "benchmarks" / "results").glob("*/epochs.csv"))
 
@@ -48,9 +48,9 @@ def test_what_was_published_is_read_and_written_again_byte_by_byte_or_not_at_all
 def test_select_takes_one_setting_on_the_full_data():
     rows = [row(), row(arm="OBS"), row(data="noisy_10", seed=7), row(optimizer="adam", seed=8)]
     runs = runs_of([*rows, *(row(experiment="grid-search", delta_p=0.9, delta_q=q, seed=9) for q in (0.1, 0.4))])
-    assert [run.cell.arm for run in select(runs, "thesis", "adadelta", 256)] == ["AS", "OBS"]
-    assert [run.cell.seed for run in select(runs, "thesis", "adadelta", 256, "AS")] == [0]
-    assert [run.cell.delta_q for run in select(runs, "grid-search", "adadelta", 256, deltas=(0.9, 0.4))] == [0.4]
+    assert [run.cell.arm for run in of_setting(runs, "thesis", "adadelta", 256)] == ["AS", "OBS"]
+    assert [run.cell.seed for run in of_setting(runs, "thesis", "adadelta", 256, "AS")] == [0]
+    assert [run.cell.delta_q for run in of_setting(runs, "grid-search", "adadelta", 256, deltas=(0.9, 0.4))] == [0.4]
 
 
 HEADER = ",".join(COLUMNS).encode()
