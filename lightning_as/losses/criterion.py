@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from lightning_as.losses.cross_entropy import CrossEntropy
 from lightning_as.losses.elementwise import BinaryCrossEntropy, MeanSquaredError, like_predictions
-from lightning_as.losses.entries import mean_of_labelled, rows, widen
+from lightning_as.losses.entries import is_labelled, mean_of_labelled, rows, widen
 
 # Criteria whose targets are numbers of the predictions' shape: a training step may keep them as integers, or as (B,).
 _ELEMENTWISE = (
@@ -118,7 +118,7 @@ class Criterion:
             return rows(losses).sum(1)
         ignored = self._options.get("ignore_index")
         if ignored is not None and isinstance(targets, Tensor) and targets.shape == losses.shape:
-            return mean_of_labelled(losses, targets != ignored)
+            return mean_of_labelled(losses, is_labelled(targets, ignored))
         return rows(losses).mean(1)
 
     def _of_each(self, logits: Tensor, targets: Any) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from lightning_as.core.arguments import check_share
-from lightning_as.losses.entries import check_weights, mean_of_labelled, per_class, rows, widen
+from lightning_as.losses.entries import check_weights, is_labelled, mean_of_labelled, per_class, rows, widen
 
 IGNORED = -100
 """The class index of a pixel, or a sample, without a label, unless a loss is given another: it adds no loss."""
@@ -127,7 +127,7 @@ class CrossEntropy:
         return fits[0] if fits else 1
 
     def _of_indices(self, logits: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
-        ignored = targets == self.ignore_index
+        ignored = ~is_labelled(targets, self.ignore_index)
         index = targets.long().masked_fill(ignored, 0)
         gaps, largest = _gaps(logits)
         try:

@@ -23,6 +23,11 @@ def drop_label(shape: torch.Size) -> torch.Size:
     return shape[:1] + shape[2:] if shape[1:2] == (1,) else shape
 
 
+def is_labelled(targets: Tensor, ignored: int) -> Tensor:
+    """Whether an entry has another target than the ignored one, which to uint8 may be the number of a class."""
+    return (targets.long() if targets.dtype == torch.uint8 else targets) != ignored
+
+
 def mean_of_labelled(entries: Tensor, labelled: Tensor) -> Tensor:
     """The mean over the entries of each sample that have a label, and 0 if none has.
 

@@ -12,6 +12,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from lightning_as.losses import Criterion, CrossEntropy
+from lightning_as.losses.entries import is_labelled
 from lightning_as.plugin.criterion import SampleLosses
 
 BATCHES = 3
@@ -58,7 +59,7 @@ class Comparison:
                 "yes-or-no labels or MeanSquaredError() of real numbers."
             )
         if targets.shape != logits.shape:
-            self._check_range(targets[targets != loss.ignore_index], logits.shape[1])
+            self._check_range(targets.long()[is_labelled(targets, loss.ignore_index)], logits.shape[1])
         if self._probabilities and bool((logits >= 0).all()) and _near(logits.sum(1), torch.ones_like(logits[:, 0])):
             rank_zero_warn(
                 "The logits are not negative and sum to one: they seem to be probabilities, of which cross-entropy "

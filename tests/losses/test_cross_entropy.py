@@ -67,6 +67,13 @@ def test_it_has_the_gradient_and_the_mean_over_a_batch_that_torch_has(spatial: t
         torch.testing.assert_close(given, torch.autograd.grad(alone, logits)[0], rtol=1e-10, atol=1e-15)
 
 
+def test_no_class_of_narrow_targets_is_taken_for_the_ignored_index():
+    logits, targets = normal(B, 200), torch.full((B,), 156)
+    narrow = targets.to(torch.uint8)  # in which -100 is 156
+    assert torch.equal(CrossEntropy()(logits, narrow), CrossEntropy()(logits, targets))
+    assert not CrossEntropy(ignore_index=156)(logits, narrow).any()
+
+
 def test_classes_are_where_the_targets_have_no_dimension_or_where_it_is_said():
     logits, targets = normal(B, 5, C), some_ignored(B, 5, ignored=255)
     tokens, by_class = CrossEntropy(ignore_index=255), logits.movedim(-1, 1)
