@@ -49,8 +49,8 @@ class Criterion:
     """A criterion of a batch as a loss of each sample: called with logits (B, ...) and targets, it gives (B,).
 
     Args:
-        criterion: Called with logits and targets. It stays as it is, and is looked at again in each call, so that a
-            weight that is learnt, or changed, counts.
+        criterion: Called with logits and targets. It stays as it is, with its buffers and counts and the random state,
+            and is looked at again in each call, so that a weight that is learnt, or changed, counts.
 
     Raises:
         ValueError: When called, if the criterion does not give one loss per sample, nor a mean.
@@ -69,12 +69,13 @@ class Criterion:
     def __call__(self, logits: Tensor, targets: Any) -> Tensor:
         logits = widen(logits)
         targets = self._fit(targets, logits)
-        if not self._one_by_one:
-            losses = self._call(logits, targets, unreduced=True)
-            if losses.dim() or not logits.dim():
-                return self._average(losses, logits, targets)
-            self._one_by_one = True  # a mean, from which no sample's loss can be told
-        return self._of_each(logits, targets)
+        with torch.random.fork_rng([logits.device] if logits.device.type == "cuda" else []):
+            if not self._one_by_one:
+                losses = self._call(logits, targets, unreduced=True)
+                if losses.dim() or not logits.dim():
+                    return self._average(losses, logits, targets)
+                self._one_by_one = True  # a mean, from which no sample's loss can be told
+            return self._of_each(logits, targets)
 
     def mean(self, logits: Tensor, targets: Any) -> Tensor:
         """What the criterion itself gives for a batch."""
@@ -94,7 +95,7 @@ class Criterion:
         unreduced = unreduced and self.reduces
         function = _function(self.criterion)
         if isinstance(function, nn.Module):
-            called = copy.copy(function) if unreduced else function
+            called = function if isinstance(function, torch.jit.ScriptModule) else copy.copy(function)
             if unreduced:
                 called.reduction = "none"  # pyright: ignore[reportArgumentType]
             losses = _call_module(called, logits, targets)
@@ -206,9 +207,11 @@ def _options(criterion: Callable[..., Any]) -> dict[str, Any]:
 
 
 def _call_module(module: nn.Module, logits: Tensor, targets: Any) -> Any:
-    """The forward pass of a criterion, with its weights on the device of the logits."""
-    held = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    if all(tensor.device == logits.device for tensor in held.values()):
+    """The forward pass of a criterion, with its weights on the device of the logits, that leaves its buffers alone."""
+    own = type(module).__module__ == "torch.nn.modules.loss"  # of torch, which keep nothing of a call
+    buffers = {name: buffer if own else buffer.clone() for name, buffer in module.named_buffers()}
+    held = {**dict(module.named_parameters()), **buffers}
+    if all(tensor.device == logits.device for tensor in held.values()) and (own or not buffers):
         return module.forward(logits, targets)  # not the call, which may be compiled with the reduction of the original
     moved = {name: tensor.to(logits.device) for name, tensor in held.items()}
     return torch.func.functional_call(module, moved, (logits, targets))

@@ -83,6 +83,31 @@ def test_criteria_are_as_of_one_sample_at_a_time_and_stay_as_they_are(
     assert getattr(criterion, "reduction", None) == before
 
 
+class Counting(nn.Module):
+    """Keeps a mean of its calls, in place or not, and counts them; its loss is of chance."""
+
+    def __init__(self, in_place: bool) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros((), dtype=torch.float64))
+        self.in_place, self.calls = in_place, 0
+
+    def forward(self, x: Tensor, target: Tensor) -> Tensor:
+        loss = functional.cross_entropy(functional.dropout(x), target)
+        self.mean = self.mean.add_(loss) if self.in_place else self.mean + loss
+        self.calls += 1
+        return loss
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_what_a_criterion_keeps_of_its_calls_is_left_alone(in_place: bool):
+    criterion, state = Counting(in_place), torch.get_rng_state()
+    loss = per_sample(criterion)
+    for _ in range(2):
+        assert loss(Z, Y).shape == (B,)
+    assert float(criterion.mean) == criterion.calls == 0
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_cross_entropy_of_torch_is_ours_and_ours_stay_what_they_are():
     loss = per_sample(nn.CrossEntropyLoss(torch.ones(3), ignore_index=255, label_smoothing=0.1))
     assert repr(loss) == "CrossEntropy(label_smoothing=0.1, class_weights=[1.0, 1.0, 1.0], ignore_index=255)"
