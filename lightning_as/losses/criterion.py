@@ -168,6 +168,23 @@ def per_sample(criterion: Callable[..., Any]) -> Callable[..., Any]:
     return Criterion(criterion)
 
 
+def is_unchanged(criterion: Callable[..., Any], before: Mapping[str, Any]) -> bool:
+    """Whether a criterion still has the :func:`settings_of` before, as to a loss that was made of them."""
+    now = settings_of(criterion)
+    return now.keys() == before.keys() and all(
+        value is before[name] or (not isinstance(value, Tensor) and value == before[name])
+        for name, value in now.items()
+    )
+
+
+def settings_of(criterion: Callable[..., Any]) -> dict[str, Any]:
+    """The options that a criterion has now, by name, and how often its weight was changed in place."""
+    options = _options(criterion)
+    weight = options.get("weight")
+    version = weight._version if isinstance(weight, Tensor) and not weight.is_inference() else None
+    return {**options, "version": version}
+
+
 def takes_batch(function: Callable[..., Any]) -> bool:
     """Whether a function is one of a batch alone: whether it has one parameter that must be given."""
     try:

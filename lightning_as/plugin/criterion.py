@@ -14,6 +14,7 @@ from lightning.pytorch.utilities.memory import is_oom_error
 from torch import Tensor, nn
 
 from lightning_as.losses import CrossEntropy, per_sample, squared_gradient_norms, takes_batch
+from lightning_as.losses.criterion import is_unchanged, settings_of
 from lightning_as.plugin.returned import check_losses
 
 PerSample = Callable[..., Any]
@@ -33,13 +34,21 @@ class SampleLosses:
     """
 
     def __init__(self, module: LightningModule, per_sample_loss: PerSample | str | None) -> None:
-        given = _find(module, per_sample_loss) if isinstance(per_sample_loss, str) else per_sample_loss
-        given = CrossEntropy() if given is None else given
         self._module = module
+        self._given = CrossEntropy() if per_sample_loss is None else per_sample_loss
+        given = self._find()
         self.takes_batch = takes_batch(given)
         """Whether it is a function of the batch alone, which needs no logits."""
-        self.loss: Callable[..., Any] = given if self.takes_batch else per_sample(given)
-        """The function itself."""
+        self._make(given)
+
+    @property
+    def loss(self) -> Callable[..., Any]:
+        """The function itself, as it is now: a module may change its criterion, or that its class weights."""
+        given = self._find()
+        ours = isinstance(self._loss, CrossEntropy) and self._loss is not given  # a copy of its settings
+        if given != self._made_of or (ours and not is_unchanged(given, self._settings)):
+            self._make(given)
+        return self._loss
 
     def of_batch(self, batch: Any) -> Tensor:
         """The losses of a batch by a function of the batch alone, (B,), without a gradient.
@@ -81,6 +90,13 @@ class SampleLosses:
             return squared_gradient_norms(self.loss, logits, targets)
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise self._explained(error, logits, targets) from error
+
+    def _find(self) -> PerSample:
+        return _find(self._module, self._given) if isinstance(self._given, str) else self._given
+
+    def _make(self, given: PerSample) -> None:
+        self._made_of, self._settings = given, settings_of(given)
+        self._loss: Callable[..., Any] = given if self.takes_batch else per_sample(given)
 
     def _explained(self, error: Exception, logits: Tensor, targets: Any) -> Exception:
         if isinstance(error, RuntimeError) and is_oom_error(error):  # for the finder of a batch size

@@ -44,6 +44,24 @@ def test_a_module_s_own_criterion_is_named(tmp_path: Path):
     torch.testing.assert_close(fitted.strategy.told[-1][1].float(), smoothed)
 
 
+def test_a_criterion_that_is_changed_counts():
+    module, weight = WithCriterion(), torch.ones(C)
+    losses = SampleLosses(module, "criterion")
+    for change in (
+        lambda: None,
+        lambda: setattr(module, "criterion", nn.CrossEntropyLoss(weight)),
+        lambda: weight.mul_(3),
+        lambda: setattr(module.criterion, "weight", torch.arange(C) + 0.5),
+        lambda: setattr(module.criterion, "label_smoothing", 0.2),
+    ):
+        change()
+        expected = torch.stack([module.criterion(*row) for row in zip(LOGITS, TARGETS, strict=True)])
+        own = module.criterion.weight
+        expected = expected if own is None else expected * own[TARGETS]  # which torch's mean divides by
+        torch.testing.assert_close(losses.of_logits(LOGITS, TARGETS), expected)
+        assert losses.loss is losses.loss
+
+
 def test_a_function_of_the_batch_needs_no_logits_and_disturbs_nothing(tmp_path: Path):
     modules, calls = list[Any](), list[bool]()
 
