@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_as.losses import Criterion, CrossEntropy
 from lightning_as.losses.entries import is_labelled
@@ -99,7 +99,7 @@ class Comparison:
         if weights is not None and not scaled:
             weighted = losses * weights.to(losses)
             samples += [float(weighted.mean()), float(weighted.sum() / weights.sum())]
-        if any(_close(returned, one, epsilon) for one in samples):
+        if any(_close(returned, one, epsilon) for one in samples) or self._moved():
             return
         own = self._own_mean(logits, targets)
         if own is not None and _close(returned, own, epsilon):
@@ -109,6 +109,12 @@ class Comparison:
         self._left = 0
         self._refuse_other_kinds(logits, targets, returned, mean)
         self._warn(returned, mean)
+
+    def _moved(self) -> bool:
+        """Whether the step has trained the loss itself, so that it now gives something else."""
+        criterion = getattr(self._losses.loss, "criterion", None)
+        parameters = criterion.parameters() if isinstance(criterion, nn.Module) else ()
+        return any(parameter.requires_grad for parameter in parameters)
 
     def _check_range(self, targets: Tensor, classes: int) -> None:
         outside = targets[(targets < 0) | (targets >= classes)]

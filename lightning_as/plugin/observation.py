@@ -71,6 +71,7 @@ class Observer:
         """What is wanted to be known; what is not among it is not asked for. It may change with the bins."""
         self._loss_scale: float | None = None
         self._weights: Tensor | None = None
+        self._backward_passes = 0  # of the step, several if the optimizer evaluates it again
         self._scaled = True
         self.candidates: Candidates | None = None
         """What was seen of the submodules, for a message, if nothing is said of where the logits are."""
@@ -100,7 +101,7 @@ class Observer:
 
     def arm(self, size: int, weights: Tensor | None, scale: bool, batch: Any = None) -> None:
         """Watch from now on, for a batch of `size` rows, see :meth:`TrainingHook.arm`."""
-        self._weights, self._scaled = weights, scale
+        self._weights, self._scaled, self._backward_passes = weights, scale, 0
         for hook in self._hooks:
             hook.arm(size, weights, scale, batch)
 
@@ -116,6 +117,7 @@ class Observer:
 
     def begin_backward(self, trainer: Trainer) -> None:
         """Be told that a backward pass begins; note by what the gradients that the hooks see are scaled."""
+        self._backward_passes += 1
         for hook in self._hooks:
             hook.begin_backward()
         if self._gradients is not None:
@@ -230,9 +232,9 @@ class Observer:
         return torch.zeros(size, dtype=torch.float32, device=self._module.device) if numbers is None else numbers
 
     def _compute(self, logits: Tensor | None, targets: Any, batch: Any, found: Mapping[str, Any]) -> Tensor:
-        """The losses, (B,), compared with the one that was returned if their logits are of the training pass."""
-        recomputed = self.hook is None and "logits" not in found
-        if logits is None or self.takes_batch or recomputed or not self._comparison.open:
+        """The losses, (B,), compared with the one that was returned if their logits are of the same pass."""
+        other_pass = "logits" not in found and (self.hook is None or self._backward_passes > 1)
+        if logits is None or self.takes_batch or other_pass or not self._comparison.open:
             return self.losses_of(None if self.takes_batch else logits, targets, batch)
         self._comparison.look_ahead(logits, targets)
         losses = self.losses_of(logits, targets, batch)

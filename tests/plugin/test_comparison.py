@@ -68,6 +68,29 @@ def test_another_loss_is_said_once_with_both_numbers_and_may_be_left_unsaid(tmp_
     assert messages(tmp_path, SMOOTHED, ours={"compare_loss": False}) == []
 
 
+class ByLBFGS(Tiny):
+    def configure_optimizers(self) -> Any:
+        return torch.optim.LBFGS(self.parameters(), max_iter=3)
+
+
+class Scaled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(3.0))
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        return cross_entropy(self.scale * logits, targets)
+
+
+class Learning(Tiny):
+    def __init__(self) -> None:
+        super().__init__()
+        self.criterion = Scaled()
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return self.criterion(self.net(batch[0]), batch[1])
+
+
 convolution = lambda: nn.Conv2d(1, C, 1)  # noqa: E731
 AGREEING: dict[str, Any] = {
     "plain, accumulated": (Tiny, {"accumulate_grad_batches": 3}),
@@ -85,6 +108,8 @@ AGREEING: dict[str, Any] = {
         module(lambda self, z, y: {"loss": z.sum(), "losses": cross_entropy(z, y, reduction="none")}),
         {},
     ),
+    "the last of several evaluations": (ByLBFGS, {}),
+    "a criterion that learns": (Learning, {"ours": {"per_sample_loss": "criterion"}}),
     "of another pass": (SMOOTHED, {"ours": {"recompute": True, "logits_from": None}}),
 }
 
