@@ -84,8 +84,8 @@ class AdaptiveSamplingCallback(Callback):
         weights_attribute: Name of the attribute for the weights, for a module that has something else under this one.
             Default: ``"importance_weights"``.
         kept: What holds, for each row of a batch, the position of its sample among those that were drawn, 0 to B − 1,
-            (rows,) integers, where the `collate_fn` leaves samples out or makes several rows of one, which are then
-            averaged. Default: row i is of sample i.
+            (rows,) integers, where the `collate_fn` sorts samples, leaves some out or makes several rows of one,
+            which are then averaged. Default: row i is of sample i.
         compare_loss: Whether the loss of the first batches is compared with the mean of the samples', with a warning
             where they differ. Default: True.
         other_data: When the data set is another than the strategy has learnt from, in the same bins, as by a second

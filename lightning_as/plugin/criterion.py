@@ -80,16 +80,20 @@ class SampleLosses:
         Raises:
             MisconfigurationException: If the function cannot take the logits, or gives a loss without a gradient.
         """
-        if self.takes_batch:
-            raise MisconfigurationException(
-                f"`per_sample_loss={_name(self.loss)}` is a function of the batch, which has no gradient with respect "
-                "to logits, but the strategy reads it: give a function of logits and targets, or `gradient_bound=…`; "
-                "or use a strategy that goes by losses alone."
-            )
+        self.check_bounds()
         try:
             return squared_gradient_norms(self.loss, logits, targets)
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise self._explained(error, logits, targets) from error
+
+    def check_bounds(self) -> None:
+        """Raise a `MisconfigurationException` if it is a function of the batch alone, whatever logits there are."""
+        if self.takes_batch:
+            raise MisconfigurationException(
+                f"`per_sample_loss={_name(self.loss)}` is a function of the batch, which has no gradient with respect "
+                "to logits, but the strategy reads it: give a function of logits and targets, or `gradient_bound=…`; "
+                "or use a strategy that goes by losses alone, as AdaptiveSampling() does with `bins=None`."
+            )
 
     def _find(self) -> PerSample:
         return _find(self._module, self._given) if isinstance(self._given, str) else self._given

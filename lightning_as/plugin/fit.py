@@ -174,6 +174,7 @@ class Fit:
     def _check(self, batch: Any, size: int) -> None:
         """Try what can be tried before the first batch is trained on."""
         self._check_labels(self.observer.labels(batch, size) if self._labelled else None)
+        self.observer.check_bounds()
         if self._scorer is not None:
             self._scorer.try_out(batch, len(self._drawn))
         if not self.observer.seeks_logits:

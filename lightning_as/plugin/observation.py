@@ -99,6 +99,11 @@ class Observer:
         """Whether bounds are computed from logits."""
         return "bounds" in self.reads and self._gradients is None
 
+    def check_bounds(self) -> None:
+        """Raise a `MisconfigurationException` if bounds are wanted that no logits can give."""
+        if self._by_logits and not callable(self._gradient_bound):
+            self._losses.check_bounds()
+
     def arm(self, size: int, weights: Tensor | None, scale: bool, batch: Any = None) -> None:
         """Watch from now on, for a batch of `size` rows, see :meth:`TrainingHook.arm`."""
         self._weights, self._scaled, self._backward_passes = weights, scale, 0

@@ -139,7 +139,9 @@ def check_labels(bins: Bins, drawn: Tensor, labels: Tensor) -> None:
         raise MisconfigurationException(
             f"The target of an instance is {int(labels[at])}, but it was drawn from the bin of the label "
             f"{int(expected[at])}: the losses would be filed under the wrong instances. Make the bins from the labels "
-            "of this very dataset, in its order; for bins that are not the targets use `Bins(tags)`."
+            "of this very dataset, in its order; if the `collate_fn` sorts the samples, have it add their positions, "
+            "`kept=…`; if the batch has other labels than the data set keeps, as of a `target_transform`, give the "
+            "bins yourself, `bins=lambda dataset: dataset.targets` or `Bins(tags)`."
         )
 
 

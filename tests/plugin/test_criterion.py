@@ -77,10 +77,10 @@ def test_a_function_of_the_batch_needs_no_logits_and_disturbs_nothing(tmp_path: 
         states.append(fitted.module.net[1].num_batches_tracked.item())
     assert states[0] == states[1] == len(fitted.watch.batches)
     assert calls == [False] * states[0]
-    with refused(
-        "`per_sample_loss=.*lambda.*` is a function of the batch, which has no gradient .* `gradient_bound=…`"
-    ):
-        tiny_fit(tmp_path, ours={"per_sample_loss": lambda batch: torch.ones(len(batch[0]))})
+    for where in ("net", None):
+        ours = {"logits_from": where, "per_sample_loss": lambda batch: torch.ones(len(batch[0]))}
+        with refused("`per_sample_loss=.*lambda.*` is a function of the batch, .* `gradient_bound=…`.*`bins=None`"):
+            tiny_fit(tmp_path, ours=ours)
 
 
 @pytest.mark.parametrize(
