@@ -32,12 +32,16 @@ class Comparison:
         self._module = module
         self._losses = losses
         self._left = BATCHES if enabled else 0
-        self._probabilities = enabled
+        self._probabilities = self._enabled = enabled
 
-    @property
-    def open(self) -> bool:
-        """Whether there are batches left to compare."""
-        return self._left > 0
+    def wants(self, logits: Tensor, weighted: bool) -> bool:
+        """Whether a batch is to be compared: one of the first, or one in which weights may be off.
+
+        Args:
+            logits: Those of the batch, (B, ...).
+            weighted: Whether weights scale their gradient: a sample of fewer pixels may come in any batch.
+        """
+        return self._enabled and (self._left > 0 or (weighted and logits.dim() > 2))
 
     def look_ahead(self, logits: Tensor, targets: Any) -> None:
         """Look at logits and targets before their loss is computed, which on a GPU would end in words of its own.
@@ -106,7 +110,7 @@ class Comparison:
             if weights is not None and scaled:
                 raise self._no_mean_over_samples(returned, mean)
             return
-        self._left = 0
+        self._enabled = False
         self._refuse_other_kinds(logits, targets, returned, mean)
         self._warn(returned, mean)
 

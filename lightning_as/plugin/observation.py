@@ -239,7 +239,8 @@ class Observer:
     def _compute(self, logits: Tensor | None, targets: Any, batch: Any, found: Mapping[str, Any]) -> Tensor:
         """The losses, (B,), compared with the one that was returned if their logits are of the same pass."""
         other_pass = "logits" not in found and (self.hook is None or self._backward_passes > 1)
-        if logits is None or self.takes_batch or other_pass or not self._comparison.open:
+        weighted = self._weights is not None and self._scaled
+        if logits is None or self.takes_batch or other_pass or not self._comparison.wants(logits, weighted):
             return self.losses_of(None if self.takes_batch else logits, targets, batch)
         self._comparison.look_ahead(logits, targets)
         losses = self.losses_of(logits, targets, batch)

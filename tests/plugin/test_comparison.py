@@ -1,3 +1,4 @@
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,17 @@ def test_what_differs_in_kind_is_refused_at_the_first_batch(
     with refused(message):
         tiny_fit(tmp_path, make=make, data=make_data(), ours=ours)
     assert steps == []
+
+
+def test_weights_are_compared_in_any_batch_of_pixels(tmp_path: Path):
+    def fewer_in_the_last(self: Any, z: Tensor, y: Tensor) -> Tensor:
+        y[:] = y.clamp(min=0)
+        y[0, : self.global_step // 3] = -100
+        return cross_entropy(z, y)
+
+    for weights, expected in (("unbiased", refused("mean over all entries of the batch")), ("none", nullcontext())):
+        with expected:
+            tiny_fit(tmp_path, make=module(fewer_in_the_last, convolution), data=pixels(), ours={"weights": weights})
 
 
 def test_probabilities_are_warned_of(tmp_path: Path):
