@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
@@ -16,6 +17,7 @@ from torch.utils.data import Dataset
 _ROWS, _FEW = 1024, 16  # entries of a list or tensor, and of what is in each of them, evenly spread
 _DEPTH = 6  # of what lies in each other
 _KEYS = 64  # a mapping with more is no table but a look-up, or a cache
+_TELLING = re.compile("fold|split|shard|part|task|domain|phase|seed|file|path")  # names of what tells data apart
 
 
 def fingerprint(dataset: Any) -> int:
@@ -23,7 +25,8 @@ def fingerprint(dataset: Any) -> int:
 
     Counted are its type and length, and a sample of the tensors, arrays, tables and lists that it and the data sets in
     it hold, such as the positions of a `Subset`; of paths the last two parts, so that a folder may move; of a data set
-    of Hugging Face's its own fingerprint. Not counted are single numbers and strings, transforms, other objects, and
+    of Hugging Face's its own fingerprint. Single numbers and strings are counted under a name that says so, such as
+    `fold`, `split`, `seed` or `path`, of which the last part. Not counted are others, transforms, other objects, and
     whatever is called a cache, or is a list with gaps to be filled.
 
     Args:
@@ -69,8 +72,12 @@ class _Reader:
             return
         attributes: dict[str, Any] = getattr(dataset, "__dict__", {})
         for name in sorted(attributes):
-            if "cache" not in name.lower():
-                self.read(attributes[name], depth - 1, _ROWS)
+            value = attributes[name]
+            if isinstance(value, (int, str, PurePath)):
+                if _TELLING.search(name.lower()):
+                    self._say(name, value if isinstance(value, int) else PurePath(value).name)
+            elif "cache" not in name.lower():
+                self.read(value, depth - 1, _ROWS)
 
     def _mapping(self, mapping: Mapping[Any, Any], depth: int) -> None:
         if len(mapping) <= _KEYS and all(isinstance(key, str) for key in mapping):

@@ -43,6 +43,9 @@ MAKE: dict[str, Callable[[int], Any]] = {
     "subset": lambda seed: Subset(Held(), range(seed, N, 2)),
     "permuted": lambda seed: Subset(Held(), random.Random(seed).sample(range(N), N)),
     "concatenated": lambda seed: ConcatDataset([Held(), Held(x=images(seed))]),
+    "a number of a fold": lambda seed: Held(fold=seed),
+    "a file that is opened late": lambda seed: Held(x_path=f"/data/fold{seed}.h5"),
+    "a path of one": lambda seed: Subset(Held(file=Path(f"/data/{seed}.h5")), range(N)),
     "hugging face": lambda seed: Held(_fingerprint=f"{seed}"),
 }
 
@@ -67,4 +70,5 @@ def test_what_may_change_without_being_other_data_does_not_count(tmp_path: Path)
     dataset.filled[3] = normal(4)
     dataset.files = [Path("/elsewhere") / file.parent.name / file.name for file in dataset.files]
     assert fingerprint(dataset) == before
+    assert fingerprint(Held(path="/here/a.h5")) == fingerprint(Held(path="/there/a.h5"))
     assert fingerprint(Held(looked_up={at: at for at in range(N)})) == fingerprint(Held(looked_up={}))
