@@ -27,6 +27,8 @@ class CrossEntropy:
         ignore_index: The class index that adds no loss. Default: :data:`IGNORED`, -100.
         class_dim: The dimension of the logits that has the classes: 1 as in torch, or -1 as in language models.
             Default: None, which is found from the shape of class indices, and 1 for class probabilities.
+        shift: Whether the target at a position is that of the logits before it, for causal language models whose labels
+            are the tokens themselves, as in transformers. Logits are (B, T, C) and targets (B, T) then. Default: False.
 
     Returns:
         When called, the losses in nats, (B,), float64 of float64 logits and else float32.
@@ -47,17 +49,21 @@ class CrossEntropy:
         class_weights: list[float] | None = None,
         ignore_index: int = IGNORED,
         class_dim: int | None = None,
+        shift: bool = False,
     ) -> None:
         check_share("label_smoothing", label_smoothing)
         for name, value in (("ignore_index", ignore_index), ("class_dim", 1 if class_dim is None else class_dim)):
             if not isinstance(value, int) or isinstance(value, bool):
                 raise TypeError(f"`{name}` must be an integer, got {value!r}.")
+        if shift and class_dim not in (None, -1, 2):
+            raise ValueError(f"`shift` is of logits (B, T, C), whose classes are the last: leave out {class_dim=}.")
         if class_dim == 0:
             raise ValueError("`class_dim` must not be 0, which is the batch: 1 is the first after it, -1 the last.")
         self.label_smoothing = label_smoothing
         self.class_weights = None if class_weights is None else check_weights("class_weights", class_weights)
         self.ignore_index = ignore_index
-        self.class_dim = class_dim
+        self.class_dim = -1 if shift else class_dim
+        self.shift = shift
 
     def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
         logits, targets = self.arrange(logits, targets)
@@ -92,6 +98,8 @@ class CrossEntropy:
             raise ValueError(f"`logits` must have the shape (B, C) or (B, C, ...), got {tuple(logits.shape)}.")
         if not isinstance(targets, Tensor):
             raise TypeError(f"`targets` must be a tensor of class indices, got a {type(targets).__name__}.")
+        if self.shift:
+            logits, targets = _shifted(logits, targets)
         if targets.shape[1:2] == (1,) and targets.dim() == logits.dim() and logits.shape[1] > 1:
             targets = targets.squeeze(1)  # as masks (B, 1, H, W) and columns (B, 1) are
         dim = self._find_classes(logits.shape, targets.shape)
@@ -164,7 +172,18 @@ class CrossEntropy:
         options = [f"label_smoothing={self.label_smoothing}", f"class_weights={self.class_weights}"]
         options += [] if self.ignore_index == IGNORED else [f"ignore_index={self.ignore_index}"]
         options += [] if self.class_dim is None else [f"class_dim={self.class_dim}"]
+        options += ["shift=True"] if self.shift else []
         return f"CrossEntropy({', '.join(options)})"
+
+
+def _shifted(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """The logits of each position but the last, and the targets of the next."""
+    if logits.dim() != 3 or targets.shape != logits.shape[:2]:
+        raise ValueError(
+            f"With `shift` the `logits` must be (B, T, C), got {tuple(logits.shape)}, and the `targets` (B, T), got "
+            f"{tuple(targets.shape)}."
+        )
+    return logits[:, :-1], targets[:, 1:]
 
 
 def _gaps(logits: Tensor) -> tuple[Tensor, Tensor]:

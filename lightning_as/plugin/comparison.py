@@ -166,7 +166,8 @@ class Comparison:
         rank_zero_warn(
             f"`training_step` returned a loss of {returned:.6g}, but the mean of the samples' losses is {mean:.6g}, by "
             f"{self._losses.loss!r}: samples are chosen by another loss than the module trains on. Usual causes: label "
-            "smoothing, class weights, a penalty, a mean over tokens, an output that is not the logits, another loss. "
+            "smoothing, class weights, a penalty, a mean over tokens, labels that the module shifts (`CrossEntropy("
+            "shift=True)`), an output that is not the logits, another loss. "
             "Give the module's loss, `per_sample_loss=`, such as its name in the module, `'criterion'`; or return the "
             "samples' own as `losses`. If it is meant to be so, `compare_loss=False`."
         )

@@ -85,6 +85,9 @@ def test_classes_are_where_the_targets_have_no_dimension_or_where_it_is_said():
     with pytest.raises(ValueError, match=r"Which dimension of the `logits` \(6, 4, 4\) .* CrossEntropy\(class_dim=1\)"):
         CrossEntropy()(square, same)
     assert torch.equal(CrossEntropy(class_dim=-1)(square, same), CrossEntropy(class_dim=1)(square.mT, same))
+    shifted = CrossEntropy(class_dim=-1)(square[:, :-1], same[:, 1:])
+    assert torch.equal(CrossEntropy(shift=True)(square, same), shifted)
+    assert torch.equal(CrossEntropy(shift=True)(square[:, :1], same[:, :1]), torch.zeros(B).double())  # of no next one
     images, masks = normal(B, C, 2, 3), classes(B, 1, 2, 3)  # as torchvision reads them
     assert torch.equal(CrossEntropy()(images, masks), CrossEntropy()(images, masks[:, 0]))
     assert torch.equal(CrossEntropy()(images[..., 0, 0], same[:, :1]), CrossEntropy()(images[..., 0, 0], same[:, 0]))
@@ -95,6 +98,8 @@ def test_classes_are_where_the_targets_have_no_dimension_or_where_it_is_said():
     [
         (lambda: CrossEntropy(ignore_index=0.5), TypeError, "`ignore_index` must be an integer, got 0.5"),  # pyright: ignore
         (lambda: CrossEntropy(class_dim=0), ValueError, "`class_dim` must not be 0, which is the batch"),
+        (lambda: CrossEntropy(class_dim=1, shift=True), ValueError, "`shift` .* leave out class_dim=1"),
+        (lambda: CrossEntropy(shift=True)(normal(B, C), classes(B)), ValueError, r"must be \(B, T, C\), got \(6, 4\)"),
         (lambda: CrossEntropy(class_dim=2)(normal(B, C), classes(B)), ValueError, "`class_dim=2` is no dimension of"),
         (lambda: CrossEntropy()(normal(B, C), classes(B) + 251), ValueError, "252 .* 4 classes .*ignore_index=252"),
         (lambda: CrossEntropy()(normal(B, C), (1, 2)), TypeError, "`targets` must be a tensor .*, got a tuple"),  # pyright: ignore
