@@ -61,11 +61,11 @@ class AdaptiveSamplingCallback(Callback):
         recompute: Compute logits anew if they are nowhere to be seen. Default: False.
         forward: What gives the logits of a batch in forward passes of the plugin's own, for `recompute` and strategies
             that score instances: a function of the batch, or of the module and the batch, such as
-            ``lambda batch: module(batch.x, batch.mask)``. Default: the module's `forward`, or if it has none the
-            submodule `logits_from`, called on the first of a pair, or on those entries of a mapping that are its
-            arguments, without the targets. Whether that works is tried before the first step.
-        target_key: What holds the targets in a batch. Default: the second of a pair, or what a mapping has
-            under ``targets``, ``target``, ``labels``, ``label`` or ``y``.
+            ``lambda module, batch: module(batch.x, batch.mask)``. Default: the module's `forward`, or if it has none
+            the submodule `logits_from`, called on the first of a pair, on those entries of a mapping that are its
+            arguments, without the targets, or on an object. Whether that works is tried before the first step.
+        target_key: What holds the targets in a batch. Default: the second of a pair, or what a mapping or
+            an object has under ``targets``, ``target``, ``labels``, ``label`` or ``y``.
         per_sample_loss: The loss of each sample, for modules that do not return ``losses``: one of
             :mod:`lightning_as.losses`; a criterion of torch or of your own, called with logits and targets, with its
             mean over the batch undone; the name of one that the module has, such as ``"criterion"``; or a function of

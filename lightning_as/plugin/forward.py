@@ -106,8 +106,8 @@ def recompute_logits(
     training flags are what they were.
 
     Args:
-        module: The LightningModule; called on the inputs if it defines `forward`: the first of a pair, or those entries
-            of a mapping that are arguments of it, without the targets where it can do without.
+        module: The LightningModule; called on the inputs if it defines `forward`: the first of a pair, those entries of
+            a mapping that are arguments of it, without the targets where it can do without, or an object as it is.
         batch: The batch.
         name: The submodule that is called on the inputs otherwise. If the module itself is called, what this submodule
             gives in it. Default: none.
@@ -132,13 +132,14 @@ def recompute_logits(
 
 def _by_default(module: LightningModule, batch: Any, name: str | None, target_key: str | int | None) -> Tensor:
     """The logits of a batch that a module, or the submodule, gives if it is called on the inputs."""
-    called, what = module, f"`forward` of {type(module).__name__}"
+    called, what, likely = module, f"`forward` of {type(module).__name__}", "module"
     if type(module).forward is LightningModule.forward:
+        likely = f"module.{next(iter(dict(module.named_children())), 'net')}"
         if name is None:
             what = f"`forward` of the module, which {type(module).__name__} does not define"
-            raise _unclear(what, batch, example=f"module.{next(iter(dict(module.named_children())), 'net')}(batch[0])")
+            raise _unclear(what, batch, likely)
         called, what = module.get_submodule(name), f"`{name}`"
-    inputs, named = _inputs_of(called, what, batch, target_key)
+    inputs, named = _inputs_of(called, what, batch, target_key, likely)
     seen: list[Any] = []
     handle = None
     if name is not None and called is module and not is_compiled(module):
@@ -148,22 +149,25 @@ def _by_default(module: LightningModule, batch: Any, name: str | None, target_ke
     except (MisconfigurationException, torch.cuda.OutOfMemoryError):
         raise
     except Exception as error:
-        raise _unclear(f"{what}, which failed: {type(error).__name__}: {error}", batch) from error
+        raise _unclear(f"{what}, which failed: {type(error).__name__}: {error}", batch, likely) from error
     finally:
         if handle is not None:
             handle.remove()
     # What is trained by and what is scored by are the same then, whatever `forward` makes of it.
-    return _logits_of(seen[0] if len(seen) == 1 else output, what, batch)
+    return _logits_of(seen[0] if len(seen) == 1 else output, what, batch, likely)
 
 
 def _inputs_of(
-    called: nn.Module, what: str, batch: Any, target_key: str | int | None
+    called: nn.Module, what: str, batch: Any, target_key: str | int | None, likely: str
 ) -> tuple[list[Any], dict[str, Any]]:
     """The arguments for a call on a batch."""
     if isinstance(batch, (tuple, list)) and len(batch) == 2:
         return [_first(batch, target_key)], {}
-    if not isinstance(batch, Mapping):
-        raise _unclear(f"{what} on the inputs of a pair (inputs, targets), or of a mapping with its arguments", batch)
+    if isinstance(batch, (tuple, list)):
+        what = f"{what} on the inputs of a pair (inputs, targets), or of a mapping with its arguments"
+        raise _unclear(what, batch, likely)
+    if not isinstance(batch, Mapping):  # an object, such as a batch of graphs
+        return [batch], {}
     parameters = inspect.signature(called.forward).parameters
     needed = {name for name, one in parameters.items() if one.default is one.empty and one.kind not in _OPEN}
     takes_all = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
@@ -174,7 +178,8 @@ def _inputs_of(
         if name in needed or ((name in parameters or takes_all) and name not in targets)
     }
     if not named or not needed <= set(named):
-        raise _unclear(f"{what} on those entries of a mapping that are its arguments, {sorted(parameters)}", batch)
+        what = f"{what} on those entries of a mapping that are its arguments, {sorted(parameters)}"
+        raise _unclear(what, batch, likely)
     return [], named
 
 
@@ -200,25 +205,28 @@ def _takes_two(forward: Forward) -> bool:
     return sum(one.default is one.empty and one.kind not in _OPEN for one in parameters) == 2
 
 
-def _logits_of(output: Any, what: str, batch: Any = None) -> Tensor:
+def _logits_of(output: Any, what: str, batch: Any = None, likely: str = "module") -> Tensor:
     logits = logits_in(output)
     if logits is not None:
         return logits
     gave = f"{what} to give the logits, but it gave {describe(output)}"
     if what == "`forward`":
         raise MisconfigurationException(f"A forward pass of its own needs {gave}: return a tensor (B, …).")
-    raise _unclear(gave, batch, "needs")
+    raise _unclear(gave, batch, likely, "needs")
 
 
-def _unclear(what: str, batch: Any, does: str = "calls", example: str | None = None) -> MisconfigurationException:
-    if example is None and isinstance(batch, Mapping):
-        example = f"module(batch[{next(iter(batch), 'inputs')!r}])"
-    elif example is None:
-        example = "module(batch[0], batch[1])" if isinstance(batch, (tuple, list)) else "module(batch.x)"
+def _unclear(what: str, batch: Any, likely: str, does: str = "calls") -> MisconfigurationException:
+    """The error, which shows a call of what is `likely` to give the logits."""
+    if isinstance(batch, Mapping):
+        inputs = f"batch[{next(iter(batch), 'inputs')!r}]"
+    elif isinstance(batch, (tuple, list)):
+        inputs = "batch[0]" if len(batch) == 2 else "batch[0], batch[1]"
+    else:
+        inputs = "batch.x"
     return MisconfigurationException(
         f"A forward pass of its own {does} {what}; the batch is {describe(batch)}: say what gives its logits, "
-        f"`forward=lambda batch: …`, such as `lambda batch: {example}`; or use a strategy that scores no instances, "
-        "and no `recompute`."
+        f"`forward=lambda batch: …`, such as `lambda module, batch: {likely}({inputs})`; or use a strategy that scores "
+        "no instances, and no `recompute`."
     )
 
 

@@ -260,8 +260,9 @@ class Observer:
             f"`training_step` of {type(self._module).__name__} gave {sorted(found)}, and no logits. Either name the "
             "submodule that gives them, AdaptiveSamplingCallback(logits_from=…), one of "
             f"{self.candidates or submodules(self._module)}; or return "
-            "{'loss': loss, 'losses': losses, 'logits': logits} from `training_step`, with one loss per sample; or let "
-            "the callback compute them by a second forward pass, AdaptiveSamplingCallback(recompute=True)."
+            "{'loss': loss, 'losses': losses, 'logits': logits} from `training_step`, with one loss per sample, or "
+            "give them by `hand_over(self, losses=…, logits=…)` in it; or let the callback compute them by a second "
+            "forward pass, AdaptiveSamplingCallback(recompute=True)."
         )
 
     def _unseen(self, hook: LogitsHook) -> MisconfigurationException:

@@ -11,7 +11,7 @@ from lightning_as.plugin.forward import TARGET_NAMES, describe
 
 
 def targets_of(batch: Any, key: str | int | None) -> Any:
-    """The targets of a batch: what `key` says, or the second of a pair, or what a mapping has under a usual name.
+    """The targets of a batch: what `key` says, the second of a pair, or what a mapping or object has by a usual name.
 
     Raises:
         MisconfigurationException: If that is not there, or not clear.
@@ -22,12 +22,18 @@ def targets_of(batch: Any, key: str | int | None) -> Any:
         found = [name for name in TARGET_NAMES if name in batch]
         if len(found) == 1:
             return batch[found[0]]
-    elif isinstance(batch, (tuple, list)) and len(batch) == 2:
-        return batch[1]
+    elif isinstance(batch, (tuple, list)):
+        if len(batch) == 2:
+            return batch[1]
+    else:
+        found = [name for name in TARGET_NAMES if getattr(batch, name, None) is not None]
+        if len(found) == 1:
+            return getattr(batch, found[0])
     raise MisconfigurationException(
         f"Which part of the batch, {describe(batch)}, has the targets? Please name it with "
         "`AdaptiveSamplingCallback(target_key=…)`; or, where several parts are targets, give a function of the batch "
-        "to the loss of each sample, `per_sample_loss=lambda batch: …`."
+        "to the loss of each sample, `per_sample_loss=lambda batch: …`; or, where there are none, give the losses "
+        "themselves in `training_step`: return them as `losses`, or call `hand_over(self, losses=…)`."
     )
 
 

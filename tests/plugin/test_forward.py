@@ -62,6 +62,13 @@ class Open(Named):
         return super().forward(batch["x"]) | {"other": batch.keys()}
 
 
+class Whole(Random):
+    """It takes a batch as it is."""
+
+    def forward(self, batch: Any) -> Tensor:
+        return super().forward(batch.x)
+
+
 class Probable(Random):
     """What is trained is the submodule's output, and not this."""
 
@@ -83,6 +90,7 @@ def by_module(module: Any, batch: Any) -> Tensor:
         (Tiny, {"input": INPUTS, "labels": TARGETS}, {"name": "net"}),  # as torch calls its argument
         (Tiny, (TARGETS, INPUTS), {"name": "net", "target_key": 0}),
         (Probable, (INPUTS, TARGETS), {"name": "net.0"}),
+        (Whole, SimpleNamespace(x=INPUTS), {}),
         (Random, SimpleNamespace(x=INPUTS), {"forward": by_module}),
         (Random, SimpleNamespace(x=INPUTS), {"forward": partial(by_module, Tiny())}),
     ],
@@ -112,7 +120,7 @@ def test_the_targets_are_no_inputs_of_a_mapping_unless_they_are_needed():
 
 CALLS = "A forward pass of its own calls `forward` of "
 PAIR = r" on the inputs of a pair \(inputs, targets\), or of a mapping with its arguments; the batch is "
-REMEDY = ": say what gives its logits, `forward=lambda batch: …`, such as `lambda batch: "
+REMEDY = ": say what gives its logits, `forward=lambda batch: …`, such as `lambda module, batch: "
 
 
 @pytest.mark.parametrize(
@@ -128,7 +136,8 @@ REMEDY = ": say what gives its logits, `forward=lambda batch: …`, such as `lam
             {"a": INPUTS, "y": TARGETS},
             r"that are its arguments, \['x'\]; .*'a', 'y'" + REMEDY + r"module\(.*'a'",
         ),
-        (Random, INPUTS, PAIR + "a Tensor" + REMEDY + r"module\(batch.x\)"),
+        (Random, SimpleNamespace(x=INPUTS), "failed: .* a SimpleNamespace" + REMEDY + r"module\(batch.x\)"),
+        (Tiny, {"x": INPUTS}, "which Tiny does not define; .*" + REMEDY + r"module.net\(batch\['x'\]\)"),
         (Tiny, (INPUTS, TARGETS), "which Tiny does not define; .*" + REMEDY + r"module.net\(batch\[0\]\)"),
         (Two, (INPUTS, TARGETS), "needs `forward` of Two to give the logits, but it gave a tuple of 2; .*" + REMEDY),
     ],
