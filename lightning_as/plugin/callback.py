@@ -214,7 +214,7 @@ class AdaptiveSamplingCallback(Callback):
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         """Note by what the observed gradients will be scaled, and which calls of the module this step has made."""
-        self._present.observer.begin_backward(trainer)
+        self._present.observer.begin_backward(trainer, loss)
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take off the hooks that no other backward pass of the step needs."""

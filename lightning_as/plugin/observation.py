@@ -14,8 +14,9 @@ from lightning_as.plugin.candidates import Candidates, find_submodule, submodule
 from lightning_as.plugin.comparison import Comparison
 from lightning_as.plugin.criterion import PerSample, SampleLosses
 from lightning_as.plugin.forward import describe
-from lightning_as.plugin.hooks import LinearGradients, TrainingHook
+from lightning_as.plugin.hooks import LinearGradients, TrainingHook, is_compiled
 from lightning_as.plugin.logits_hook import LogitsHook
+from lightning_as.plugin.reach import warn_of_unreached
 from lightning_as.plugin.returned import as_logits, as_losses, check_logits
 from lightning_as.plugin.rows import Rows, find_rows
 from lightning_as.plugin.targets import targets_of
@@ -73,6 +74,7 @@ class Observer:
         self._weights: Tensor | None = None
         self._backward_passes = 0  # of the step, several if the optimizer evaluates it again
         self._scaled = True
+        self._reached = False
         self.candidates: Candidates | None = None
         """What was seen of the submodules, for a message, if nothing is said of where the logits are."""
         autograd, linear = gradient_bound == "autograd", "linear_bounds" in reads
@@ -120,8 +122,11 @@ class Observer:
         for hook in self._hooks:
             hook.remove()
 
-    def begin_backward(self, trainer: Trainer) -> None:
+    def begin_backward(self, trainer: Trainer, loss: Tensor) -> None:
         """Be told that a backward pass begins; note by what the gradients that the hooks see are scaled."""
+        if self.hook is not None and self.hook.weighing and not self._reached and not is_compiled(self._module):
+            self._reached = True  # looked at once, as it costs some of the time of a backward pass
+            warn_of_unreached(self._module, self.hook.name, loss)
         self._backward_passes += 1
         for hook in self._hooks:
             hook.begin_backward()
