@@ -1,4 +1,4 @@
-"""Which parameters the weights do not reach that scale the gradient of the logits: a head after them, or beside them."""
+"""Which parameters the weights that scale the gradient of the logits do not reach: of a head after or beside them."""
 
 from __future__ import annotations
 
