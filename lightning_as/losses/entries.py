@@ -24,8 +24,8 @@ def drop_label(shape: torch.Size) -> torch.Size:
 
 
 def is_labelled(targets: Tensor, ignored: int) -> Tensor:
-    """Whether an entry has another target than the ignored one, which to uint8 may be the number of a class."""
-    return (targets.long() if targets.dtype == torch.uint8 else targets) != ignored
+    """Whether an entry has another target than the ignored one, which to narrow integers may be another number."""
+    return (targets if targets.is_floating_point() else targets.long()) != ignored
 
 
 def mean_of_labelled(entries: Tensor, labelled: Tensor) -> Tensor:

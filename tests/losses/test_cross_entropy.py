@@ -72,6 +72,8 @@ def test_no_class_of_narrow_targets_is_taken_for_the_ignored_index():
     narrow = targets.to(torch.uint8)  # in which -100 is 156
     assert torch.equal(CrossEntropy()(logits, narrow), CrossEntropy()(logits, targets))
     assert not CrossEntropy(ignore_index=156)(logits, narrow).any()
+    with pytest.raises(ValueError, match="The target -1 is not"):  # which is 255 to int8
+        CrossEntropy(ignore_index=255)(logits, torch.full((B,), -1, dtype=torch.int8))
 
 
 def test_classes_are_where_the_targets_have_no_dimension_or_where_it_is_said():
