@@ -11,6 +11,10 @@ workers   as returned, with two loader processes
 ddp       as returned, in two processes (gloo), each with half of the batch; beside it the share of the step that the
           one collective takes, waiting for the other process included
 
+Beside each ratio stands the share of the step that the sampler's own code takes: its draw, and what the callback does.
+Both are taken by one clock in one run, so that a machine whose speed drifts hardly shows in it. It leaves out by what
+the rest of the step is slowed, such as hooks on the module, and that uniform sampling draws as well.
+
     python benchmarks/overhead.py [--quick] [--modes returned unedited weights workers ddp] [--batch-sizes 64 256 1024]
         [--floor 0.1]
 """
@@ -78,6 +82,35 @@ def timed_gather(trainer: Trainer, rows: list[Tensor], device: torch.device) -> 
     return gathered
 
 
+class Own:
+    """Seconds that the sampler's own code takes in each step."""
+
+    def __init__(self) -> None:
+        self.steps: list[float] = []
+        self._spent = 0.0
+
+    def clocked(self, function: Callable[..., Any], ends: bool = False) -> Callable[..., Any]:
+        """The function with a clock; whether it `ends` a step."""
+
+        def call(*arguments: Any) -> Any:
+            start = time.perf_counter()
+            result = function(*arguments)
+            self._spent += time.perf_counter() - start
+            if ends:
+                self.steps.append(self._spent)
+                self._spent = 0.0
+            return result
+
+        return call
+
+    def watch(self, sampling: AdaptiveSamplingCallback) -> None:
+        """Put clocks on a callback and on the draws of its strategy."""
+        for name in ("on_train_batch_start", "on_before_backward", "on_after_backward", "on_train_batch_end"):
+            if hasattr(sampling, name):
+                setattr(sampling, name, self.clocked(getattr(sampling, name), ends=name == "on_train_batch_end"))
+        sampling.strategy.draw = self.clocked(sampling.strategy.draw)
+
+
 class Setting:
     """One mode at one batch size: how to run some steps, with the callback or without."""
 
@@ -90,6 +123,9 @@ class Setting:
             logits_from="network" if mode in ("unedited", "weights") else None,
             weights="unbiased" if mode == "weights" else "none",
         )
+        self.own = Own()
+        if self.processes == 1:
+            self.own.watch(self.sampling)
 
     def run(self, steps: int, adaptive: bool) -> tuple[float, float]:
         """Median seconds per step of a short run, and those of them that are the collective's."""
@@ -123,21 +159,23 @@ def see_everything(strategy: Strategy, batch_size: int) -> None:
         strategy.update(draw, losses, losses)
 
 
-def measure(setting: Setting, pairs: int, seconds: float) -> tuple[list[float], list[float], list[float]]:
-    """Ratios adaptive over uniform, uniform step times, and shares of the collective, of each pair of runs."""
+def measure(setting: Setting, pairs: int, seconds: float) -> tuple[list[float], list[float], list[float], list[float]]:
+    """Ratios adaptive over uniform, uniform step times, shares of the collective and of own code, of each pair."""
     once, _ = setting.run(10, adaptive=False)
     steps = max(12, round(seconds / once))
     setting.run(steps, adaptive=True)  # warm-up of both paths
     if setting.processes == 1:  # what forked processes learn stays with them
         see_everything(setting.sampling.strategy, 1024)
-    ratios, uniforms, shares = [], [], []
+    ratios, uniforms, shares, own = [], [], [], []
     for pair in range(pairs):
+        setting.own.steps.clear()
         order = (False, True) if pair % 2 else (True, False)
         times = {adaptive: setting.run(steps, adaptive) for adaptive in order}
         ratios.append(times[True][0] / times[False][0])
         uniforms.append(times[False][0])
         shares.append(times[True][1] / times[True][0])
-    return ratios, uniforms, shares
+        own.append(statistics.median(setting.own.steps[3:] or [0.0]) / times[True][0])
+    return ratios, uniforms, shares, own
 
 
 def main() -> None:
@@ -154,7 +192,7 @@ def main() -> None:
     modes = options.modes or (["returned"] if options.quick else MODES)
     cells = [(mode, size) for mode in modes for size in (options.batch_sizes if mode == "returned" else [256])]
     for mode, size in cells:
-        ratios, uniforms, shares = measure(
+        ratios, uniforms, shares, own = measure(
             Setting(mode, size, options.floor), 4 if options.quick else 24, 0.8 if options.quick else 2.0
         )
         low, middle, high = statistics.quantiles(ratios, n=4)
@@ -167,6 +205,9 @@ def main() -> None:
             f"(quartiles {low:.3f} to {high:.3f} of {len(ratios)} pairs), uniform step {uniform * 1e3:.1f} ms",
             flush=True,
         )
+        if mode != "ddp":  # what forked processes time stays with them
+            figures[f"own_share_{name}"] = round(statistics.median(own), 4)
+            print(f"  the sampler's own code takes {statistics.median(own):.1%} of an adaptive step", flush=True)
         if mode == "ddp":
             figures[f"collective_share_{name}"] = round(statistics.median(shares), 4)
             print(f"  the collective takes {statistics.median(shares):.1%} of an adaptive step", flush=True)
