@@ -108,7 +108,7 @@ class Study:
             rows = train(cell, self._epochs, self._file(cell, "ckpt"), self._device, self._reporter(cell))
         except Exception as error:
             resumed = self._file(cell, "ckpt")
-            anew = f" To begin the training anew delete {resumed}." if resumed.exists() else ""
+            anew = f" (to begin the training anew, delete {resumed})" if resumed.exists() else ""
             self._file(cell, "failed").write_text(f"{type(error).__name__}: {error}{anew}")
             return
         with FileLock(self._folder / "epochs.csv.lock"):

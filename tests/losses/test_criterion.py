@@ -18,6 +18,10 @@ PIXELS, SOME = normal(B, C, 3), some_ignored(B, 3, ignored=255)
 WEIGHT = torch.rand(C, dtype=torch.float64) + 0.5
 
 
+def huber(x: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
+    return functional.huber_loss(x, target, reduction=reduction)
+
+
 class Smoothed(nn.Module):
     """As of timm: it knows no reduction and gives a mean."""
 
@@ -56,7 +60,7 @@ CASES: dict[str, tuple[Any, Tensor, Any, Any]] = {
     "a mean, one by one": (Branching(), Z, Y, None),
     "mixed targets": (mixed, Z, ([Y, Y.flip(0)], 0.3), lambda z, y: None),
     "compiled": (compiled(nn.SmoothL1Loss()), COLUMN, COLUMN.exp(), nn.SmoothL1Loss()),
-    "a compiled function": (compiled(functional.huber_loss), Z, Z.exp(), functional.huber_loss),
+    "a compiled function": (compiled(huber), Z, Z.exp(), functional.huber_loss),
     "a metric": (torchmetrics.MeanSquaredError().set_dtype(torch.float64), COLUMN, NUMBERS[:, None], nn.MSELoss()),
     "losses already": (lambda z, y: (z - y[:, None]).square(), COLUMN, NUMBERS, None),
 }
