@@ -26,29 +26,27 @@ from lightning_as.core.compiled_trees import (
     Floats,
     Integers,
     check,
+    copy_leaves,
     descend,
     draw_leaves,
     kernel,
     place_instances,
-    read_leaves,
     set_leaves,
     sum_of,
     sum_up,
-    write_leaves,
 )
 
 __all__ = [
     "bound_gradients",
     "check",
+    "copy_leaves",
     "draw_leaves",
     "draw_two_levels",
     "kernel",
     "place_instances",
-    "read_leaves",
     "set_leaves",
     "smooth_drawn",
     "sum_up",
-    "write_leaves",
 ]
 
 

@@ -190,8 +190,8 @@ def place_instances(
 
 
 @kernel
-def read_leaves(memory: Floats, first: int, sizes: Integers, leaves: Floats) -> None:
-    """Copy all leaves, tree after tree, from the rows from `first` on into `leaves`, (N, channels).
+def copy_leaves(memory: Floats, first: int, sizes: Integers, leaves: Floats, back: bool) -> None:
+    """Copy all leaves, tree after tree, from the rows from `first` on into `leaves`, (N, channels), or `back` from it.
 
     `sizes`, (k,), are the numbers of leaves of the trees.
     """
@@ -203,23 +203,10 @@ def read_leaves(memory: Floats, first: int, sizes: Integers, leaves: Floats) -> 
             count = min(fanout, sizes[j] - start)
             for i in range(count):
                 for c in range(channels):
-                    leaves[at + i, c] = memory[row, c, i]
-            at += count
-            row += 1
-
-
-@kernel
-def write_leaves(memory: Floats, first: int, sizes: Integers, leaves: Floats) -> None:
-    """The way back of :func:`read_leaves`."""
-    channels, fanout, row, at = memory.shape[1], memory.shape[2], first, 0
-    if leaves.shape[0] != sizes.sum() or leaves.shape[1] != channels:
-        raise ValueError("There must be a row for each leaf, and a column for each channel.")
-    for j in range(sizes.size):
-        for start in range(0, sizes[j], fanout):
-            count = min(fanout, sizes[j] - start)
-            for i in range(count):
-                for c in range(channels):
-                    memory[row, c, i] = leaves[at + i, c]
+                    if back:
+                        memory[row, c, i] = leaves[at + i, c]
+                    else:
+                        leaves[at + i, c] = memory[row, c, i]
             at += count
             row += 1
 

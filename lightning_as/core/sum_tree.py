@@ -118,7 +118,7 @@ class SumTree:
         if self.loops is None:
             return self.get(self.places())
         leaves = self.memory.new_empty(int(self._sizes.sum()), self.channels)
-        self.loops.read_leaves(self.memory.numpy(), self._starts[-2], self._sizes.numpy(), leaves.numpy())
+        self.loops.copy_leaves(self.memory.numpy(), self._starts[-2], self._sizes.numpy(), leaves.numpy(), False)
         return leaves
 
     def load(self, leaves: Tensor) -> None:
@@ -128,7 +128,7 @@ class SumTree:
             self._write(self.places(), leaves)
         else:
             leaves = leaves.contiguous()
-            self.loops.write_leaves(self.memory.numpy(), self._starts[-2], self._sizes.numpy(), leaves.numpy())
+            self.loops.copy_leaves(self.memory.numpy(), self._starts[-2], self._sizes.numpy(), leaves.numpy(), True)
         self._sum_up()
 
     def fill(self, leaf: Sequence[float]) -> None:

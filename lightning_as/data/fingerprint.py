@@ -87,11 +87,12 @@ class _Reader:
 
     def _list(self, values: Any, depth: int, rows: int) -> None:
         self._say(len(values))
-        numbers = np.asarray(values) if len(values) and isinstance(values[0], (int, float)) else None
+        chosen = [values[at] for at in _spread(len(values), rows)]
+        numbers = np.asarray(chosen) if chosen and isinstance(chosen[0], (int, float)) else None
         if numbers is not None and numbers.dtype.kind in "biuf":
-            self._array(numbers, rows)
+            self._tell(numbers.tobytes())
         else:
-            self._entries([values[at] for at in _spread(len(values), rows)], depth)
+            self._entries(chosen, depth)
 
     def _entries(self, entries: list[Any], depth: int) -> None:
         if any(entry is None for entry in entries):

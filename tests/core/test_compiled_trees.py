@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lightning_as.core.bins import Bins
-from lightning_as.core.compiled_trees import place_instances, read_leaves, write_leaves
+from lightning_as.core.compiled_trees import copy_leaves, place_instances
 from lightning_as.core.sum_tree import SumTree
 from tests.helpers.statistics import seeded
 
@@ -38,9 +38,8 @@ def test_all_leaves_at_once_are_what_they_are_one_by_one(sizes: list[int], monke
 def test_tables_of_another_size_are_refused():
     tree, leaves, tags = SumTree([3]), np.zeros((4, 1)), np.zeros(3, np.int32)
     places, numbers, table = np.zeros(1, np.int64), np.zeros(1, np.int64), np.zeros(3, np.int64)
-    for copy in (read_leaves, write_leaves):
-        with pytest.raises(ValueError, match="a row for each leaf"):
-            copy(tree.memory.numpy(), 0, np.array([3]), leaves)
+    with pytest.raises(ValueError, match="a row for each leaf"):
+        copy_leaves(tree.memory.numpy(), 0, np.array([3]), leaves, back=True)
     with pytest.raises(ValueError, match="a place and a leaf for each instance"):
         place_instances(tags, places, numbers, 1, 3, table[:2], table)
     with pytest.raises(IndexError, match="A bin is not there"):
