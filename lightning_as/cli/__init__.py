@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import lightning
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch.utils.data import DataLoader
 
@@ -43,7 +43,19 @@ _GONE_COMMANDS = {
 
 
 class AdaptiveSamplingCLI(LightningCLI):
-    """LightningCLI that prints what came out of a fit."""
+    """LightningCLI that answers what is misspelt by the nearest name, and prints what came out of a fit.
+
+    A command line of your own that is one of these has both.
+    """
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Look at the names of strategies and options before the parser does."""
+        given = sys.argv[1:] if args is None else args
+        if isinstance(given, list):
+            check_options(given)
+            check_strategy(given)
+            check_names(given)
+        super().parse_arguments(parser, args)
 
     def instantiate_classes(self) -> None:
         """Make the Trainer, the model and the data."""
@@ -99,10 +111,9 @@ def main() -> None:
         sys.exit(f"lightning-as: `{command}` is gone: {_GONE_COMMANDS[command]} took its place.")
     # LightningCLI reads them there, as do the processes that it may launch.
     sys.argv[1:] = with_preset_paths(sys.argv[1:])
-    check_options(sys.argv[1:])
-    check_strategy(sys.argv[1:])
-    check_names(sys.argv[1:])
     sys.path.insert(0, "")  # for a model or a DataModule of the user's in the working directory, as `python -m` has it
+    check_options(sys.argv[1:])  # before what is gone is taken for misspelt
+    check_names(sys.argv[1:], default=True)
     default = str(PRESETS / f"{DEFAULT_PRESET}.yaml")
     AdaptiveSamplingCLI(
         model_class=LightningModule,

@@ -102,27 +102,34 @@ def check_strategy(arguments: Sequence[str]) -> None:
             sys.exit(f"lightning-as: `{_STRATEGY}={name}` is no strategy. The strategies: {', '.join(known)}.")
 
 
-def check_names(arguments: Sequence[str]) -> None:
-    """Look for misspelt options of the callback and of a strategy that is named, or is the default's.
+def check_names(arguments: Sequence[str], default: bool = False) -> None:
+    """Look for misspelt options of the callback and of its strategy, where the arguments tell which these are.
+
+    Args:
+        arguments: Those of the command line.
+        default: Whether the callback and the strategy are the default's where nothing else is named. Default: False.
 
     Raises:
         SystemExit: If there is one, with the nearest name and all others.
     """
-    callbacks = [
-        name for flag in ("--trainer.callbacks", "--trainer.callbacks+") for _, name in _given(arguments, flag)
-    ]
-    if any(name.rpartition(".")[2] != "AdaptiveSamplingCallback" for name in callbacks):
-        return  # the options may be those of another callback
-    _check_names(arguments, "--trainer.callbacks", "AdaptiveSamplingCallback")
-    strategy = [name for _, name in _given(arguments, _STRATEGY) if name != "null"]
-    if strategy or not _given(arguments, "--config", "-c"):  # which may have another strategy
-        _check_names(arguments, _STRATEGY, strategy[-1] if strategy else "AdaptiveSampling")
+    flags = ("--trainer.callbacks", "--trainer.callbacks+")
+    callbacks = sorted(found for flag in flags for found in _given(arguments, flag))
+    default = default and not callbacks and not _given(arguments, "--config", "-c")  # which may name others
+    ours = [name.rpartition(".")[2] == "AdaptiveSamplingCallback" for _, name in callbacks]
+    if all(ours) and (ours or default):
+        _check_names(arguments, "--trainer.callbacks", "AdaptiveSamplingCallback")
+    named = [name for _, name in _given(arguments, _STRATEGY) if name != "null"]
+    if named or default or (ours and all(ours)):
+        _check_names(arguments, _STRATEGY, named[-1] if named else "AdaptiveSampling")
 
 
 def _check_names(arguments: Sequence[str], flag: str, class_path: str) -> None:
     """Raise if an option after a flag is none of a class, which is known by its path, or if it is ours by its name."""
     module, _, name = class_path.rpartition(".")
-    parameters = inspect.signature(getattr(importlib.import_module(module or "lightning_as"), name)).parameters
+    try:
+        parameters = inspect.signature(getattr(importlib.import_module(module or "lightning_as"), name)).parameters
+    except (AttributeError, ImportError, TypeError, ValueError):
+        return  # no path of a class, which the parser says
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return
     for argument in arguments:

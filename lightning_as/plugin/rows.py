@@ -1,8 +1,9 @@
-"""Rows of a batch that are not one for each drawn sample, because the `collate_fn` leaves some out or adds crops."""
+"""Rows of a batch: whose they are where the `collate_fn` leaves samples out or adds crops, and some of them taken."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Mapping, MutableMapping
 from typing import Any, NamedTuple
 
 import torch
@@ -119,6 +120,26 @@ def gather_kept(
     return draw.select(positions), [row.index_select(0, positions) for row in found]
 
 
+def take_rows(batch: Any, positions: Tensor, size: int) -> Any:
+    """The part of a batch of `size` samples at the given positions: of its tensors and lists, however nested."""
+    if isinstance(batch, Tensor):
+        return batch.index_select(0, positions.to(batch.device)) if _has_rows(batch, size) else batch
+    if isinstance(batch, Mapping):
+        parts = {key: take_rows(value, positions, size) for key, value in batch.items()}
+        if not isinstance(batch, MutableMapping):
+            return parts
+        narrowed = copy.copy(batch)  # of whatever type it is
+        narrowed.update(parts)
+        return narrowed
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*(take_rows(part, positions, size) for part in batch))
+    if isinstance(batch, (list, tuple)):
+        if len(batch) == size and not all(_has_rows(part, size) for part in batch):  # an entry for each sample
+            return type(batch)(batch[at] for at in positions.tolist())
+        return type(batch)(take_rows(part, positions, size) for part in batch)
+    return batch
+
+
 def _count_rows(batch: Any, drawn: int) -> int:
     """Number of rows: as many as were drawn if anything in the batch has those, else as the first thing with rows."""
     if isinstance(batch, Tensor):
@@ -140,3 +161,10 @@ def _sizes(part: Any) -> tuple[int, ...]:
     if isinstance(part, Tensor):
         return tuple(part.shape[:1] if part.dim() == 2 and part.is_floating_point() else part.shape[:2])
     return (len(part),) if isinstance(part, (list, tuple)) else ()
+
+
+def _has_rows(part: Any, size: int) -> bool:
+    """Whether a part of a batch has something for each of so many samples."""
+    if isinstance(part, Mapping):
+        return any(_has_rows(value, size) for value in part.values())
+    return len(part) == size if isinstance(part, (list, tuple)) or (isinstance(part, Tensor) and part.dim()) else False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from torch.utils.data import DataLoader
 from lightning_as.data.dataloader import as_it_is
 from lightning_as.plugin.forward import ForwardPass, describe
 from lightning_as.plugin.observation import Observer
+from lightning_as.plugin.rows import take_rows
 from lightning_as.plugin.wiring import find_loader, gather_rows
 from lightning_as.strategies import BatchSelector, Scores
 from lightning_as.strategies.scores import entropies_of
@@ -173,30 +173,3 @@ class Scorer:
                 f"torch.nn.Linear in {type(self._module).__name__} was given a row per instance: use another strategy."
             )
         return logits, seen[-1].flatten(1)
-
-
-def take_rows(batch: Any, positions: Tensor, size: int) -> Any:
-    """The part of a batch of `size` samples at the given positions: of its tensors and lists, however nested."""
-    if isinstance(batch, Tensor):
-        return batch.index_select(0, positions.to(batch.device)) if _has_rows(batch, size) else batch
-    if isinstance(batch, Mapping):
-        parts = {key: take_rows(value, positions, size) for key, value in batch.items()}
-        if not isinstance(batch, MutableMapping):
-            return parts
-        narrowed = copy.copy(batch)  # of whatever type it is
-        narrowed.update(parts)
-        return narrowed
-    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*(take_rows(part, positions, size) for part in batch))
-    if isinstance(batch, (list, tuple)):
-        if len(batch) == size and not all(_has_rows(part, size) for part in batch):  # an entry for each sample
-            return type(batch)(batch[at] for at in positions.tolist())
-        return type(batch)(take_rows(part, positions, size) for part in batch)
-    return batch
-
-
-def _has_rows(part: Any, size: int) -> bool:
-    """Whether a part of a batch has something for each of so many samples."""
-    if isinstance(part, Mapping):
-        return any(_has_rows(value, size) for value in part.values())
-    return len(part) == size if isinstance(part, (list, tuple)) or (isinstance(part, Tensor) and part.dim()) else False

@@ -3,6 +3,8 @@ from pathlib import Path
 
 import pytest
 
+from lightning_as import ConvNetClassifier, MNISTDataModule
+from lightning_as.cli import AdaptiveSamplingCLI
 from lightning_as.cli.arguments import check_names, check_options, presets
 
 CALLBACK = "--trainer.callbacks"
@@ -23,7 +25,7 @@ def test_presets_are_in_the_package():
 )
 def test_a_misspelt_option_is_answered_by_the_nearest_name(arguments: list[str], message: str):
     with pytest.raises(SystemExit, match=re.escape(message)):
-        check_names(["fit", *arguments])
+        check_names(["fit", *arguments], default=True)
 
 
 @pytest.mark.parametrize(
@@ -33,10 +35,20 @@ def test_a_misspelt_option_is_answered_by_the_nearest_name(arguments: list[str],
         [f"{CALLBACK}+=ModelCheckpoint", f"{CALLBACK}.monitor=loss"],
         ["--config=somewhere.yaml", f"{CALLBACK}.strategy.s_start=1"],
         [f"{CALLBACK}.strategy=null", f"{CALLBACK}.strategy.help"],
+        ["--config=somewhere.yaml", f"{CALLBACK}.monitor=loss"],
+        [f"{CALLBACK}.strategy=not_there.Strategy", f"{CALLBACK}.strategy.beta=1"],
     ],
 )
 def test_what_may_be_right_is_left_to_the_parser(arguments: list[str]):
-    check_names(["fit", *arguments])
+    check_names(["fit", *arguments], default=True)
+
+
+def test_a_command_line_of_one_s_own_has_the_nearest_name_as_well(monkeypatch: pytest.MonkeyPatch):
+    named = [f"{CALLBACK}+=AdaptiveSamplingCallback", f"{CALLBACK}.strategy.flor=0.1"]
+    monkeypatch.setattr("sys.argv", ["own.py", "fit", *named])
+    with pytest.raises(SystemExit, match="did you mean `floor`"):
+        AdaptiveSamplingCLI(ConvNetClassifier, MNISTDataModule)
+    check_names(["fit", *named[1:]])  # of some other callback, as far as is known
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"a: [1"])

@@ -1,6 +1,7 @@
+from collections import UserDict
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from types import MappingProxyType, SimpleNamespace
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -9,9 +10,9 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import default_collate
 
 from lightning_as import AdaptiveDataLoader, AdaptiveSamplingCallback, Draw, OnlineBatchSelection, SelectiveBackprop
-from lightning_as.plugin.rows import Rows, find_rows, gather_kept
+from lightning_as.plugin.rows import Rows, find_rows, gather_kept, take_rows
 from tests.helpers.recording import Recording
-from tests.helpers.tiny import BATCH, EPOCH, Tiny, normal, refused, tiny_dataset, tiny_fit
+from tests.helpers.tiny import BATCH, EPOCH, Tiny, differences, normal, refused, tiny_dataset, tiny_fit
 
 CAME = "A batch of 6 was drawn, but .* came with {} rows: the `collate_fn`.*kept="
 
@@ -139,3 +140,25 @@ def test_a_strategy_that_has_instances_scored_needs_one_row_for_each(tmp_path: P
         loader = AdaptiveDataLoader(tiny_dataset(), BATCH, collate_fn=collate, bins=None)
         with refused(message):
             tiny_fit(tmp_path, OnlineBatchSelection(recompute_every=1), Triple, loader, ours=ours, max_epochs=2)
+
+
+class Point(NamedTuple):
+    x: Tensor
+    names: list[str]
+
+
+def test_rows_are_taken_from_whatever_has_them():
+    x, y, at = torch.arange(12.0).view(6, 2), torch.arange(6), torch.tensor([4, 0, 4])
+    scalar, ragged = torch.tensor(3.0), [torch.zeros(length) for length in (1, 2, 6, 4, 5, 3)]
+    batch = {"pair": (x, [y, None]), "point": Point(x, list("abcdef")), "scalar": scalar, "ragged": ragged}
+    taken = take_rows(batch, at, 6)
+    assert differences(taken["pair"], (x[at], [y[at], None])) == []
+    assert isinstance(taken["point"], Point)
+    assert differences(taken["point"], (x[at], ["e", "a", "e"])) == []
+    assert taken["scalar"] is scalar
+    assert [len(one) for one in taken["ragged"]] == [5, 1, 5]
+    as_many_parts_as_rows = [{"x": x[:2]}, y[:2]]
+    assert differences(take_rows(as_many_parts_as_rows, torch.tensor([1]), 2), [{"x": x[1:2]}, y[1:2]]) == []
+    for mapping, kind in ((UserDict(x=y), UserDict), (MappingProxyType({"x": y}), dict)):
+        kept = take_rows(mapping, torch.tensor([2]), 6)
+        assert (type(kept), kept["x"].tolist()) == (kind, [2])

@@ -1,10 +1,8 @@
 import random
-from collections import UserDict
 from contextlib import nullcontext
 from copy import deepcopy
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,18 +17,11 @@ from lightning_as import (
     AdaptiveDataLoader,
     AdaptiveDataModule,
     Draw,
-    OnlineBatchSelection,
-    SelectiveBackprop,
-    StaticImportanceSampling,
-    StratifiedSampling,
     Uniform,
-    UpperBoundImportanceSampling,
 )
 from lightning_as.losses import gradient_bound
-from lightning_as.plugin.scoring import take_rows
 from lightning_as.strategies import BatchSelector, Scores, Selection, Strategy
 from tests.helpers.processes import within
-from tests.helpers.recording import Recording
 from tests.helpers.tiny import BATCH, EPOCH, Noisy, Tiny, TinyData, differences, refused, tiny_dataset, tiny_fit
 
 FACTOR = 3
@@ -266,28 +257,6 @@ def test_what_cannot_be_scored_is_refused(tmp_path: Path, reads: Any, make: Any,
         tiny_fit(tmp_path, Asking({reads}, torch.arange(3)), make, AdaptiveDataLoader(data, BATCH, bins=None))
 
 
-class Point(NamedTuple):
-    x: Tensor
-    names: list[str]
-
-
-def test_rows_are_taken_from_whatever_has_them():
-    x, y, at = torch.arange(12.0).view(6, 2), torch.arange(6), torch.tensor([4, 0, 4])
-    scalar, ragged = torch.tensor(3.0), [torch.zeros(length) for length in (1, 2, 6, 4, 5, 3)]
-    batch = {"pair": (x, [y, None]), "point": Point(x, list("abcdef")), "scalar": scalar, "ragged": ragged}
-    taken = take_rows(batch, at, 6)
-    assert differences(taken["pair"], (x[at], [y[at], None])) == []
-    assert isinstance(taken["point"], Point)
-    assert differences(taken["point"], (x[at], ["e", "a", "e"])) == []
-    assert taken["scalar"] is scalar
-    assert [len(one) for one in taken["ragged"]] == [5, 1, 5]
-    as_many_parts_as_rows = [{"x": x[:2]}, y[:2]]
-    assert differences(take_rows(as_many_parts_as_rows, torch.tensor([1]), 2), [{"x": x[1:2]}, y[1:2]]) == []
-    for mapping, kind in ((UserDict(x=y), UserDict), (MappingProxyType({"x": y}), dict)):
-        kept = take_rows(mapping, torch.tensor([2]), 6)
-        assert (type(kept), kept["x"].tolist()) == (kind, [2])
-
-
 @pytest.mark.parametrize("fails", [False, True])
 def test_after_a_fit_nothing_is_left_on_the_loader_and_the_module(fails: bool, tmp_path: Path):
     class Failing(Tiny):
@@ -314,68 +283,3 @@ def test_a_fit_draws_no_more_than_it_trains_on_and_knows_its_new_length(num_work
     trainer.fit_loop.max_epochs = 3
     trainer.fit(module, datamodule=data)
     assert trainer.global_step == strategy.drawn == strategy.progress.total == 12
-
-
-class Mapped(Tiny):
-    """Its batches are what `as_form` makes of a pair; counts its steps."""
-
-    steps = 0
-
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        return self.net(x * mask)
-
-    def training_step(self, batch: Any, batch_idx: int) -> Any:
-        self.steps += 1
-        x, mask, y = batch if isinstance(batch, list) else (batch["x"], batch["mask"], batch["y"])
-        return cross_entropy(self(x, mask), y)
-
-
-TRIPLES = TensorDataset(tiny_dataset().tensors[0], torch.ones(96, 8), tiny_dataset().tensors[1])
-MAPPINGS = [dict(zip(("x", "mask", "y"), row, strict=True)) for row in TRIPLES]
-
-
-@pytest.mark.parametrize(
-    ("strategy", "ours"),
-    [
-        (lambda: OnlineBatchSelection(recompute_every=1), {}),
-        (SelectiveBackprop, {}),
-        (lambda: UpperBoundImportanceSampling(threshold=1e6), {"weights": "none"}),  # does not score for now
-        (Uniform, {"logits_from": None, "recompute": True}),
-        (Recording, {"logits_from": None, "recompute": True}),
-    ],
-)
-def test_whether_scores_can_be_had_is_known_before_the_first_step(tmp_path: Path, strategy: Any, ours: dict[str, Any]):
-    def fit(data: Any, **more: Any) -> int:
-        module, loader = Mapped(), AdaptiveDataLoader(data, BATCH, bins=None)
-        target_key = 2 if data is TRIPLES else "y"
-        options = {**ours, "target_key": target_key, **more}
-        tiny_fit(tmp_path, strategy(), lambda: module, loader, options, max_epochs=3)
-        return module.steps
-
-    assert fit(MAPPINGS) == 3 * EPOCH  # the keys are arguments of `forward`
-    assert fit(TRIPLES, forward=lambda module, batch: module(batch[0], batch[1])) == 3 * EPOCH
-    if strategy is Uniform:  # reads nothing
-        assert fit(TRIPLES) == 3 * EPOCH
-        return
-    steps = []
-    with (
-        refused(r"the batch is a list of 3: say what gives its logits, `forward=lambda batch: …`, such as"),
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        patch.setattr(Mapped, "training_step", lambda *_: steps.append(1))
-        fit(TRIPLES)
-    assert steps == []
-
-
-@pytest.mark.parametrize(
-    "strategy",
-    [
-        OnlineBatchSelection(recompute_every=0),
-        StaticImportanceSampling(constants=[1.0] * 96),
-        StratifiedSampling(clusters_per_bin=1, deviation="gradients"),
-    ],
-)
-def test_nothing_is_tried_for_options_that_want_no_scores(tmp_path: Path, strategy: Strategy):
-    options: dict[str, Any] = {"target_key": 2, "weights": "none"}
-    loader = AdaptiveDataLoader(TRIPLES, BATCH, bins=None)
-    assert tiny_fit(tmp_path, strategy, Mapped, loader, options).module.steps == EPOCH
