@@ -28,9 +28,10 @@ from torch import Tensor
 from torch.linalg import vecdot
 
 from lightning_as.core.arguments import check_choice
-from lightning_as.core.bin_distribution import BinDistribution, BinStatistic, Smoothing
+from lightning_as.core.bin_distribution import BinStatistic, Smoothing
 from lightning_as.core.bins import Bins
-from lightning_as.core.instance_distribution import InstanceDistribution, last_occurrence
+from lightning_as.core.instance_distribution import InstanceDistribution
+from lightning_as.core.tree_in_bins import last_occurrence
 from lightning_as.strategies import AdaptiveSampling
 from lightning_as.strategies.adaptive import Score
 
@@ -95,10 +96,8 @@ class EverywhereDistribution(InstanceDistribution):
         unseen: As in :class:`EverywhereSampling`. Default: ``"first"``.
     """
 
-    _leaf = (0.0, 1.0, 0.0)
-
     def __init__(self, bins: Bins, delta_q: float = 0.1, unseen: Unseen = "first") -> None:
-        super().__init__(bins, delta_q)
+        super().__init__(bins, delta_q, leaf=(0.0, 1.0, 0.0))
         # A, U, D of each bin.
         ones = torch.ones_like(self._sizes)
         self._coefficients = torch.stack([torch.zeros_like(ones), 1 / self._sizes, ones], dim=1)
@@ -107,11 +106,14 @@ class EverywhereDistribution(InstanceDistribution):
         self._share_unseen = 1.0
         self._ticks = 0  # since D was last 1: no D is smaller than delta_q ** ticks
 
-    def draw(self, bins: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
-        leaves, q = self._tree.draw(uniforms, bins, self._coefficients)
-        return self._instance.index_select(0, leaves).long(), q
+    def draw(self, bins: Tensor, uniforms: Tensor, mass: Tensor, per_instance: float) -> tuple[Tensor, Tensor]:
+        coefficients = self._coefficients
+        if per_instance > 0:
+            coefficients = coefficients * (mass / vecdot(self._tree.totals(), coefficients)).unsqueeze(1)
+        leaves, within = self._tree.draw(uniforms, bins, coefficients, per_instance)
+        return self._instance.index_select(0, leaves).long(), within
 
-    def draw_from(self, over_bins: BinDistribution, floor: float, uniforms: Tensor) -> None:
+    def draw_from(self, mass: Tensor, ends: Tensor, per_instance: float, points: Tensor) -> None:
         """None: the loop is for leaves whose weight is their first channel."""
 
     def probability(self, indices: Tensor, bins: Tensor) -> Tensor:

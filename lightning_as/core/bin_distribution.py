@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lightning_as.core.draw import LARGEST_UNIFORM
+from lightning_as.core.execution import Viewing, loops
 from lightning_as.core.state import require
 from lightning_as.core.sum_tree import SMALLEST_WEIGHT
 
@@ -38,7 +39,7 @@ class BinDistribution:
 
     @property
     def cumulative(self) -> Tensor:
-        """The sums of P that :meth:`draw` searches, (k,) float64, which end in 1."""
+        """The sums of P, (k,) float64, which end in 1: a bin with p = 0 has no part of its own."""
         return self._cumulative
 
     def set(self, probabilities: Tensor) -> None:
@@ -47,20 +48,6 @@ class BinDistribution:
         drawable = torch.nn.functional.threshold(probabilities, SMALLEST_WEIGHT, 0.0)
         cumulative = drawable.cumsum(0)
         self._cumulative = cumulative / cumulative[-1]  # ends in exactly 1, also at bins with p = 0 in the end
-
-    def draw(self, uniforms: Tensor) -> tuple[Tensor, Tensor]:
-        """Draw bins with replacement. A bin with p = 0 is never drawn.
-
-        Args:
-            uniforms: In [0, 1), (B,) float64.
-
-        Returns:
-            Bins, (B,) int64, and where each uniform stands within its bin's part, again in [0, 1), (B,) float64.
-        """
-        bins = torch.searchsorted(self._cumulative, uniforms, right=True)
-        ends = self._cumulative.index_select(0, bins)
-        starts = torch.where(bins > 0, self._cumulative.index_select(0, (bins - 1).clamp_(min=0)), 0.0)
-        return bins, (uniforms - starts).div_(ends - starts).clamp_(max=LARGEST_UNIFORM)
 
     def state_dict(self) -> dict[str, Any]:
         """State as plain tensors, on the CPU, and ints."""
@@ -73,7 +60,7 @@ class BinDistribution:
         self.set(probabilities.to(self._probabilities.device, copy=True))
 
 
-class GradientBinDistribution(BinDistribution):
+class GradientBinDistribution(BinDistribution, Viewing):
     """P that follows gradient bounds.
 
     Args:
@@ -127,13 +114,17 @@ class GradientBinDistribution(BinDistribution):
             bounds: Squared gradient bounds Ĝ, (B,) float64; NaN where one is not known, which is left out.
             within: Probability q of each instance in its bin at the time of the draw, (B,) float64.
         """
-        if self.statistic == "sum_over_q":
-            bounds = bounds / within
-        elif self.statistic == "second_moment":
-            bounds = bounds / within.square()
-        _add(self._accumulated, bins, bounds.nan_to_num(0.0, posinf=math.inf))
-        if self.statistic in ("mean", "second_moment"):
-            _add(self._count, bins, (~bounds.isnan()).to(torch.float64))
+        power = {"sum_over_q": 1, "second_moment": 2}.get(self.statistic, 0)
+        counted = self.statistic in ("mean", "second_moment")
+        compiled = loops(bounds.device)
+        if compiled is not None:
+            batch = (part.contiguous().numpy() for part in (bins, bounds, within))
+            compiled.add_bounds(*self.views(self._accumulated, self._count), *batch, power, counted)
+        else:
+            bounds = bounds / within**power if power else bounds
+            _add(self._accumulated, bins, bounds.nan_to_num(0.0, posinf=math.inf))
+            if counted:
+                _add(self._count, bins, (~bounds.isnan()).to(torch.float64))
         self.age += 1
         if self.age == self.beta:
             self.recompute()
@@ -158,10 +149,9 @@ class GradientBinDistribution(BinDistribution):
         for name in ("accumulated", "count"):
             require((state[name] >= 0).all(), f"`{name}` has negative entries")
         super().load_state_dict(state)
-        device = self._sizes.device
-        self._accumulated = state["accumulated"].to(device, copy=True)
-        self._count = state["count"].to(device, copy=True)
-        self._averaged = state["averaged"].to(device, copy=True)
+        self._accumulated.copy_(state["accumulated"])
+        self._count.copy_(state["count"])
+        self._averaged = state["averaged"].to(self._sizes.device, copy=True)
         self.age = state["age"]
 
     def recompute(self) -> None:
@@ -199,6 +189,21 @@ class GradientBinDistribution(BinDistribution):
         """V ← δp V + (1 − δp) · mean, where there is a finite mean; the first one is taken as it is."""
         moved = torch.where(self._averaged < 0, mean, self.delta_p * self._averaged + (1 - self.delta_p) * mean)
         return torch.where(mean.isfinite(), moved, self._averaged)
+
+
+def invert(ends: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+    """Find the bins into whose parts of [0, 1) points fall. An empty part is never found.
+
+    Args:
+        ends: Where the parts end, one after the other, (k,) float64; the last in 1.
+        points: In [0, 1), (B,) float64.
+
+    Returns:
+        Bins, (B,) int64, and where each point stands within its bin's part, again in [0, 1), (B,) float64.
+    """
+    bins = torch.searchsorted(ends, points, right=True)
+    starts = torch.where(bins > 0, ends.index_select(0, (bins - 1).clamp_(min=0)), 0.0)
+    return bins, (points - starts).div_(ends.index_select(0, bins) - starts).clamp_(max=LARGEST_UNIFORM)
 
 
 def figures_of(p: Tensor) -> dict[str, float]:

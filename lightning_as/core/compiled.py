@@ -37,6 +37,7 @@ from lightning_as.core.compiled_trees import (
 )
 
 __all__ = [
+    "add_bounds",
     "bound_gradients",
     "check",
     "copy_leaves",
@@ -54,53 +55,66 @@ __all__ = [
 def draw_two_levels(
     memory: Floats,
     first_child: Integers,
+    sizes: Integers,
     height: int,
-    place_of: Integers,
     instance_of: NDArray[Any],
-    tags: NDArray[Any],
-    sizes: Floats,
-    p: Floats,
-    cumulative_p: Floats,
-    floor: float,
-    uniforms: Floats,
+    mass: Floats,
+    ends: Floats,
+    per_instance: float,
+    points: Floats,
     drawn: Integers,
     probabilities: Floats,
 ) -> None:
     """Draw from the two levels and the floor, see :class:`lightning_as.core.two_levels.TwoLevels`.
 
     The memory has a tree for each bin, with the weights in the first channel; `instance_of`, (N,), is the instance of
-    each leaf; `p`, (k,), is P, and `cumulative_p`, (k,), its sums, which end in 1. `uniforms`, (B,), are used up.
-    `drawn`, (2, B), takes the instances and their bins, `probabilities`, (2, B), takes r and that within the bin.
+    each leaf. `mass`, (k,), is what of a bin's part goes by the weights, and `per_instance` what each instance has
+    beside; `ends`, (k,), is where the bins' parts of [0, 1) end. `drawn`, (2, B), takes the instances and their bins,
+    `probabilities`, (2, B), takes r and that within the bin.
     """
-    cells, width, fanout, size = memory.reshape(-1), memory.shape[1] * memory.shape[2], memory.shape[2], place_of.size
-    instances, bins, of_levels = drawn[0], drawn[1], uniforms >= floor
-    if p.size != sizes.size or cumulative_p.size != sizes.size or tags.size != size or instance_of.size != size:
-        raise ValueError("P must be of as many bins, and the tables of as many instances, as there are.")
-    for i in range(uniforms.size):
-        if not 0 <= uniforms[i] < 1:
-            raise ValueError("A uniform is not in [0, 1).")
-        if of_levels[i]:
-            uniform = min((uniforms[i] - floor) / (1 - floor), 1 - 2**-53)
-            j = np.searchsorted(cumulative_p, uniform, side="right")
-            below = cumulative_p[j - 1] if j > 0 else 0.0
-            uniforms[i] = min((uniform - below) / (cumulative_p[j] - below), 1 - 2**-53)
-            bins[i] = j
-        else:
-            instances[i] = min(int(uniforms[i] / floor * size), size - 1)  # rounding may have given size
-            bins[i] = tags[instances[i]]
-    leaves, q = bins[of_levels], uniforms[of_levels]  # the second is written over
-    descend(memory, first_child, height, np.empty((sizes.size, 0)), 0.0, leaves, uniforms[of_levels], q)
-    at = 0
-    for i in range(uniforms.size):
+    cells, width, fanout = memory.reshape(-1), memory.shape[1] * memory.shape[2], memory.shape[2]
+    instances, bins, joint, within = drawn[0], drawn[1], probabilities[0], probabilities[1]
+    if mass.size != sizes.size or ends.size != sizes.size or instance_of.size != sizes.sum():
+        raise ValueError("P must be of as many bins, and the table of as many instances, as there are.")
+    uniforms = np.empty_like(points)
+    coefficients = np.full((sizes.size, 1 if per_instance > 0 else 0), -1.0)  # of the bins that are drawn from
+    for i in range(points.size):
+        if not 0 <= points[i] < 1:
+            raise ValueError("A point is not in [0, 1).")
+        j = np.searchsorted(ends, points[i], side="right")
+        start = ends[j - 1] if j > 0 else 0.0
+        uniforms[i] = min((points[i] - start) / (ends[j] - start), 1 - 2**-53)
+        bins[i] = instances[i] = j
+        if per_instance > 0 and coefficients[j, 0] < 0:
+            weight_sum = sum_of(cells, width * j, width * j + fanout)
+            if weight_sum <= 0:
+                raise ValueError("A tree to draw from has no weight.")
+            coefficients[j, 0] = mass[j] / weight_sum
+    descend(memory, first_child, sizes, height, coefficients, per_instance, 0.0, instances, uniforms, within)
+    for i in range(points.size):
         j = bins[i]
-        if of_levels[i]:
-            instances[i], within = instance_of[leaves[at]], q[at]
-            at += 1
-        else:
-            within = cells[place_of[instances[i]]] / sum_of(cells, width * j, width * j + fanout)
-        joint = (1 - floor) * p[j] * within + floor / size
-        probabilities[0, i] = joint
-        probabilities[1, i] = joint / ((1 - floor) * p[j] + floor * sizes[j] / size)
+        instances[i] = instance_of[instances[i]]
+        joint[i] = within[i] * (mass[j] + per_instance * sizes[j])
+
+
+@kernel
+def add_bounds(
+    sums: Floats, counts: Floats, bins: Integers, bounds: Floats, within: Floats, power: int, counted: bool
+) -> None:
+    """Add bounds over a power of the probabilities within the bins to the sums of their bins, (k,).
+
+    See :class:`lightning_as.core.bin_distribution.GradientBinDistribution`. `bins`, `bounds` and `within` are (B,); NaN
+    is left out. With `counted` the number of those added goes to `counts`, (k,).
+    """
+    if bounds.size != bins.size or within.size != bins.size or counts.size != sums.size:
+        raise ValueError("There must be a bin and a probability for each bound, and a count for each sum.")
+    for i in range(bins.size):
+        if bins[i] < 0 or bins[i] >= sums.size:
+            raise IndexError("A bin is not there.")
+        if not math.isnan(bounds[i]):
+            sums[bins[i]] += bounds[i] / within[i] ** power
+            if counted:
+                counts[bins[i]] += 1
 
 
 @kernel

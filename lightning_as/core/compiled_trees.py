@@ -72,13 +72,13 @@ def set_leaves(
 
 
 @kernel
-def _weight(cells: Floats, at: int, fanout: int, coefficients: Floats, threshold: float) -> float:
-    """The weight of a node: its first channel, or a combination of all, which is 0 up to the threshold."""
-    if coefficients.size == 0:
+def _weight(cells: Floats, at: int, fanout: int, coefficients: Floats, tree: int, threshold: float) -> float:
+    """The weight of a node: its first channel, or a combination of the first ones, which is 0 up to the threshold."""
+    if coefficients.shape[1] == 0:
         return cells[at]
     weight = 0.0
-    for c in range(coefficients.size):
-        weight += cells[at + c * fanout] * coefficients[c]
+    for c in range(coefficients.shape[1]):
+        weight += cells[at + c * fanout] * coefficients[tree, c]
     return 0.0 if weight <= threshold else weight
 
 
@@ -86,8 +86,10 @@ def _weight(cells: Floats, at: int, fanout: int, coefficients: Floats, threshold
 def descend(
     memory: Floats,
     first_child: Integers,
+    sizes: Integers,
     height: int,
     coefficients: Floats,
+    per_leaf: float,
     smallest: float,
     nodes: Integers,
     uniforms: Floats,
@@ -95,15 +97,15 @@ def descend(
 ) -> None:
     """Walk from trees to the leaves at the uniforms' places in their cumulative distributions.
 
-    `nodes`, (B,), are the trees, and become the leaves; `uniforms`, (B,), are used up; `probabilities`, (B,), takes
-    that of each leaf within its tree.
+    Each leaf weighs `per_leaf` beside what the memory says. `nodes`, (B,), are the trees, and become the leaves;
+    `uniforms`, (B,), are used up; `probabilities`, (B,), takes that of each leaf within its tree.
     """
     cells, width, fanout, trees = memory.reshape(-1), memory.shape[1] * memory.shape[2], memory.shape[2], nodes.copy()
-    totals = np.empty_like(uniforms)
+    totals, below, full = np.empty_like(uniforms), sizes[nodes], fanout ** (height - 1)  # leaves below a node, a child
     for i in range(nodes.size):
-        total, threshold = 0.0, smallest * float(fanout) ** (height - 1)
+        total, threshold = per_leaf * below[i], smallest * float(fanout) ** (height - 1)
         for j in range(fanout):
-            total += _weight(cells, width * nodes[i] + j, fanout, coefficients[trees[i]], threshold)
+            total += _weight(cells, width * nodes[i] + j, fanout, coefficients, trees[i], threshold)
         totals[i] = total
         uniforms[i] *= total
     for level in range(height - 1, -1, -1):
@@ -115,18 +117,23 @@ def descend(
             raise ValueError("A weight is not a number.")
         threshold = smallest * float(fanout) ** level
         for i in range(nodes.size):
-            target, running, below, child = uniforms[i], 0.0, 0.0, -1
+            target, running, before, child, left = uniforms[i], 0.0, 0.0, -1, below[i]
             for j in range(fanout):
-                weight = _weight(cells, width * nodes[i] + j, fanout, coefficients[trees[i]], threshold)
+                weight = _weight(cells, width * nodes[i] + j, fanout, coefficients, trees[i], threshold)
+                if per_leaf > 0.0:  # the first children are full, and one may be in part
+                    weight += per_leaf * min(max(left, 0), full)
+                    left -= full
                 if weight > 0.0:  # the last such child takes what rounding has put beyond all of them
-                    child, below, probabilities[i] = j, running, weight
+                    child, before, probabilities[i] = j, running, weight
                     running += weight
                     if running > target:
                         break
             if child < 0:
                 raise ValueError("A tree to draw from has no weight.")
-            uniforms[i] = target - below
+            uniforms[i] = target - before
             nodes[i] = first_child[nodes[i]] + child
+            below[i] = min(max(below[i] - child * full, 0), full)
+        full //= fanout
     probabilities /= totals
 
 
@@ -134,9 +141,10 @@ def descend(
 def draw_leaves(
     memory: Floats,
     first_child: Integers,
+    sizes: Integers,
     height: int,
-    roots: int,
     coefficients: Floats,
+    per_leaf: float,
     smallest: float,
     uniforms: Floats,
     leaves: Integers,
@@ -144,16 +152,16 @@ def draw_leaves(
 ) -> None:
     """Draw leaves of sum trees, see :meth:`lightning_as.core.sum_tree.SumTree.draw`.
 
-    `roots` is the number of trees, `coefficients` what the channels count in each, (roots, channels), or (roots, 0) for
-    the first channel alone. Combinations of leaves up to `smallest` count as zero. `uniforms`, (B,), are used up;
-    `leaves`, (B,), are the trees at first, and become the leaves; `probabilities`, (B,), takes those within the trees.
+    `coefficients` is what the channels count in each tree, (trees, channels), or (trees, 0) for the first channel
+    alone. Combinations of leaves up to `smallest` count as zero. `uniforms`, (B,), are used up; `leaves`, (B,), are the
+    trees at first, and become the leaves; `probabilities`, (B,), takes those within the trees.
     """
-    if uniforms.size != leaves.size or coefficients.shape[0] != roots:
+    if uniforms.size != leaves.size or coefficients.shape[0] != sizes.size:
         raise ValueError("There must be a uniform for each draw, and coefficients for each tree.")
     for i in range(leaves.size):
-        if leaves[i] < 0 or leaves[i] >= roots:
+        if leaves[i] < 0 or leaves[i] >= sizes.size:
             raise IndexError("A tree to draw from is not there.")
-    descend(memory, first_child, height, coefficients, smallest, leaves, uniforms, probabilities)
+    descend(memory, first_child, sizes, height, coefficients, per_leaf, smallest, leaves, uniforms, probabilities)
 
 
 @kernel

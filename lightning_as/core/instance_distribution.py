@@ -19,18 +19,16 @@ The sum tree keeps a weight w with q = w / W, W = Σ w over the bin, so that nor
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lightning_as.core.bin_distribution import BinDistribution
 from lightning_as.core.bins import Bins
-from lightning_as.core.draw import Draw
-from lightning_as.core.state import require
-from lightning_as.core.sum_tree import SumTree
+from lightning_as.core.tree_in_bins import WEIGHT, TreeInBins, last_occurrence
 
-_WEIGHT, _SCORE = 0, 1  # channels of a leaf
+_SCORE = 1  # the channel of a leaf beside its weight
 # Scores below count as 0, and sums of weights outside are scaled back to about 1, both long before float64 ends.
 _SMALLEST_SCORE = 1e-100
 _SMALLEST_SUM, _LARGEST_SUM = 1e-40, 1e40
@@ -39,75 +37,30 @@ _SMALLEST_SUM, _LARGEST_SUM = 1e-40, 1e40
 _LOOK_EVERY = 64
 
 
-class InstanceDistribution:
+class InstanceDistribution(TreeInBins):
     """Q^j over the members of each bin j, uniform at first.
 
     Args:
         bins: The partition.
         delta_q: δq in [0, 1), the share of its old q that a visit leaves an instance. Default: 0.1.
+        leaf: The channels of a leaf at first, which a subclass may have otherwise. Default: weight 1, score 0.
     """
 
-    _leaf: tuple[float, ...] = (1.0, 0.0)
-    """The channels of a leaf at first. A subclass may have others."""
-
-    def __init__(self, bins: Bins, delta_q: float = 0.1) -> None:
-        self.bins = bins
+    def __init__(self, bins: Bins, delta_q: float = 0.1, leaf: Sequence[float] = (1.0, 0.0)) -> None:
+        super().__init__(bins, leaf)
         self.delta_q = delta_q
-        self._sizes = torch.tensor(bins.sizes, dtype=torch.float64, device=bins.device)
-        self._tree = SumTree(bins.sizes, channels=len(self._leaf), device=bins.device)
-        self._tree.fill(list(self._leaf))
-        self._place, self._instance = self._lay_out()
         self._batches = 0
         self._unseen = torch.ones(len(bins), dtype=torch.bool, device=bins.device)
         self._seen = torch.zeros_like(self._sizes)  # of each bin
 
     @property
+    def arrays(self) -> tuple[Any, ...]:
+        return self.views(self._instance, self._place, self._unseen, self._seen, self._sizes)
+
+    @property
     def share_seen(self) -> float:
         """Share of all instances that have a score."""
         return float(self._seen.sum()) / len(self.bins)
-
-    def draw(self, bins: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
-        """Draw one instance from each of the given bins, with replacement.
-
-        Args:
-            bins: Bins, (B,) int64.
-            uniforms: In [0, 1), (B,) float64.
-
-        Returns:
-            Instances, (B,) int64, and the probability q of each, (B,) float64.
-        """
-        leaves, q = self._tree.draw(uniforms, bins)
-        return self._instance.index_select(0, leaves).long(), q
-
-    def draw_from(self, over_bins: BinDistribution, floor: float, uniforms: Tensor) -> Draw | None:
-        """A draw from P, Q and a floor at once by a compiled loop, see :class:`TwoLevels`; None where there is none."""
-        if self._tree.loops is None:
-            return None
-        drawn = torch.empty(2, len(uniforms), dtype=torch.int64, device="cpu")
-        probabilities = torch.empty(2, len(uniforms), dtype=torch.float64, device="cpu")
-        self._tree.loops.draw_two_levels(
-            *self._tree.arrays(),
-            self._place.numpy(),
-            self._instance.numpy(),
-            self.bins.tags.numpy(),
-            self._sizes.numpy(),
-            over_bins.probabilities.numpy(),
-            over_bins.cumulative.numpy(),
-            floor,
-            uniforms.numpy(),
-            drawn.numpy(),
-            probabilities.numpy(),
-        )
-        return Draw(drawn[0], drawn[1], probabilities[0], probabilities[1])
-
-    def probability(self, indices: Tensor, bins: Tensor) -> Tensor:
-        """Q of the given instances, which lie in the given bins: (B,) float64."""
-        weights = self._tree.get(self._place.index_select(0, indices), channel=_WEIGHT)
-        return weights / self._tree.totals()[:, _WEIGHT].index_select(0, bins)
-
-    def probabilities(self) -> Tensor:
-        """Q of every instance, in the data set's order, (N,) float64; they sum to 1 in each bin. O(N)."""
-        return self.probability(torch.arange(len(self.bins), device=self.bins.device), self.bins.tags.long())
 
     def update(self, indices: Tensor, bins: Tensor, scores: Tensor) -> None:
         """Enter a batch's scores into the table and move Q by one step of line 22.
@@ -122,20 +75,11 @@ class InstanceDistribution:
         if self._tree.loops is None:
             self._update_in_torch(indices, bins, scores)
             return
-        arrays = (
-            self._tree.memory,
-            self._tree.parents,
-            self._place,
-            self._unseen,
-            self._seen,
-            self._sizes,
-            indices.contiguous(),
-            bins.contiguous(),
-            scores.contiguous(),
-        )
+        batch = (part.contiguous().numpy() for part in (indices, bins, scores))
+        arguments = (*self._tree.arrays[:2], *self.arrays[1:], *batch)
         limits = (self.delta_q, _SMALLEST_SCORE, _SMALLEST_SUM, _LARGEST_SUM)
         for _ in range(2):  # the second time with weights that are scaled
-            if self._tree.loops.smooth_drawn(*(array.numpy() for array in arrays), *limits):
+            if self._tree.loops.smooth_drawn(*arguments, *limits):
                 return
             self._keep_in_range()
         raise ValueError("The weights of a bin sum to 0, or to no finite number: no instance of it can be drawn.")
@@ -155,11 +99,11 @@ class InstanceDistribution:
         weight_sum, score_sum = self._tree.totals().unbind(1)
         # Z takes the mean of the seen for the unseen, which makes it the sum over the seen times size / seen.
         per_score = (1 - self.delta_q) * self._seen / self._sizes * weight_sum / score_sum
-        held = self._tree.get(places, channel=_WEIGHT)
+        held = self._tree.get(places, channel=WEIGHT)
         moved = torch.addcmul(held * self.delta_q, per_score.index_select(0, bins), scores)
         # Bins whose scores are all 0 have no target: they keep their Q.
         moves = (score_sum >= _SMALLEST_SCORE).index_select(0, bins) & known
-        self._tree.set(places, torch.where(moves, moved, held), channel=_WEIGHT)
+        self._tree.set(places, torch.where(moves, moved, held), channel=WEIGHT)
 
     def _see(self, indices: Tensor, bins: Tensor, known: Tensor, last: Tensor) -> None:
         """Note that the known ones have a score from now on; of equal instances the last known one counts."""
@@ -170,51 +114,20 @@ class InstanceDistribution:
 
     def state_dict(self) -> dict[str, Any]:
         """State as plain tensors, on the CPU: the leaves (N, 2), and which instances are unseen, (N,)."""
-        return {"leaves": self._tree.leaves().cpu(), "unseen": self._unseen.clone().cpu()}
+        return super().state_dict() | {"unseen": self._unseen.clone().cpu()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a state of the same bins."""
-        require(float(state["leaves"].min()) >= 0, "`leaves` has negative weights or scores")
-        self._tree.load(state["leaves"])
-        require((self._tree.totals()[:, _WEIGHT] > 0).all(), "`leaves` has a bin without weight")
-        self._unseen = state["unseen"].to(self.bins.device, copy=True)
+        super().load_state_dict(state)
+        self._unseen.copy_(state["unseen"])
         unseen = self.bins.tags[self._unseen]
-        self._seen = self._sizes - torch.bincount(unseen, minlength=len(self._sizes))
-
-    def _lay_out(self) -> tuple[Tensor, Tensor]:
-        """The place of the leaf of each instance, and the instance of each leaf: (N,) both."""
-        bins, tree, kind = self.bins, self._tree, torch.int32 if len(self.bins) < 2**31 else torch.int64
-        if tree.loops is None:
-            order = bins.order()
-            place = torch.empty_like(order)
-            place[order] = tree.places()
-            return place, order.to(kind)
-        place = torch.empty(len(bins), dtype=torch.int64, device="cpu")
-        instance = torch.empty(len(bins), dtype=kind, device="cpu")
-        firsts = (part.numpy() for part in tree.firsts())
-        tags = bins.tags.numpy()
-        tree.loops.place_instances(tags, *firsts, tree.channels, tree.fanout, place.numpy(), instance.numpy())
-        return place, instance
+        self._seen.copy_(self._sizes - torch.bincount(unseen, minlength=len(self._sizes)))
 
     def _keep_in_range(self) -> None:
         """Scale all weights if some W threatens to leave float64. O(N) then, rare."""
-        weight_sum = self._tree.totals()[:, _WEIGHT]
+        weight_sum = self._tree.totals()[:, WEIGHT]
         smallest, largest = (float(end) for end in weight_sum.aminmax())
         if smallest < _SMALLEST_SUM or largest > _LARGEST_SUM:
             mantissa, _ = weight_sum.frexp()
             factors = mantissa / weight_sum  # powers of two, which change no digit, so that it matters to none when
-            self._tree.collapse(torch.stack([factors, torch.zeros_like(factors)], dim=1), channel=_WEIGHT)
-
-
-def last_occurrence(indices: Tensor, known: Tensor | None = None) -> Tensor:
-    """For each entry the position of the last entry equal to it: (B,) int64.
-
-    Args:
-        indices: (B,) int64, not negative.
-        known: Entries that go before the others, (B,) bool: of equal ones the last of these, if there is one. Default:
-            all of them.
-    """
-    keys = indices if known is None else 2 * indices + known
-    ordered, order = keys.sort(stable=True)
-    ends = torch.searchsorted(ordered, indices if known is None else 2 * indices + 1, right=True)
-    return order.index_select(0, ends - 1)
+            self._tree.collapse(torch.stack([factors, torch.zeros_like(factors)], dim=1), channel=WEIGHT)

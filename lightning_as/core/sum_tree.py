@@ -7,7 +7,8 @@ leaf and an update walks from a leaf to the root. Three things differ from the t
   handful of vectorised operations, and the inner nodes cost a few per cent of the leaves.
 * Several trees of unequal sizes stand side by side (one per bin), and one call draws from all of them.
 * A leaf is a short vector of channels, and a draw weighs it by one of them, or by a linear combination, so
-  that every weight of a tree can change at once without a leaf being touched.
+  that every weight of a tree can change at once without a leaf being touched. So can it by adding the same to each:
+  the leaves lie side by side, and how many are below a node follows from where it stands.
 
 Parents are recomputed from their children, never shifted by a difference: there is no drift. There is
 no limit of 2**24 categories, which is where ``torch.multinomial`` stops.
@@ -28,13 +29,13 @@ from torch.nn.functional import threshold
 
 from lightning_as.core.arguments import check_integer
 from lightning_as.core.draw import LARGEST_UNIFORM
-from lightning_as.core.execution import loops
+from lightning_as.core.execution import Viewing, loops
 
 SMALLEST_WEIGHT = 1e-280
 """Weights up to this one count as zero: a product with a uniform could no longer be told from 0."""
 
 
-class SumTree:
+class SumTree(Viewing):
     """Sum trees of the given sizes over float64 weights, all zero at first.
 
     Leaves are numbered tree after tree, and drawn by number. They are read and set by their place in memory, which
@@ -90,9 +91,10 @@ class SumTree:
         """The compiled loops that draw and set here, None where torch does. Not kept: a module cannot be pickled."""
         return loops(self.memory.device)
 
-    def arrays(self) -> tuple[Any, Any, int]:
-        """What the compiled draws take of a tree on the CPU: memory, first children and height."""
-        return self.memory.numpy(), self._first_child.numpy(), self.height
+    @property
+    def arrays(self) -> tuple[Any, ...]:
+        """What the loops take of a tree on the CPU: memory, parents, first children and sizes."""
+        return self.views(self.memory, self.parents, self._first_child, self._sizes)
 
     def places(self) -> Tensor:
         """The place of every leaf, (sum of sizes,) int64."""
@@ -117,8 +119,8 @@ class SumTree:
         """All leaves, tree after tree: (sum of sizes, C) float64. O(N)."""
         if self.loops is None:
             return self.get(self.places())
-        leaves = self.memory.new_empty(int(self._sizes.sum()), self.channels)
-        self.loops.copy_leaves(self.memory.numpy(), self._starts[-2], self._sizes.numpy(), leaves.numpy(), False)
+        leaves, (memory, _, _, sizes) = self.memory.new_empty(int(self._sizes.sum()), self.channels), self.arrays
+        self.loops.copy_leaves(memory, self._starts[-2], sizes, leaves.numpy(), False)
         return leaves
 
     def load(self, leaves: Tensor) -> None:
@@ -127,8 +129,8 @@ class SumTree:
         if self.loops is None:
             self._write(self.places(), leaves)
         else:
-            leaves = leaves.contiguous()
-            self.loops.copy_leaves(self.memory.numpy(), self._starts[-2], self._sizes.numpy(), leaves.numpy(), True)
+            memory, _, _, sizes = self.arrays
+            self.loops.copy_leaves(memory, self._starts[-2], sizes, leaves.contiguous().numpy(), True)
         self._sum_up()
 
     def fill(self, leaf: Sequence[float]) -> None:
@@ -171,7 +173,7 @@ class SumTree:
         if self.loops is not None:
             span = (0, self.channels) if channel is None else (channel, 1)
             leaves = places.clone().numpy(), values.contiguous().view(-1).numpy()
-            self.loops.set_leaves(self.memory.numpy(), self.parents.numpy(), len(self._sizes), *leaves, *span)
+            self.loops.set_leaves(*self.arrays[:2], len(self._sizes), *leaves, *span)
             return
         self._write(places, values, channel)
         memory = self.memory if channel is None else self.memory[:, channel]
@@ -182,7 +184,7 @@ class SumTree:
             self._write(places, sums, channel)
 
     def draw(
-        self, uniforms: Tensor, trees: Tensor | None = None, coefficients: Tensor | None = None
+        self, uniforms: Tensor, trees: Tensor | None = None, coefficients: Tensor | None = None, per_leaf: float = 0.0
     ) -> tuple[Tensor, Tensor]:
         """Draw leaves with replacement, in proportion to their weights. A zero weight is never drawn.
 
@@ -193,52 +195,59 @@ class SumTree:
         Args:
             uniforms: In [0, 1), (B,) float64.
             trees: The tree to draw from, (B,) int64. Its weights must sum to more than 1e-150. Default: the first.
-            coefficients: What the channels count in each tree, (number of trees, C): a leaf weighs the dot product, and
-                a result of at most :data:`SMALLEST_WEIGHT` counts as zero. Default: a leaf weighs its first channel.
+            coefficients: What the first c channels count in each tree, (number of trees, c): a leaf weighs the dot
+                product, and a result of at most :data:`SMALLEST_WEIGHT` counts as zero. Default: a leaf weighs its
+                first channel.
+            per_leaf: What each leaf weighs beside, at least 0. Default: 0.
 
         Returns:
             Leaf numbers, (B,) int64, and the probability of each within its tree, (B,) float64.
         """
-        node = torch.zeros(uniforms.shape, dtype=torch.int64, device=uniforms.device) if trees is None else trees
-        if self.loops is not None:
-            return self._draw_compiled(uniforms, node, coefficients)
+        trees = torch.zeros(uniforms.shape, dtype=torch.int64, device=uniforms.device) if trees is None else trees
+        if self.loops is None:
+            return self._draw_in_torch(uniforms, trees, coefficients, per_leaf)
+        leaves, probabilities = trees.clone(), torch.empty_like(uniforms)
+        if coefficients is None:
+            coefficients = probabilities.new_empty(len(self._sizes), 0)
+        memory, _, first_child, sizes = self.arrays
+        numbers = coefficients.contiguous().numpy(), per_leaf, SMALLEST_WEIGHT
+        drawn = uniforms.clone(memory_format=torch.contiguous_format).numpy(), leaves.numpy(), probabilities.numpy()
+        self.loops.draw_leaves(memory, first_child, sizes, self.height, *numbers, *drawn)
+        return leaves, probabilities
+
+    def _draw_in_torch(
+        self, uniforms: Tensor, node: Tensor, coefficients: Tensor | None, per_leaf: float
+    ) -> tuple[Tensor, Tensor]:
         factors = None if coefficients is None else coefficients.index_select(0, node).unsqueeze(2)
+        below = self._sizes.index_select(0, node).unsqueeze(1)  # leaves below the node
         totals: list[Tensor] = []
         weights = child = node
         for height in reversed(range(self.height)):
             rows = self.memory if totals else self.memory[: len(self._sizes)]  # those of the roots: no others are trees
             if factors is None:
                 weights = rows[:, 0].index_select(0, node)
-                cumulative = weights.cumsum(1)
             else:
                 # A node above its height's threshold has a child above the one below, and in the end a leaf.
                 smallest = SMALLEST_WEIGHT * self.fanout**height
-                weights = torch.linalg.vecdot(rows.index_select(0, node), factors, dim=1)
-                cumulative = threshold(weights, smallest, 0.0).cumsum(1)
+                rows = rows[:, : factors.shape[1]].index_select(0, node)
+                weights = threshold(torch.linalg.vecdot(rows, factors, dim=1), smallest, 0.0)
+            if per_leaf > 0:
+                full = self.fanout**height  # the first children are, and one may be in part
+                starts = torch.arange(0, self.fanout * full, full, device=node.device)
+                below = (below - starts).clamp_(0, full)
+                weights = torch.add(weights, below, alpha=per_leaf)
+            cumulative = weights.cumsum(1)
             totals.append(cumulative[:, -1:])
             # The first child whose cumulative weight exceeds the target has a positive weight itself. There is one:
             # a float times the largest uniform, 1 - 2**-53, rounds to less than itself.
             target = totals[-1] * uniforms.unsqueeze(1)
             child = torch.searchsorted(cumulative, target, right=True)
-            uniforms = _residual(cumulative, weights, target, child)
+            before = torch.where(child > 0, cumulative.gather(1, (child - 1).clamp_(min=0)), 0)
+            share = (target - before).div_(weights.gather(1, child))
+            uniforms = share.clamp_(max=LARGEST_UNIFORM).squeeze(1)  # rounding may have given 1
             node = self._first_child.index_select(0, node).add_(child.squeeze(1))
+            below = below.gather(1, child) if per_leaf > 0 else below
         return node, weights.gather(1, child).div_(totals[0]).squeeze(1)
-
-    def _draw_compiled(self, uniforms: Tensor, trees: Tensor, coefficients: Tensor | None) -> tuple[Tensor, Tensor]:
-        assert self.loops is not None, "the caller has looked"
-        leaves, probabilities = trees.clone(), torch.empty_like(uniforms)
-        if coefficients is None:
-            coefficients = probabilities.new_empty(len(self._sizes), 0)
-        self.loops.draw_leaves(
-            *self.arrays(),
-            len(self._sizes),
-            coefficients.contiguous().numpy(),
-            SMALLEST_WEIGHT,
-            uniforms.clone(memory_format=torch.contiguous_format).numpy(),
-            leaves.numpy(),
-            probabilities.numpy(),
-        )
-        return leaves, probabilities
 
     def _spread(self, places: Tensor, channel: int | None = None) -> Tensor:
         """Where a channel of some places lies, (M,), or all of them, (M · C,): they are a row's length apart."""
@@ -254,7 +263,7 @@ class SumTree:
         """Recompute every sum from the leaves."""
         # In the order that an update adds in, so that a state that is loaded is what was saved.
         if self.loops is not None:
-            self.loops.sum_up(self.memory.numpy(), self.parents.numpy(), len(self._sizes))
+            self.loops.sum_up(*self.arrays[:2], len(self._sizes))
             return
         for start, end in reversed(list(zip(self._starts[1:-1], self._starts[2:], strict=True))):
             self._write(self.parents[start:end], self.memory[start:end].sum(-1))
@@ -267,13 +276,6 @@ class SumTree:
     def _rows(self, nodes: Tensor) -> Tensor:
         """How many rows that many nodes of each tree fill, the last one perhaps in part."""
         return (nodes + self.fanout - 1) // self.fanout
-
-
-def _residual(cumulative: Tensor, weights: Tensor, target: Tensor, child: Tensor) -> Tensor:
-    """Where the targets, (B, 1), stand within the children that they fell into, as a share in [0, 1): (B,)."""
-    below = torch.where(child > 0, cumulative.gather(1, (child - 1).clamp_(min=0)), 0)
-    share = (target - below).div_(weights.gather(1, child))
-    return share.clamp_(max=LARGEST_UNIFORM).squeeze(1)  # rounding may have given 1
 
 
 def _starts(counts: Tensor) -> Tensor:

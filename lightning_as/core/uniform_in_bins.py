@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_as.core.bin_distribution import BinDistribution
 from lightning_as.core.bins import Bins
 
 
@@ -19,7 +18,7 @@ class UniformInBins:
 
     Example:
         >>> inside = UniformInBins(Bins([0, 1, 0, 0]))
-        >>> indices, q = inside.draw(torch.tensor([0, 1, 0]), torch.tensor([0.0, 0.5, 0.9]))
+        >>> indices, q = inside.draw(torch.tensor([0, 1, 0]), torch.tensor([0.0, 0.5, 0.9]), torch.ones(2), 0.0)
         >>> indices
         tensor([0, 1, 3])
         >>> q.tolist()
@@ -31,12 +30,14 @@ class UniformInBins:
         self._sizes = torch.tensor(bins.sizes, dtype=torch.int64, device="cpu")
         self._starts = self._sizes.cumsum(0) - self._sizes
 
-    def draw(self, bins: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
-        """Draw one instance from each of the given bins, with replacement.
+    def draw(self, bins: Tensor, uniforms: Tensor, mass: Tensor, per_instance: float) -> tuple[Tensor, Tensor]:
+        """Draw one instance from each of the given bins, with replacement; with a floor, too, all of a bin are equal.
 
         Args:
             bins: Bins, (B,) int64.
             uniforms: In [0, 1), (B,) float64.
+            mass: Of no importance.
+            per_instance: Of no importance.
 
         Returns:
             Instances, (B,) int64, and the probability of each in its bin, (B,) float64.
@@ -49,7 +50,7 @@ class UniformInBins:
         """The probability of the given instances in the given bins, which are theirs: (B,) float64."""
         return self._sizes.index_select(0, bins).to(torch.float64).reciprocal_()
 
-    def draw_from(self, over_bins: BinDistribution, floor: float, uniforms: Tensor) -> None:
+    def draw_from(self, mass: Tensor, ends: Tensor, per_instance: float, points: Tensor) -> None:
         """None: there is no compiled loop for this."""
 
     def state_dict(self) -> dict[str, Any]:

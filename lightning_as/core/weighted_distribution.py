@@ -7,10 +7,10 @@ from torch import Tensor
 from torch.linalg import vecdot
 
 from lightning_as.core.bins import Bins
-from lightning_as.core.draw import Draw, stratified_uniforms
-from lightning_as.core.instance_distribution import last_occurrence
+from lightning_as.core.draw import Draw
 from lightning_as.core.state import require
 from lightning_as.core.sum_tree import SumTree
+from lightning_as.core.tree_in_bins import last_occurrence
 
 _SMALLEST_TOTAL = 1e-140  # the sum tree draws from sums above 1e-150
 
@@ -59,25 +59,18 @@ class WeightedDistribution:
         unknown = torch.tensor([0.0, 1.0], dtype=torch.float64, device="cpu").expand(len(indices), 2)
         self._tree.set(self._tree.places_of(indices), unknown.contiguous())
 
-    def draw(self, size: int, generator: torch.Generator, stratified: bool = False) -> Draw:
+    def draw(self, points: Tensor) -> Draw:
         """Draw a batch with replacement.
 
         Args:
-            size: Number of instances B.
-            generator: For the draws.
-            stratified: Draw one from each of B equal shares of the distribution, with the instances in their order,
-                instead of all from the whole. Default: False.
+            points: What the distribution, instance after instance, is inverted at, in [0, 1), (B,) float64.
         """
-        if stratified:
-            uniforms = stratified_uniforms(size, generator)
-        else:
-            uniforms = torch.rand(size, dtype=torch.float64, generator=generator, device="cpu")
         coefficients = self._coefficients()
         if float(self._tree.totals()[0] @ coefficients) < _SMALLEST_TOTAL:
-            indices = (uniforms * len(self.bins)).long()
-            probabilities = torch.full((size,), 1 / len(self.bins), dtype=torch.float64, device="cpu")
+            indices = (points * len(self.bins)).long()
+            probabilities = torch.full_like(points, 1 / len(self.bins))
         else:
-            indices, probabilities = self._tree.draw(uniforms, coefficients=coefficients.unsqueeze(0))
+            indices, probabilities = self._tree.draw(points, coefficients=coefficients.unsqueeze(0))
         return Draw(indices, self.bins.of(indices), probabilities)
 
     def probabilities(self) -> Tensor:

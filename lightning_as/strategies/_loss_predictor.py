@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from lightning_as.core.bins import Bins
-from lightning_as.core.instance_distribution import last_occurrence
 from lightning_as.core.state import require
+from lightning_as.core.tree_in_bins import last_occurrence
 
 HISTORY = 10
 _WIDTH = 32

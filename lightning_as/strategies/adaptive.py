@@ -54,6 +54,7 @@ from lightning_as.core.bin_distribution import (
 from lightning_as.core.bins import Bins
 from lightning_as.core.draw import Draw
 from lightning_as.core.instance_distribution import InstanceDistribution
+from lightning_as.core.points import Kind, Points
 from lightning_as.core.two_levels import TwoLevels
 from lightning_as.strategies.base import Strategy
 
@@ -82,6 +83,8 @@ class AdaptiveSampling(Strategy):
             a bin keeps it while it is not drawn. Only for ``"mean"`` and ``"second_moment"``. Default: ``"previous"``.
         floor: ε in [0, 1): the batch is drawn from (1 − ε) · p · q + ε/N, so that no instance falls below ε/N
             whatever P and Q do; the thesis has none, 0. Default: 0.1.
+        points: ``"strata"``: the draws of a pass are spread evenly, see :mod:`lightning_as.core.points`.
+            ``"independent"``: each is by itself, as the thesis's. Default: ``"strata"``.
 
     Raises:
         TypeError: If `beta` is not an integer, or a share is not a number.
@@ -102,6 +105,7 @@ class AdaptiveSampling(Strategy):
         score: Score = "loss",
         smoothing: Smoothing = "previous",
         floor: float = 0.1,
+        points: Kind = "strata",
     ) -> None:
         check_integer("beta", beta, unit="batches")
         for name, share in (("delta_p", delta_p), ("delta_q", delta_q), ("floor", floor)):
@@ -110,6 +114,7 @@ class AdaptiveSampling(Strategy):
         check_choice("score", score, get_args(Score))
         check_choice("smoothing", smoothing, get_args(Smoothing))
         check_smoothing(bin_statistic, smoothing)
+        check_choice("points", points, get_args(Kind))
         self.beta = beta
         self.delta_p = delta_p
         self.delta_q = delta_q
@@ -119,6 +124,7 @@ class AdaptiveSampling(Strategy):
         self.reads = type(self).reads - (set() if score == "loss" else {"losses"})
         self.smoothing: Smoothing = smoothing
         self.floor = floor
+        self.points: Kind = points
 
     def start(self, bins: Bins) -> None:
         super().start(bins)
@@ -129,6 +135,7 @@ class AdaptiveSampling(Strategy):
         )
         self._inside = self.make_inside(bins)
         self._levels = TwoLevels(bins, self._over_bins, self._inside, self.floor)
+        self._points = Points(len(bins), self.points)
 
     def make_inside(self, bins: Bins) -> InstanceDistribution:
         """Q, as it is at first. A subclass may read line 22 of Algorithm 1 in another way."""
@@ -147,7 +154,7 @@ class AdaptiveSampling(Strategy):
         return self._levels.probabilities()
 
     def draw(self, size: int, generator: torch.Generator) -> Draw:
-        return self._levels.draw(size, generator)
+        return self._levels.draw(self._points.take(size, generator))
 
     def learn(self, draw: Draw, losses: Tensor, bounds: Tensor) -> None:
         assert draw.within is not None, "a draw from here has it"
@@ -160,7 +167,8 @@ class AdaptiveSampling(Strategy):
         return figures_of(self.bin_probabilities) | others
 
     def state_dict(self) -> dict[str, Any]:
-        return self._levels.state_dict()
+        return self._levels.state_dict() | {"drawn": self._points.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._levels.load_state_dict(state)
+        self._points.load_state_dict(state["drawn"])

@@ -32,15 +32,16 @@ When not: The difficulty lies inside the bins, of which the method sees nothing.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
-from lightning_as.core.arguments import check_integer, check_share
+from lightning_as.core.arguments import check_choice, check_integer, check_share
 from lightning_as.core.bin_distribution import GradientBinDistribution, figures_of
 from lightning_as.core.bins import Bins
 from lightning_as.core.draw import Draw, importance_weights
+from lightning_as.core.points import Kind, Points
 from lightning_as.core.two_levels import TwoLevels
 from lightning_as.core.uniform_in_bins import UniformInBins
 from lightning_as.strategies.base import Strategy
@@ -54,6 +55,7 @@ class GopalSampling(Strategy):
             data set, as in the paper. Default: None.
         delta: δ in [0, 1), the share of the new estimate in p; the rest is the bins' shares of the data, so that every
             bin can be drawn. Default: 0.5, the paper's.
+        points: As in :class:`AdaptiveSampling`; the paper's are independent. Default: ``"strata"``.
 
     Raises:
         TypeError: If `update_every` is not an integer, or `delta` not a number.
@@ -63,12 +65,14 @@ class GopalSampling(Strategy):
     reads = frozenset({"bounds"})
     weighted = True
 
-    def __init__(self, update_every: int | None = None, delta: float = 0.5) -> None:
+    def __init__(self, update_every: int | None = None, delta: float = 0.5, points: Kind = "strata") -> None:
         if update_every is not None:
             check_integer("update_every", update_every, unit="draws")
         check_share("delta", delta)
+        check_choice("points", points, get_args(Kind))
         self.update_every = update_every
         self.delta = delta
+        self.points: Kind = points
 
     def start(self, bins: Bins) -> None:
         super().start(bins)
@@ -78,6 +82,7 @@ class GopalSampling(Strategy):
             bins.sizes, None, 1 - self.delta, statistic="mean", smoothing="original", proportional=True
         )
         self._levels = TwoLevels(bins, self._over_bins, UniformInBins(bins))
+        self._points = Points(len(bins), self.points)
 
     @property
     def bin_probabilities(self) -> Tensor:
@@ -85,7 +90,7 @@ class GopalSampling(Strategy):
         return self._over_bins.probabilities
 
     def draw(self, size: int, generator: torch.Generator) -> Draw:
-        draw = self._levels.draw(size, generator)
+        draw = self._levels.draw(self._points.take(size, generator))
         return draw._replace(weights=importance_weights(draw.probabilities, len(self.bins)))
 
     def learn(self, draw: Draw, losses: Tensor, bounds: Tensor) -> None:
@@ -102,7 +107,8 @@ class GopalSampling(Strategy):
         return figures_of(self.bin_probabilities) | {"age_p": float(self._over_bins.age)}
 
     def state_dict(self) -> dict[str, Any]:
-        return self._levels.state_dict()
+        return self._levels.state_dict() | {"drawn": self._points.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._levels.load_state_dict(state)
+        self._points.load_state_dict(state["drawn"])

@@ -35,14 +35,15 @@ small against the data set that all norms are old.
 from __future__ import annotations
 
 from collections import deque
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
-from lightning_as.core.arguments import check_integer, check_positive, check_share
+from lightning_as.core.arguments import check_choice, check_integer, check_positive, check_share
 from lightning_as.core.bins import Bins
 from lightning_as.core.draw import Draw
+from lightning_as.core.points import Kind, Points
 from lightning_as.core.state import require_indices
 from lightning_as.core.weighted_distribution import WeightedDistribution
 from lightning_as.strategies.base import Strategy
@@ -58,6 +59,7 @@ class GradientNormSampling(Strategy):
             ever. Default: None. The source has 20 seconds, or 60 batches.
         warm_up: In [0, 1): sampling is uniform until a greater share of the instances has a norm that is good. Default:
             0.1, the source's.
+        points: As in :class:`AdaptiveSampling`; the source's are independent. Default: ``"strata"``.
 
     Raises:
         TypeError: If `staleness` is not an integer.
@@ -67,28 +69,36 @@ class GradientNormSampling(Strategy):
     reads = frozenset({"linear_bounds"})
     weighted = True
 
-    def __init__(self, constant: float = 1.0, staleness: int | None = None, warm_up: float = 0.1) -> None:
+    def __init__(
+        self,
+        constant: float = 1.0,
+        staleness: int | None = None,
+        warm_up: float = 0.1,
+        points: Kind = "strata",
+    ) -> None:
         check_positive("constant", constant, with_zero=True)
         if staleness is not None:
             check_integer("staleness", staleness, unit="batches, or None for norms that never age")
         check_share("warm_up", warm_up)
+        check_choice("points", points, get_args(Kind))
         self.constant = constant
         self.staleness = staleness
         self.warm_up = warm_up
+        self.points: Kind = points
 
     def start(self, bins: Bins) -> None:
         super().start(bins)
         self._distribution = WeightedDistribution(bins)
+        self._points = Points(len(bins), self.points)
         self._batches = 0  # learned from
         dated = 0 if self.staleness is None else len(bins)
         self._last = torch.zeros(dated, dtype=torch.int64, device="cpu")  # batch of each one
         self._recent: deque[Tensor] = deque()  # the instances of the last batches
 
     def draw(self, size: int, generator: torch.Generator) -> Draw:
-        if self._warm:
-            draw = self._distribution.draw(size, generator)
-        else:
-            draw = self._drawn_uniformly(torch.randint(len(self.bins), (size,), generator=generator, device="cpu"))
+        points = self._points.take(size, generator)
+        warm = self._warm
+        draw = self._distribution.draw(points) if warm else self._drawn_uniformly((points * len(self.bins)).long())
         return draw._replace(weights=(len(self.bins) * draw.probabilities).reciprocal())
 
     def learn(self, draw: Draw, losses: Tensor, bounds: Tensor) -> None:
@@ -122,6 +132,7 @@ class GradientNormSampling(Strategy):
             "batches": self._batches,
             "last": self._last.clone(),
             "recent": [part.clone() for part in self._recent],
+            "drawn": self._points.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -131,6 +142,7 @@ class GradientNormSampling(Strategy):
         self._batches = state["batches"]
         self._last = state["last"].clone()
         self._recent = deque(part.clone() for part in state["recent"])
+        self._points.load_state_dict(state["drawn"])
 
     @property
     def _warm(self) -> bool:

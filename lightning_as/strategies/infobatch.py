@@ -38,8 +38,8 @@ from torch import Tensor
 from lightning_as.core.arguments import check_share
 from lightning_as.core.bins import Bins
 from lightning_as.core.draw import Draw
-from lightning_as.core.instance_distribution import last_occurrence
 from lightning_as.core.passes import Passes
+from lightning_as.core.tree_in_bins import last_occurrence
 from lightning_as.strategies.base import Strategy
 
 _FIRST_SCORE = 3.0

@@ -33,16 +33,17 @@ steps shrink with their squares, and P freezes.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 from torch.linalg import vector_norm
 
-from lightning_as.core.arguments import check_positive, check_share
+from lightning_as.core.arguments import check_choice, check_positive, check_share
 from lightning_as.core.bin_distribution import BinDistribution, figures_of
 from lightning_as.core.bins import Bins
 from lightning_as.core.draw import Draw, importance_weights
+from lightning_as.core.points import Kind, Points
 from lightning_as.core.two_levels import TwoLevels
 from lightning_as.core.uniform_in_bins import UniformInBins
 from lightning_as.strategies.base import Strategy
@@ -58,6 +59,7 @@ class LearnedProposal(Strategy):
         learning_rate: η, at least 0. Default: 0.1, a guess.
         floor: ε in [0, 1): the share of the draws that is uniform over all instances. Default: 0.1. The source has
             none; 0 is as there, but for logits that stay above −100.
+        points: As in :class:`AdaptiveSampling`; the source's are independent. Default: ``"strata"``.
 
     Raises:
         ValueError: If an option is out of its range.
@@ -66,11 +68,13 @@ class LearnedProposal(Strategy):
     reads = frozenset({"bounds"})
     weighted = True
 
-    def __init__(self, learning_rate: float = 0.1, floor: float = 0.1) -> None:
+    def __init__(self, learning_rate: float = 0.1, floor: float = 0.1, points: Kind = "strata") -> None:
         check_positive("learning_rate", learning_rate, with_zero=True)
         check_share("floor", floor)
+        check_choice("points", points, get_args(Kind))
         self.learning_rate = learning_rate
         self.floor = floor
+        self.points: Kind = points
 
     def start(self, bins: Bins) -> None:
         super().start(bins)
@@ -78,6 +82,7 @@ class LearnedProposal(Strategy):
         self._shares = torch.tensor(bins.sizes, dtype=torch.float64, device="cpu") / len(bins)
         self._proposal = BinDistribution(self._shares)
         self._levels = TwoLevels(bins, self._proposal, UniformInBins(bins), self.floor)
+        self._points = Points(len(bins), self.points)
         self._set(self._shares.log())
 
     @property
@@ -86,7 +91,7 @@ class LearnedProposal(Strategy):
         return self._levels.bin_probabilities()
 
     def draw(self, size: int, generator: torch.Generator) -> Draw:
-        draw = self._levels.draw(size, generator)
+        draw = self._levels.draw(self._points.take(size, generator))
         return draw._replace(weights=importance_weights(draw.probabilities, len(self.bins)))
 
     def learn(self, draw: Draw, losses: Tensor, bounds: Tensor) -> None:
@@ -113,10 +118,11 @@ class LearnedProposal(Strategy):
         return figures_of(self.bin_probabilities)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"logits": self._logits.clone()}
+        return {"logits": self._logits.clone(), "drawn": self._points.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._take(state["logits"].clone())
+        self._points.load_state_dict(state["drawn"])
 
     def _set(self, logits: Tensor) -> None:
         """Take over logits, normalised."""

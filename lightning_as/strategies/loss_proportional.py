@@ -46,6 +46,7 @@ from torch import Tensor
 from lightning_as.core.arguments import check_choice, check_integer, check_positive
 from lightning_as.core.bins import Bins
 from lightning_as.core.draw import Draw
+from lightning_as.core.points import Kind, Points
 from lightning_as.core.weighted_distribution import WeightedDistribution
 from lightning_as.strategies._loss_predictor import LossPredictor
 from lightning_as.strategies.base import Strategy
@@ -68,6 +69,8 @@ class LossProportional(Strategy):
         presample: Uniformly drawn instances that the small network scores for each batch, at least 1. Default: 2048, as
             in the authors' code.
         seed: Seed of the small network's initial parameters. Default: 0.
+        points: As in :class:`AdaptiveSampling`, for ``"history"``; the authors' are independent, and so are all of
+            ``"lstm"``, whose distribution is another in each batch. Default: ``"strata"``.
 
     Raises:
         TypeError: If `presample` or `seed` is not an integer.
@@ -86,6 +89,7 @@ class LossProportional(Strategy):
         predictor: Predictor = "history",
         presample: int = 2048,
         seed: int = 0,
+        points: Kind = "strata",
     ) -> None:
         for name, value in (("smoothing", smoothing), ("exponent", exponent)):
             check_positive(name, value, with_zero=True)
@@ -94,22 +98,24 @@ class LossProportional(Strategy):
         check_choice("predictor", predictor, get_args(Predictor))
         check_integer("presample", presample, unit="instances")
         check_integer("seed", seed, least=-(2**63))
+        check_choice("points", points, get_args(Kind))
         self.smoothing = smoothing
         self.exponent = exponent
         self.bias_exponent = bias_exponent
         self.predictor: Predictor = predictor
         self.presample = presample
         self.seed = seed
+        self.points: Kind = points
 
     def start(self, bins: Bins) -> None:
         super().start(bins)
         self._distribution = WeightedDistribution(bins)
+        self._points = Points(len(bins), self.points if self.predictor == "history" else "independent")
         self._small = LossPredictor(bins, self.seed) if self.predictor == "lstm" else None
 
     def draw(self, size: int, generator: torch.Generator) -> Draw:
-        draw = (
-            self._distribution.draw(size, generator) if self._small is None else self._draw_presampled(size, generator)
-        )
+        points = self._points.take(size, generator)
+        draw = self._distribution.draw(points) if self._small is None else self._draw_presampled(points, generator)
         weights = biased_weights(draw.probabilities * len(self.bins), self.bias_exponent)
         return draw._replace(weights=weights)
 
@@ -136,13 +142,14 @@ class LossProportional(Strategy):
 
     def state_dict(self) -> dict[str, Any]:
         state = self._distribution.state() if self._small is None else self._small.state_dict()
-        return {"predictor": self.predictor, "state": state}
+        return {"predictor": self.predictor, "state": state, "drawn": self._points.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if self._small is None:
             self._distribution.load_state(state["state"])
         else:
             self._small.load_state_dict(state["state"])
+        self._points.load_state_dict(state["drawn"])
 
     def _scores(self, losses: Tensor) -> Tensor:
         return (losses + self.smoothing).pow(self.exponent).clamp_(max=_LARGEST)
@@ -151,15 +158,14 @@ class LossProportional(Strategy):
         assert self._small is not None
         return self._scores(self._small.predict(indices).clamp_(min=_SMALLEST_PREDICTION))
 
-    def _draw_presampled(self, size: int, generator: torch.Generator) -> Draw:
+    def _draw_presampled(self, points: Tensor, generator: torch.Generator) -> Draw:
         candidates = torch.randint(len(self.bins), (self.presample,), generator=generator, device="cpu")
         scores = self._predicted_scores(candidates)
-        uniforms = torch.rand(size, dtype=torch.float64, generator=generator, device="cpu")
         mean = scores.mean()
         if not float(mean):  # a large exponent may leave nothing of them
             scores, mean = torch.ones_like(scores), torch.ones_like(mean)
         cumulative = scores.cumsum(0)
-        chosen = torch.searchsorted(cumulative / cumulative[-1], uniforms, right=True)
+        chosen = torch.searchsorted(cumulative / cumulative[-1], points, right=True)
         indices = candidates[chosen]
         return Draw(indices, self.bins.of(indices), scores[chosen] / (mean * len(self.bins)))
 

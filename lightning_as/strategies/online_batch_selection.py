@@ -46,6 +46,7 @@ from torch import Tensor
 from lightning_as.core.arguments import check_choice, check_integer
 from lightning_as.core.bins import Bins
 from lightning_as.core.draw import Draw
+from lightning_as.core.points import Kind, Points
 from lightning_as.core.ranking import Ranking
 from lightning_as.core.state import require, require_indices
 from lightning_as.strategies.base import Scores, Strategy
@@ -69,6 +70,7 @@ class OnlineBatchSelection(Strategy):
             pressure of 1e8 the weights of a batch may span eight orders. Default: False, as in its ports.
         first_pass: Epoch 0. ``"sequential"``: in the data set's order, as the script, whose data is shuffled.
             ``"shuffled"``: for data that is sorted, by class for example. Default: ``"sequential"``.
+        points: As in :class:`AdaptiveSampling`, after epoch 0; the script's are independent. Default: ``"strata"``.
 
     Raises:
         TypeError: If `sort_period` is not an integer.
@@ -84,6 +86,7 @@ class OnlineBatchSelection(Strategy):
         recompute_ratio: float = 1.0,
         reweight: bool = False,
         first_pass: FirstPass = "sequential",
+        points: Kind = "strata",
     ) -> None:
         for name, pressure in (("s_start", s_start), ("s_end", s_end)):
             if not 1 <= pressure < math.inf:
@@ -96,6 +99,7 @@ class OnlineBatchSelection(Strategy):
                 f"`recompute_ratio` must be in (0, 1], got {recompute_ratio}: for none, use `recompute_every=0`."
             )
         check_choice("first_pass", first_pass, get_args(FirstPass))
+        check_choice("points", points, get_args(Kind))
         self.s_start = s_start
         self.s_end = s_end
         self.sort_period = sort_period
@@ -104,6 +108,7 @@ class OnlineBatchSelection(Strategy):
         self.reweight = reweight
         self.weighted = reweight
         self.first_pass: FirstPass = first_pass
+        self.points: Kind = points
 
     def start(self, bins: Bins) -> None:
         super().start(bins)
@@ -115,6 +120,7 @@ class OnlineBatchSelection(Strategy):
         self._recomputed_at = 0  # what that was at the last recomputation
         self._shuffled = torch.empty(0, dtype=torch.int64, device="cpu")
         self._position = 0
+        self._points = Points(self._size, self.points)
 
     def schedule(self) -> tuple[str, str] | None:
         if self.s_start == self.s_end:
@@ -143,8 +149,7 @@ class OnlineBatchSelection(Strategy):
             self._since_sort = 0
             _apply(self._updates, self._ranking)
             self._updates = []
-        uniforms = torch.rand(size, dtype=torch.float64, generator=generator, device="cpu")
-        ranks = self._ranks(uniforms)
+        ranks = self._ranks(self._points.take(size, generator))
         indices, probabilities = self._ranking.at(ranks), self._probabilities(ranks)
         weights = probabilities.mean() / probabilities if self.reweight else None
         return Draw(indices, self.bins.of(indices), probabilities, weights=weights)
@@ -200,6 +205,7 @@ class OnlineBatchSelection(Strategy):
             "recomputed_at": self._recomputed_at,
             "shuffled": self._shuffled.clone(),
             "position": self._position,
+            "drawn": self._points.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -211,6 +217,7 @@ class OnlineBatchSelection(Strategy):
         self._since_sort = state["since_sort"]
         self._evaluated, self._recomputed_at = state["evaluated"], state["recomputed_at"]
         self._position, self._shuffled = state["position"], state["shuffled"].clone()
+        self._points.load_state_dict(state["drawn"])
 
     def _draw_first_pass(self, size: int) -> Draw:
         """What is next of the pass, and from its beginning again where it ends."""

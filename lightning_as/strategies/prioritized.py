@@ -141,7 +141,7 @@ class _ByLoss:
         self._distribution = WeightedDistribution(bins, unknown=1.0)
 
     def draw(self, size: int, generator: torch.Generator) -> Draw:
-        return self._distribution.draw(size, generator, stratified=True)
+        return self._distribution.draw(stratified_uniforms(size, generator))
 
     def set(self, indices: Tensor, losses: Tensor) -> None:
         priorities = losses + self._epsilon

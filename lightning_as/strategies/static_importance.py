@@ -32,14 +32,15 @@ When not: Inputs of about the same norm, such as images, on which it is nearly u
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
-from lightning_as.core.arguments import check_share
+from lightning_as.core.arguments import check_choice, check_share
 from lightning_as.core.bins import Bins
 from lightning_as.core.draw import Draw
+from lightning_as.core.points import Kind, Points
 from lightning_as.core.state import require
 from lightning_as.strategies.base import Scores, Strategy
 
@@ -52,6 +53,7 @@ class StaticImportanceSampling(Strategy):
             Needell et al. Zhao and Zhang's is 0, with which an instance of constant 0 is never drawn.
         constants: L of each instance, (N,) numbers, finite and not negative; a tensor will do. None: the squared norms
             of the inputs. Default: None.
+        points: As in :class:`AdaptiveSampling`; the sources' are independent. Default: ``"strata"``.
 
     Raises:
         ValueError: If an option is out of its range; in :meth:`start` if there is not a constant for each instance.
@@ -60,9 +62,13 @@ class StaticImportanceSampling(Strategy):
     reads = frozenset({"inputs"})  # of an object, nothing if the constants are given
     weighted = True
 
-    def __init__(self, uniform_share: float = 0.5, constants: Sequence[float] | None = None) -> None:
+    def __init__(
+        self, uniform_share: float = 0.5, constants: Sequence[float] | None = None, points: Kind = "strata"
+    ) -> None:
         check_share("uniform_share", uniform_share, with_one=True)
+        check_choice("points", points, get_args(Kind))
         self.uniform_share = uniform_share
+        self.points: Kind = points
         self.constants = None if constants is None else _check(constants)
         self.reads = frozenset({"inputs"}) if constants is None else frozenset()
 
@@ -72,6 +78,7 @@ class StaticImportanceSampling(Strategy):
             raise ValueError(
                 f"`constants` must be one for each of the {len(bins)} instances, got {len(self.constants)}."
             )
+        self._points = Points(len(bins), self.points)
         self._set(self.constants)
 
     @property
@@ -95,8 +102,7 @@ class StaticImportanceSampling(Strategy):
         self._set(constants)
 
     def draw(self, size: int, generator: torch.Generator) -> Draw:
-        uniforms = torch.rand(size, dtype=torch.float64, generator=generator, device="cpu")
-        indices = torch.searchsorted(self._cumulative, uniforms, right=True)
+        indices = torch.searchsorted(self._cumulative, self._points.take(size, generator), right=True)
         probabilities = self._probabilities.index_select(0, indices)
         weights = (len(self.bins) * probabilities).reciprocal()
         return Draw(indices, self.bins.of(indices), probabilities, weights=weights)
@@ -110,7 +116,8 @@ class StaticImportanceSampling(Strategy):
         return {"largest_weight": 1 / (len(self.bins) * smallest)}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"constants": None if self._known is None else self._known.clone()}
+        constants = None if self._known is None else self._known.clone()
+        return {"constants": constants, "drawn": self._points.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         constants = state["constants"]
@@ -121,6 +128,7 @@ class StaticImportanceSampling(Strategy):
             require(fits and constants.dtype == torch.float64, "`constants` is not a number for each instance")
             constants = _check(constants)
         self._set(constants)
+        self._points.load_state_dict(state["drawn"])
 
     def _set(self, constants: Tensor | None) -> None:
         """Make the distribution from the constants; the uniform one if they are not known, or all 0."""
