@@ -111,10 +111,13 @@ def add_bounds(
     for i in range(bins.size):
         if bins[i] < 0 or bins[i] >= sums.size:
             raise IndexError("A bin is not there.")
-        if not math.isnan(bounds[i]):
-            sums[bins[i]] += bounds[i] / within[i] ** power
-            if counted:
-                counts[bins[i]] += 1
+        divisor = 1.0
+        for _ in range(power):
+            divisor *= within[i]
+        bound = bounds[i] / divisor
+        if not math.isnan(bound):
+            sums[bins[i]] += bound
+            counts[bins[i]] += counted
 
 
 @kernel

@@ -20,12 +20,15 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def kernel(function: Function) -> Function:
-    """Have a function compiled at its first call, and the result kept on the disk where that can be written."""
+    """Have a function compiled at its first call, and the result kept on the disk where that can be written.
+
+    Division by zero gives what torch gives, infinity or NaN.
+    """
     compiler: Any = njit  # what it returns is called as the function is
     try:
-        return compiler(cache=True)(function)
+        return compiler(cache=True, error_model="numpy")(function)
     except RuntimeError:  # there is no folder for a cache that can be written to
-        return compiler(function)
+        return compiler(error_model="numpy")(function)
 
 
 def check() -> None:

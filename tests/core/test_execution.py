@@ -29,10 +29,10 @@ def test_compiled_loops_are_for_the_cpu_alone_and_without_numba_there_is_a_warni
 def test_without_a_folder_for_the_cache_the_loops_are_compiled_all_the_same(monkeypatch: pytest.MonkeyPatch):
     njit = compiled_trees.njit
 
-    def without_a_folder(*functions: object, cache: bool = False):
+    def without_a_folder(cache: bool = False, **options: str):
         if cache:
             raise RuntimeError("cannot cache function: no locator available")
-        return njit(*functions)
+        return njit(**options)
 
     monkeypatch.setattr(compiled_trees, "njit", without_a_folder)
     assert compiled.kernel(lambda x: x + 1)(2) == 3

@@ -1,5 +1,6 @@
 """Steps of `AdaptiveSampling`, with each of a JSON list of options, on a GPU of torch's fake tensors.
 
+The points are independent: at the key of a pass, though it is on the CPU, somebody looks.
 They need no GPU, but refuse to mix devices, and to be looked at.
 """
 
@@ -34,7 +35,7 @@ def main(options: dict[str, Any]) -> None:
     execution._compiled = lambda: None
     # A pinned copy needs a driver.
     lightning_as.core.two_levels.to_device = lambda numbers, device: numbers.to(device)
-    strategy, fake = AdaptiveSampling(beta=2, **options), FakeTensorMode()
+    strategy, fake = AdaptiveSampling(beta=2, points="independent", **options), FakeTensorMode()
     strategy.start(Bins(torch.arange(150) % 5))
     with fake:
         put_there(strategy, fake, set())
