@@ -75,14 +75,36 @@ def set_leaves(
 
 
 @kernel
-def _weight(cells: Floats, at: int, fanout: int, coefficients: Floats, tree: int, threshold: float) -> float:
-    """The weight of a node: its first channel, or a combination of the first ones, which is 0 up to the threshold."""
-    if coefficients.shape[1] == 0:
-        return cells[at]
-    weight = 0.0
-    for c in range(coefficients.shape[1]):
-        weight += cells[at + c * fanout] * coefficients[tree, c]
-    return 0.0 if weight <= threshold else weight
+def _weigh(
+    cells: Floats,
+    start: int,
+    coefficients: Floats,
+    tree: int,
+    threshold: float,
+    per_leaf: float,
+    below: int,
+    full: int,
+    weights: Floats,
+) -> None:
+    """The weights of a node's children, whose first channels lie from `start` on, into `weights`, (fanout,).
+
+    They are the first channel, or the tree's combination of the first ones, which is 0 up to the threshold; and
+    `per_leaf` for each of the `below` leaves of the node. Its first children have `full` leaves each, and one the rest.
+    """
+    fanout, channels = weights.size, coefficients.shape[1]
+    for j in range(fanout):
+        weights[j] = cells[start + j] * (coefficients[tree, 0] if channels > 0 else 1.0)
+    if channels > 0:
+        for j in range(fanout):
+            for c in range(1, channels):
+                weights[j] += cells[start + c * fanout + j] * coefficients[tree, c]
+            weights[j] = 0.0 if weights[j] <= threshold else weights[j]
+    if per_leaf > 0:
+        whole = below // full
+        for j in range(whole):
+            weights[j] += per_leaf * full
+        if whole < fanout:
+            weights[whole] += per_leaf * (below - whole * full)
 
 
 @kernel
@@ -104,13 +126,7 @@ def descend(
     `uniforms`, (B,), are used up; `probabilities`, (B,), takes that of each leaf within its tree.
     """
     cells, width, fanout, trees = memory.reshape(-1), memory.shape[1] * memory.shape[2], memory.shape[2], nodes.copy()
-    totals, below, full = np.empty_like(uniforms), sizes[nodes], fanout ** (height - 1)  # leaves below a node, a child
-    for i in range(nodes.size):
-        total, threshold = per_leaf * below[i], smallest * float(fanout) ** (height - 1)
-        for j in range(fanout):
-            total += _weight(cells, width * nodes[i] + j, fanout, coefficients, trees[i], threshold)
-        totals[i] = total
-        uniforms[i] *= total
+    totals, weights, below = np.empty_like(uniforms), np.empty(fanout), sizes[nodes]  # leaves below a node
     for level in range(height - 1, -1, -1):
         touched = 0.0  # the memory that the level needs, asked for at once instead of draw by draw
         for i in range(nodes.size):
@@ -118,25 +134,24 @@ def descend(
                 touched += cells[width * nodes[i] + j]
         if math.isnan(touched):
             raise ValueError("A weight is not a number.")
-        threshold = smallest * float(fanout) ** level
+        full, threshold = fanout**level, smallest * float(fanout) ** level
         for i in range(nodes.size):
-            target, running, before, child, left = uniforms[i], 0.0, 0.0, -1, below[i]
+            _weigh(cells, width * nodes[i], coefficients, trees[i], threshold, per_leaf, below[i], full, weights)
+            if level == height - 1:
+                totals[i] = sum_of(weights, 0, fanout)
+                uniforms[i] *= totals[i]
+            target, running, before, child = uniforms[i], 0.0, 0.0, -1
             for j in range(fanout):
-                weight = _weight(cells, width * nodes[i] + j, fanout, coefficients, trees[i], threshold)
-                if per_leaf > 0.0:  # the first children are full, and one may be in part
-                    weight += per_leaf * min(max(left, 0), full)
-                    left -= full
-                if weight > 0.0:  # the last such child takes what rounding has put beyond all of them
-                    child, before, probabilities[i] = j, running, weight
-                    running += weight
+                if weights[j] > 0.0:  # the last such child takes what rounding has put beyond all of them
+                    child, before = j, running
+                    running += weights[j]
                     if running > target:
                         break
             if child < 0:
                 raise ValueError("A tree to draw from has no weight.")
-            uniforms[i] = target - before
+            uniforms[i], probabilities[i] = target - before, weights[child]
             nodes[i] = first_child[nodes[i]] + child
-            below[i] = min(max(below[i] - child * full, 0), full)
-        full //= fanout
+            below[i] = min(below[i] - child * full, full)
     probabilities /= totals
 
 

@@ -84,7 +84,8 @@ def test_agrees_with_algorithm_1(bin_statistic: str, smoothing: str, floor: floa
 @pytest.mark.parametrize("loss", [0.0, math.nan, 1e300, 1e-300, 5e-324])
 def test_degenerate_losses_never_break_a_distribution(tags: Tensor, loss: float):
     for floor, delta_q, statistic in itertools.product([0.0, 0.1], [0.0, 0.1], ["sum", "second_moment"]):
-        strategy = started(tags, beta=2, delta_q=delta_q, bin_statistic=statistic, floor=floor)
+        options = {"delta_q": delta_q, "bin_statistic": statistic, "floor": floor}
+        strategy = started(tags, beta=2, points="independent", **options)  # in batches larger than the data
         generator, odd = seeded(7), double(loss).expand(6)
         for step in range(15):
             draw, usual = strategy.draw(6, generator), torch.rand(6, dtype=torch.float64, generator=generator)
@@ -98,9 +99,9 @@ def test_degenerate_losses_never_break_a_distribution(tags: Tensor, loss: float)
             torch.testing.assert_close(again.probabilities, r[again.indices])
 
 
-def test_the_default_is_the_thesis_with_a_floor():
-    thesis = AdaptiveSampling(10, 0.9, 0.1, bin_statistic="sum", score="loss", smoothing="previous", floor=0.1)
-    assert vars(AdaptiveSampling()) == vars(thesis)
+def test_the_default_is_the_thesis_with_a_floor_and_strata():
+    thesis = {"bin_statistic": "sum", "score": "loss", "smoothing": "previous"}
+    assert vars(AdaptiveSampling()) == vars(AdaptiveSampling(10, 0.9, 0.1, **thesis, floor=0.1, points="strata"))
 
 
 @BY_OPTIONS
@@ -108,7 +109,8 @@ def test_off_the_cpu_nothing_is_looked_at_and_draws_are_the_same(options: Any, m
     """Through 63 batches, with losses that are not finite, and with negative ones; at the 64th it looks."""
     here, there, generator, skipped = started(beta=3, **options), started(beta=3, **options), seeded(1), 0
     for step in range(63):
-        _, losses, bounds = random_batch(here, seeded(step), step)
+        chance = seeded(step)
+        losses, bounds = random_losses(24, chance, step), random_losses(24, chance)
         losses[: step % 3], bounds[23] = math.nan, (math.inf if step % 5 == 0 else 1.0)
         if there.samples_by_loss:
             losses[3] = -1.0 if step % 4 == 0 else losses[3]

@@ -100,6 +100,35 @@ def test_draws_follow_the_distribution_and_carry_it(make: Make, steps: int):
     assert p_value(torch.cat([draw.indices for draw in draws]), probabilities) > 1e-3
 
 
+WITH_POINTS = [name for name, make in EVERY.items() if getattr(make(), "points", None) == "strata"]
+
+
+@pytest.mark.parametrize("name", WITH_POINTS)
+def test_an_epoch_of_equal_instances_is_a_permutation_and_the_next_another_one(name: str):
+    """In equal bins, before anything is known, and whether or not the batches fit into an epoch."""
+    for size in (16, 36):
+        strategy, generator, drawn = started(EVERY[name](), 96), seeded(), []
+        for _ in range(2):
+            strategy.start_epoch(generator)
+            if strategy.state_dict().get("predictor") == "lstm" or strategy.probabilities().std() > 1e-6:
+                return
+            drawn.append(torch.cat([strategy.draw(size, generator).indices for _ in range(96 // size)]))
+        assert all(len(epoch.unique()) == 96 // size * size for epoch in drawn)
+        assert not torch.equal(*drawn)
+
+
+def test_draws_have_strata_wherever_they_are_of_a_distribution_over_the_instances():
+    assert {name.split()[0] for name in WITH_POINTS} == {
+        "AdaptiveSampling",
+        "GopalSampling",
+        "GradientNormSampling",
+        "LearnedProposal",
+        "LossProportional",
+        "OnlineBatchSelection",
+        "StaticImportanceSampling",
+    }
+
+
 UNBIASED = ("GradientNorm", "Static", "Stratified", "Gopal", "LearnedProposal")
 
 

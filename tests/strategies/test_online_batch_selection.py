@@ -109,12 +109,18 @@ def test_draws_losses_sorts_and_recomputations_are_those_of_the_script(values: t
 @pytest.mark.parametrize("pressure", [1.0, 1 + 1e-12, 1.01, 1e8, 1e300])
 @pytest.mark.parametrize("size", [1, 90])
 def test_ranks_follow_the_exponential_distribution(size: int, pressure: float):
-    strategy = started(OnlineBatchSelection(pressure, pressure), size)
+    strategy = started(OnlineBatchSelection(pressure, pressure, points="independent"), size)
     for _ in range(2):
         strategy.start_epoch(seeded())
     expected = double(*over_ranks(size, pressure))
     torch.testing.assert_close(strategy.probabilities(), expected, rtol=1e-9, atol=0)  # none is seen
     draw = strategy.draw(50_000, seeded(3))
+    if size > 1:
+        spread = started(OnlineBatchSelection(pressure, pressure), size)
+        for _ in range(2):
+            spread.start_epoch(seeded())
+        counts = torch.bincount(spread.draw(size, seeded(4)).indices, minlength=size)
+        assert float((counts - size * expected).abs().max()) < 2
     torch.testing.assert_close(draw.probabilities, expected[draw.indices], rtol=1e-9, atol=0)
     assert size == 1 or p_value(draw.indices, expected) > 1e-3
     first, last = strategy._ranks(double(0.0)), strategy._ranks(double(1 - 2**-53))

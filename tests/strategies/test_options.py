@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from contextlib import nullcontext
+from inspect import signature
 from math import inf, nan
 from typing import Any
 
@@ -29,6 +30,10 @@ REFUSED: dict[Make, dict[str, Any]] = {
     s.StratifiedSampling: {"clusters_per_bin": 0, "seed": True, "deviation": "losses", "momentum": 1.0},
     s.SubmodularBatchSelection: {"closeness": -0.5, "refresh_epochs": 0, "partitions": 2.5, "epsilon": 1.0, "share": 0},
     s.UpperBoundImportanceSampling: {"presample": 1, "momentum": 1.0, "score": "norm", "tau_form": "cube"},
+}
+REFUSED = {
+    make: bad | ({"points": "halton"} if "points" in signature(make).parameters else {})
+    for make, bad in REFUSED.items()
 }
 REMEDIES: list[tuple[Make, dict[str, Any], str]] = [
     (s.AdaptiveSampling, {"bin_statistic": "x"}, "`bin_statistic` must be one of sum, .*, second_moment; got 'x'"),
@@ -87,6 +92,8 @@ def test_a_schedule_needs_an_end_in_sight(make: Make, message: str | None):
     [
         (s.GradientNormSampling, "staleness", None, 4, "another `staleness`, 'None', but here it is '4': use"),
         (s.GradientNormSampling, "staleness", 8, 4, "another `staleness`, '8', but here it is '4': use the one"),
+        (s.AdaptiveSampling, "points", "strata", "independent", "another `points`, 'strata', but here it is 'indep"),
+        (s.OnlineBatchSelection, "points", "independent", "strata", "another `points`, 'independent', but here it is"),
         (s.LossProportional, "predictor", "lstm", "history", "another `predictor`, 'lstm', but here it is 'history'"),
         (s.PrioritizedSampling, "variant", "rank", "proportional", "another `variant`, 'rank', but here it is"),
         (s.StaticImportanceSampling, "constants", range(9), range(9, 0, -1), "of other `constants` than those given"),
