@@ -50,6 +50,8 @@ _AS_IT_IS = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)
 class EverywhereSampling(AdaptiveSampling):
     """Adaptive sampling that moves all of Q after each batch: it learns far less than where only the batch moves.
 
+    Its draws are independent, as the thesis's.
+
     Args:
         beta: As in :class:`AdaptiveSampling`, and so are the others, but for `unseen`.
         delta_p: δp.
@@ -79,7 +81,7 @@ class EverywhereSampling(AdaptiveSampling):
         smoothing: Smoothing = "previous",
         floor: float = 0.1,
     ) -> None:
-        super().__init__(beta, delta_p, delta_q, bin_statistic, score, smoothing, floor)
+        super().__init__(beta, delta_p, delta_q, bin_statistic, score, smoothing, floor, points="independent")
         check_choice("unseen", unseen, get_args(Unseen))
         self.unseen: Unseen = unseen
 

@@ -51,13 +51,22 @@ class Arm:
         return self.strategy() if cell.delta_p is None else self.strategy(delta_p=cell.delta_p, delta_q=cell.delta_q)
 
 
-_THESIS = partial(AdaptiveSampling, floor=0.0)
+# The draws of the sources are independent, and so are those of the committed records.
+_THESIS = partial(AdaptiveSampling, floor=0.0, points="independent")
+_GOPAL = partial(GopalSampling, points="independent")
+_OBS = partial(
+    OnlineBatchSelection,
+    s_start=1e8,
+    s_end=1e8,
+    recompute_every=2.0,
+    points="independent",  # every 2: r = 0.5
+)
 _SECOND_MOMENT = partial(_THESIS, bin_statistic="second_moment")
 
 ARMS: dict[str, Arm] = {
     "uniform": Arm(Uniform),
     "AS": Arm(_THESIS),
-    "OBS": Arm(partial(OnlineBatchSelection, s_start=1e8, s_end=1e8, recompute_every=2.0)),  # every 2: r = 0.5
+    "OBS": Arm(_OBS),
     "AS_weighted": Arm(_THESIS, weights="unbiased"),
     "AS_floor": Arm(partial(_THESIS, floor=0.1)),
     "AS_second_moment": Arm(_SECOND_MOMENT),
@@ -66,8 +75,8 @@ ARMS: dict[str, Arm] = {
     "AS_robust": Arm(partial(_SECOND_MOMENT, smoothing="statistic", floor=0.1)),
     "AS_one_bin": Arm(_THESIS, bins="single"),
     "AS_q_only": Arm(partial(_THESIS, beta=_NEVER)),  # P stays as it starts: the same for each bin
-    "gopal": Arm(GopalSampling),
-    "gopal_unweighted": Arm(GopalSampling, weights="none"),
+    "gopal": Arm(_GOPAL),
+    "gopal_unweighted": Arm(_GOPAL, weights="none"),
     "InfoBatch": Arm(InfoBatch),
     "SelectiveBackprop": Arm(SelectiveBackprop),
 }

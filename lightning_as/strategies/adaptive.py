@@ -5,9 +5,11 @@ Q_i^j, both with replacement and from one fixed distribution for the whole batch
 the gradient norms, Q follows the last known losses. The method is unweighted: it minimises the training loss
 re-weighted towards what is hard, not the plain mean.
 
-The defaults are the thesis's settings and a floor, r = (1 − ε) p q + ε/N with ε = 0.1, without which P may collapse for
-good (`docs/evidence.md`, question 3, which also has the rule by which it was chosen). `floor=0.0`, the preset
-``thesis``, is the thesis's own. Two variants of it are in the thesis's studies:
+The defaults are the thesis's settings and two additions: a floor, r = (1 − ε) p q + ε/N with ε = 0.1, without which P
+may collapse for good (`docs/evidence.md`, question 3, which also has the rule by which it was chosen); and draws that
+are spread evenly over the distribution (:mod:`lightning_as.core.points`), where the thesis's are independent.
+`floor=0.0, points="independent"`, the preset ``thesis``, is the thesis's own. Two variants of it are in the thesis's
+studies:
 
 * ``annex``: P from Σ Ĝ/q, as the English paper has it.
 * ``robust``: the floor, and P from the mean of Ĝ/q², which is unbiased for the Σ ‖∇L‖²/q that P is the root of,
@@ -23,7 +25,7 @@ the one departure from the letter, in which all of Q may move: that reading lear
 (`benchmarks/convergence.py`), and is a subclass in the thesis's studies.
 
 Cost per step: No extra forward pass; O(batch · log N) for the draw and the update, a quarter of a millisecond on a CPU
-(`benchmarks/sum_tree.py`); 34 bytes of memory per instance.
+(`benchmarks/sum_tree.py`); 38 bytes of memory per instance.
 
 Verified: P and all of Q against a line-by-line transcription of Algorithm 1; training on MNIST, where the loss falls
 orders below uniform sampling without weights, and as uniform sampling with them. The thesis's own code is not public,

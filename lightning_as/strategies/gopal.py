@@ -13,10 +13,11 @@ so that p_k never falls below 1 − δ of the bin's share of the data, and a wei
 weighted by |C_k| / (N p_k): the method minimises the plain mean loss, with less noise.
 
 Source: Gopal, "Adaptive Sampling for SGD by Exploiting Side Information" (ICML 2016), Algorithm 1 and eqs. (7) and (8).
-Here J draws are the first whole number of batches that makes them, and the norm is that of the gradient with respect to
-the logits. The δ of Gopal multiplies the new estimate, that of the thesis the old one.
+Its draws are independent, `points="independent"` and the preset; by default they are spread evenly. Here J draws are
+the first whole number of batches that makes them, and the norm is that of the gradient with respect to the logits. The
+δ of Gopal multiplies the new estimate, that of the thesis the old one.
 
-Cost per step: No extra forward pass; O(batch · log K) for the draw and O(batch + K) for the update, for K bins; 12
+Cost per step: No extra forward pass; O(batch · log K) for the draw and O(batch + K) for the update, for K bins; 16
 bytes of memory per instance.
 
 Verified: The formulas, J = N/4 and δ = 0.5 in the paper's full text. The paper does not say what becomes of a bin that

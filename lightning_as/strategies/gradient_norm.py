@@ -12,12 +12,13 @@ giving an instance up: no weight exceeds mean(ω) / c. Until enough instances ha
 uniform.
 
 Source: Alain, Lamb, Sankar, Courville, Bengio, "Variance Reduction in SGD by Distributed Importance Sampling" (2015,
-arXiv:1511.06481) and the authors' code.
+arXiv:1511.06481) and the authors' code. Its draws are independent, `points="independent"` and the preset; by default
+they are spread evenly.
 
 Cost per step: No extra forward pass; the norms take a square and a sum of each linear layer's input and output
 gradient. A layer on sequences of T positions takes T² (d_in + d_out) or T d_in d_out multiplications per instance,
 whichever needs less memory, and its input is kept until the backward pass. O(batch · log N) for the
-draw and the update; 21 bytes of memory per instance, with `staleness` 29.
+draw and the update; 25 bytes of memory per instance, with `staleness` 33.
 
 Verified: The norm, the constant, the threshold and the weights in the authors' code; the paper's text, and which
 constant and staleness its curves are of, could not be read. Departures: the source's workers score the whole data set

@@ -13,9 +13,10 @@ so that no weight exceeds 1/ε; its own gradient, (1 − ε) q_k / r_k · (e_k �
 follows. And a step that would move a logit by more than 1 is shortened to that.
 
 Source: Bouchard, Trouillon, Perez, Gaidon, "Online Learning to Sample" (2015, arXiv:1506.09016), algorithm AW-SGD and
-the application in which images are sampled by their labels.
+the application in which images are sampled by their labels. Its draws are independent, `points="independent"` and the
+preset; by default they are spread evenly, whose variance is another than the one that is minimised.
 
-Cost per step: No extra forward pass; O(batch · log K) for the draw and O(batch + K) for the update, for K bins; 12
+Cost per step: No extra forward pass; O(batch · log K) for the draw and O(batch + K) for the update, for K bins; 16
 bytes of memory per instance.
 
 Verified: The abstract and a summary; the step was derived from them and agrees with finite differences of E ‖d‖². The

@@ -16,11 +16,12 @@ scores. A drawn instance's probability is then 1/(N w_i), as estimated from the 
 
 Source: Katharopoulos and Fleuret, "Biased Importance Sampling for Deep Neural Network Training" (2017,
 arXiv:1706.00043) and its library, `HistorySampler`, `LSTMSampler`, `BiasedReweightingPolicy`; sampling in proportion to
-the last loss also in section 5 of Schaul et al., "Prioritized Experience Replay" (2015), there without weights.
+the last loss also in section 5 of Schaul et al., "Prioritized Experience Replay" (2015), there without weights. Their
+draws are independent, `points="independent"` and the preset; by default those of ``"history"`` are spread evenly.
 
 Cost per step: No extra forward pass of the module. ``"history"``: O(batch · log N). ``"lstm"``: a forward pass of the
 small network on `presample` instances and a training step on the batch, some 30 ms on one CPU core once the histories
-are full. 21 bytes of memory per instance, ``"lstm"`` 63.
+are full. 25 bytes of memory per instance, ``"lstm"`` 63.
 
 Verified: Weights, scores, the network, its 10 losses, first loss of 1, presample of 2048, clipping at 10⁻⁶ and the
 defaults k = 0.5 and smoothing 0 in the authors' code; the paper's text and its results could not be read. Departures:

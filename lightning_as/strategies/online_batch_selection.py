@@ -16,11 +16,11 @@ forward passes.
 Source: Loshchilov and Hutter, "Online Batch Selection for Faster Training of Neural Networks" (2015, arXiv:1511.06343),
 after the script that is known as theirs, a Lasagne one for MNIST; the thesis compares itself with its scenario 9, the
 defaults: s = 10⁸ from start to end, everything computed anew every 2 epochs, which the script has as a frequency
-of 0.5.
+of 0.5. Its draws are independent, `points="independent"` and the preset; by default they are spread evenly.
 
 Cost per step: No extra forward pass but for N every `recompute_every` epochs, half a pass of the data per epoch by
 default. Draw and update: O(√(N · batch)), a millisecond or two with a million instances; nothing sorts all of them
-(`benchmarks/online_batch_selection.py`); 29 bytes of memory per instance.
+(`benchmarks/online_batch_selection.py`); 33 bytes of memory per instance.
 
 Verified: All of the above in the script, line by line. The paper's text could not be read, nor could it be verified
 that the script is the authors' own. The script weights the losses of a batch by the mean of its p over p_i, which the

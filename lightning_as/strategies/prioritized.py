@@ -6,10 +6,10 @@ An instance is drawn with probability P(i) = p_i^α / Σ_k p_k^α, from its prio
 * ``"rank"``: p_i = 1 / rank(i), its place in the descending order of the last known losses.
 
 The range of the cumulative distribution is cut into B equal parts, and one instance is drawn from each: a batch is
-spread more evenly than by independent draws, and its mean has the same expectation. The losses are weighted by
-w_i = (N P(i))^(−β), over the largest of the batch. β goes linearly from `beta_start` at the first batch to 1 at the
-last: in the end the weights are unbiased, up to their common factor. Instances that were never drawn have the largest
-priority so far, at first 1; with ``"rank"`` they come before all others.
+spread more evenly than by independent draws, and its mean has the same expectation. So there is no choice of points
+here. The losses are weighted by w_i = (N P(i))^(−β), over the largest of the batch. β goes linearly from `beta_start`
+at the first batch to 1 at the last: in the end the weights are unbiased, up to their common factor. Instances that were
+never drawn have the largest priority so far, at first 1; with ``"rank"`` they come before all others.
 
 Source: Schaul, Quan, Antonoglou and Silver, "Prioritized Experience Replay" (2015, arXiv:1511.05952): eq. (1),
 the weights under "annealing the bias", Algorithm 1, and the appendix on the variants. Its supervised experiment is of

@@ -15,10 +15,11 @@ gradient has the constant c ‖x_i‖²; of a deep network it is no more than a 
 
 Source: Needell, Srebro, Ward, "Stochastic Gradient Descent, Weighted Sampling, and the Randomized Kaczmarz Algorithm"
 (2013, arXiv:1310.5715), partially biased sampling, λ = ½. Zhao and Zhang, "Stochastic Optimization with Importance
-Sampling for Regularized Loss Minimization" (ICML 2015), p_i = L_i / Σ L in Iprox-SMD.
+Sampling for Regularized Loss Minimization" (ICML 2015), p_i = L_i / Σ L in Iprox-SMD. Their draws are independent,
+`points="independent"` and the preset; by default they are spread evenly.
 
 Cost per step: No extra forward pass; O(batch · log N). Once, if constants are to be estimated, a pass over the data
-without the model, whose inputs are all in memory at that moment. 28 bytes of memory per instance.
+without the model, whose inputs are all in memory at that moment. 32 bytes of memory per instance.
 
 Verified: The formula of Zhao and Zhang in the paper's full text. Needell et al. from the abstract and secondary
 sources: the exact form of the theorem could not be verified, and of the published MATLAB file the slip `1/2*n` is not

@@ -15,6 +15,9 @@ Shares are rounded by largest remainder: strata whose share is below 1 get 1, an
 the first. If all σ_j are 0 the shares are the sizes. Before the clusters are known, which is at most for the batches
 that loader workers draw ahead of the first step, the strata are the bins, and the shares their sizes.
 
+Inside a stratum the draws of a batch are independent of each other, as the source's: what could be spread evenly over a
+batch is, by the fixed numbers, so that there is no choice of points here.
+
 Source: Zhao and Zhang, "Accelerating Minibatch Stochastic Gradient Descent using Stratified Sampling" (2014,
 arXiv:1405.3080), the estimator and the allocation; the allocation is Neyman's (1934).
 Cost per step: None but the draw, O(batch + strata). Before training once k-means over all inputs, which are loaded

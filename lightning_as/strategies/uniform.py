@@ -1,8 +1,9 @@
 """Uniform sampling: what a `DataLoader` with `shuffle=True` does, and its fair control with replacement.
 
 Without replacement an epoch is a random permutation, cut into batches; the instances of the last, incomplete batch wait
-for a later epoch. With replacement every draw is from all instances, as the draws of most of these methods are: an
-epoch of N draws then sees 63.2 % of the data, and what a method gains over that is not paid for by repeats.
+for a later epoch. It is what draws that are spread evenly (:mod:`lightning_as.core.points`) are of the uniform
+distribution. With replacement each draw is from all instances, by itself: an epoch of N draws then sees 63.2 % of the
+data. It is the control of methods whose draws are independent: what one gains over it is not paid for by repeats.
 
 Source: None; it is what stochastic gradient descent is defined with.
 

@@ -20,9 +20,10 @@ Cost per step: While it is active `presample` forward passes of the batch beside
 threshold of (B + 3b)/3b is where that pays, if a backward pass costs two forward passes. O(B) for the choice.
 
 Verified: The authors' library line by line (sampler, condition, its momentum, the threshold). Not verified: the paper's
-own text, and so the exponent in its τ. A variance falls with the batch size itself, so that the factor should be B Σ g²
-without the root: ``tau_form="ratio"``. With several processes each chooses from its own share of the candidates, and τ
-takes a step for each of them; another number of them chooses otherwise.
+own text, and so the exponent in its τ. Draws are independent, as there: of the uniform distribution evenly spread ones
+would be shuffled epochs. A variance falls with the batch size itself, so that the factor should be B Σ g² without the
+root: ``tau_form="ratio"``. With several processes each chooses from its own share of the candidates, and τ takes a step
+for each of them; another number of them chooses otherwise.
 
 When to use it: The forward pass is cheap beside the backward pass, gradients differ much between instances, and the
 gradient must stay that of the mean loss.

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 import yaml
 
-from lightning_as import AdaptiveSampling, MNISTDataModule, OnlineBatchSelection
+from lightning_as import AdaptiveSampling, GopalSampling, MNISTDataModule, OnlineBatchSelection
 from thesis.grid import ARMS, DATA, GRIDS, cells, select
 
 CONFIGS = Path(__file__).parents[2] / "thesis" / "configs"
@@ -45,11 +45,12 @@ def test_the_arms_are_what_their_names_say():
     }
     for name, own in changes.items():
         assert options[name] == {**options["AS"], **own}
-    assert options["AS"] == plain_options(AdaptiveSampling(floor=0.0))
-    assert options["OBS"] == plain_options(OnlineBatchSelection())
+    assert options["AS"] == plain_options(AdaptiveSampling(floor=0.0, points="independent"))
+    assert options["OBS"] == plain_options(OnlineBatchSelection(points="independent"))
+    assert options["gopal"] == options["gopal_unweighted"] == plain_options(GopalSampling(points="independent"))
     for name, own in {"robust": changes["AS_robust"], "annex": {"bin_statistic": "sum_over_q"}}.items():
         (callback,) = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())["trainer"]["callbacks"]
-        assert callback["init_args"]["strategy"]["init_args"] == {"floor": 0.0, **own}
+        assert callback["init_args"]["strategy"]["init_args"] == {"floor": 0.0, "points": "independent", **own}
     searched = cells("grid-search", 1)[1]
     assert plain_options(ARMS["AS"].make(searched)) == {**options["AS"], "delta_p": 0.3, "delta_q": 0.4}
     assert searched.name == "grid-search-AS-adadelta_64-full-p0.3-q0.4-seed0"
