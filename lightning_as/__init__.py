@@ -19,6 +19,7 @@ from lightning_as.plugin.irreducible import irreducible_losses
 from lightning_as.strategies import (
     AdaptiveSampling,
     BatchSelector,
+    ClosenessSampling,
     GopalSampling,
     GradientNormSampling,
     InfoBatch,
@@ -56,6 +57,7 @@ __all__ = [
     "Bins",
     "CIFAR10DataModule",
     "CIFAR100DataModule",
+    "ClosenessSampling",
     "ConvNetClassifier",
     "CrossEntropy",
     "Draw",

@@ -2,6 +2,7 @@
 
 from lightning_as.strategies.adaptive import AdaptiveSampling
 from lightning_as.strategies.base import BatchSelector, Selection, Strategy
+from lightning_as.strategies.closeness import ClosenessSampling
 from lightning_as.strategies.gopal import GopalSampling
 from lightning_as.strategies.gradient_norm import GradientNormSampling
 from lightning_as.strategies.infobatch import InfoBatch
@@ -23,6 +24,7 @@ from lightning_as.strategies.upper_bound import UpperBoundImportanceSampling
 __all__ = [
     "AdaptiveSampling",
     "BatchSelector",
+    "ClosenessSampling",
     "GopalSampling",
     "GradientNormSampling",
     "InfoBatch",

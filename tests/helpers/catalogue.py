@@ -12,6 +12,7 @@ CATALOGUE: dict[str, Callable[[], of.Strategy]] = {
     "StaticImportanceSampling": of.StaticImportanceSampling,
     "UpperBoundImportanceSampling": lambda: of.UpperBoundImportanceSampling(threshold=0.5),
     "AdaptiveSampling": lambda: of.AdaptiveSampling(beta=3),
+    "ClosenessSampling": of.ClosenessSampling,
     "StratifiedSampling": lambda: of.StratifiedSampling(clusters_per_bin=2, deviation="gradients"),
     "GopalSampling": lambda: of.GopalSampling(update_every=40),
     "InfoBatch": lambda: of.InfoBatch(delta=0.5),
@@ -34,6 +35,7 @@ VARIANTS: dict[str, Callable[[], of.Strategy]] = {
     "AdaptiveSampling by statistic": lambda: of.AdaptiveSampling(
         3, 0.5, 0, "second_moment", "gradient", "statistic", 0.2
     ),
+    "ClosenessSampling that follows": lambda: of.ClosenessSampling(100, "follow", warm_up=0.5, relaxation=0),
     "GradientNormSampling for ever": lambda: of.GradientNormSampling(warm_up=0.0),
     "LossProportional unbiased": lambda: of.LossProportional(smoothing=0.1, bias_exponent=1.0),
     "PrioritizedSampling unbiased": lambda: of.PrioritizedSampling(beta_start=1.0),

@@ -120,6 +120,7 @@ def test_an_epoch_of_equal_instances_is_a_permutation_and_the_next_another_one(n
 def test_draws_have_strata_wherever_they_are_of_a_distribution_over_the_instances():
     assert {name.split()[0] for name in WITH_POINTS} == {
         "AdaptiveSampling",
+        "ClosenessSampling",
         "GopalSampling",
         "GradientNormSampling",
         "LearnedProposal",

@@ -16,6 +16,10 @@ from tests.helpers.strategies import learn, started
 Make = Callable[..., s.Strategy]
 REFUSED: dict[Make, dict[str, Any]] = {
     s.AdaptiveSampling: {"beta": 0, "delta_p": 1.0, "delta_q": -0.1, "floor": "0.1", "score": None, "smoothing": "x"},
+    s.ClosenessSampling: {
+        **{"pressure": inf, "gamma": -1.0, "floor": 1.0, "smoothing": 1.0},
+        **{"smallest_bin": 1.5, "warm_up": nan, "relaxation": -0.1},
+    },
     s.GopalSampling: {"update_every": 0, "delta": 1.0},
     s.GradientNormSampling: {"constant": nan, "staleness": 0, "warm_up": 1.0},
     s.InfoBatch: {"prune_share": 1.0, "delta": 1.5},
@@ -40,6 +44,8 @@ REMEDIES: list[tuple[Make, dict[str, Any], str]] = [
     (s.AdaptiveSampling, {"smoothing": "statistic"}, "`smoothing='statistic'` averages .* but 'sum' grows"),
     (s.AdaptiveSampling, {"q_update": "all"}, "`q_update` is gone: Q moves where it was drawn.*EverywhereSampling"),
     (s.AdaptiveSampling, {"unseen": "mean"}, "`unseen` is gone"),
+    (s.ClosenessSampling, {"gamma": "data"}, "`gamma` must be a number of at least 0 or 'follow', got 'data'"),
+    (s.ClosenessSampling, {"pressure": 0.5}, "`pressure` must be at least 1, which is uniform, got 0.5"),
     (s.GradientNormSampling, {"staleness": 1.5}, "`staleness` must be an integer .* of batches, or None.*got 1.5"),
     (s.LearnedFilter, {"train_policy": False}, "`train_policy=False` needs a `policy`: name the file that a first run"),
     (s.LossProportional, {"bias_exponent": 1.5}, "`bias_exponent` must be finite and at most 1, .* unbiased; got 1.5"),

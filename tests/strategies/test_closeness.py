@@ -1,0 +1,155 @@
+import math
+
+import pytest
+import torch
+
+from lightning_as import Bins, ClosenessSampling
+from tests.helpers.looking import no_looking
+from tests.helpers.statistics import double, seeded
+from tests.helpers.strategies import learn, random_losses, started
+
+TAGS = [0] * 30 + [1] * 9 + [2] * 3
+
+
+class Oracle:
+    """The method's docstring in plain Python, over lists."""
+
+    def __init__(self, s: float, gamma: float | str, floor: float, alpha: float, phi: float) -> None:
+        self.s, self.gamma, self.floor, self.alpha, self.phi = s, gamma, floor, alpha, phi
+        self.doubts: dict[int, float] = {}
+        self.h = 0.0
+
+    def learn(self, indices: list[int], losses: list[float]) -> None:
+        old = dict(self.doubts)
+        for i, loss in zip(indices, losses, strict=True):  # of duplicates the last counts
+            doubt = 1 - math.exp(-loss)
+            self.doubts[i] = self.alpha * old[i] + (1 - self.alpha) * doubt if i in old else doubt
+
+    def present_gamma(self) -> float:
+        return min(1.0, 20 * self.h) / 2 if self.gamma == "follow" else float(self.gamma)
+
+    def probabilities(self, ranked: bool) -> list[float]:
+        count, gamma = len(TAGS), self.present_gamma()
+        closeness = [self.doubts[i] * (1 - self.doubts[i]) ** gamma if i in self.doubts else 1 for i in range(count)]
+        rank = {i: rank for rank, i in enumerate(sorted(range(count), key=lambda i: (-closeness[i], i)))}
+        sizes = [TAGS.count(tag) for tag in TAGS]
+        weights = [
+            (self.s ** (-rank[i] / count) if ranked and i in self.doubts else 1)
+            * max(1, self.phi * max(sizes) / sizes[i])
+            for i in range(count)
+        ]
+        return [(1 - self.floor) * weight / sum(weights) + self.floor / count for weight in weights]
+
+
+@pytest.mark.parametrize(
+    ("s", "gamma", "floor", "alpha", "phi"),
+    [(10, 0.5, 0.1, 0.7, 0.2), (100, 0.0, 0.0, 0.0, 0.0), (3, "follow", 0.3, 0.9, 1.0)],
+)
+def test_the_distribution_follows_the_formulas(s: float, gamma: float | str, floor: float, alpha: float, phi: float):
+    strategy = started(
+        ClosenessSampling(s, gamma, floor, alpha, phi, warm_up=1, relaxation=0.25),  # pyright: ignore[reportArgumentType]
+        Bins(torch.tensor(TAGS)),
+        total=80,
+        per_epoch=7,
+    )
+    oracle, generator, window, drawn = Oracle(s, gamma, floor, alpha, phi), seeded(), [], 0
+    expected, since = oracle.probabilities(ranked=False), 0
+    for step in range(80):
+        if step % 7 == 0:
+            strategy.start_epoch(generator)
+        if 8 * since >= 42:
+            now = sum(window) / len(window)
+            oracle.h = now if drawn < 42 else max(now, oracle.h)
+            window, since = [], 0
+            if drawn >= 42 and step < 60:
+                expected = oracle.probabilities(ranked=True)
+        if step == 60:
+            expected = oracle.probabilities(ranked=False)
+        draw = strategy.draw(6, generator)
+        strategy.progress.step()
+        torch.testing.assert_close(strategy.probabilities(), double(*expected), rtol=1e-12, atol=0)
+        torch.testing.assert_close(draw.probabilities, double(*expected)[draw.indices], rtol=1e-12, atol=0)
+        assert draw.bins.tolist() == [TAGS[i] for i in draw.indices]
+        losses = random_losses(6, generator, step)
+        strategy.update(draw, losses, torch.zeros_like(losses))
+        oracle.learn(draw.indices.tolist(), losses.tolist())
+        window += [
+            (math.exp(-loss) < 0.1) / (42 * expected[i]) for i, loss in zip(draw.indices, losses.tolist(), strict=True)
+        ]
+        drawn, since = drawn + 6, since + 6
+    metrics = strategy.metrics()
+    assert metrics["gamma"] == pytest.approx(oracle.present_gamma())
+    assert metrics["hopeless"] == pytest.approx(oracle.h)
+    assert metrics["effective_size"] == pytest.approx(1 / sum(r * r for r in expected))
+    assert gamma != "follow" or 0 < metrics["gamma"] <= 0.5
+
+
+def test_the_estimate_of_what_is_hopeless_is_unbiased():
+    """Its expectation, Σ r [v < 1/10] / (N r), by enumeration: each instance by itself, weighted by its r."""
+    strategy = started(ClosenessSampling(100, warm_up=0), 40)
+    losses = torch.linspace(0, 6, 40, dtype=torch.float64)
+    learn(strategy, list(range(40)), losses)
+    strategy.draw(8, seeded())
+    draw = strategy.draw(8, seeded())
+    assert float(draw.probabilities.std()) > 0
+    window = strategy.state_dict()["window"]
+    expectation = 0.0
+    for index, r in enumerate(strategy.probabilities().tolist()):
+        before = float(strategy.state_dict()["window"][0])
+        one = draw._replace(
+            **{
+                name: None if part is None else part.new_tensor([value])
+                for (name, part), value in zip(draw._asdict().items(), (index, index % 3, r, 0, 0), strict=True)
+            }
+        )
+        strategy.update(one, losses[index : index + 1], double(0))
+        expectation += r * (float(strategy.state_dict()["window"][0]) - before)
+    assert window[0] == 0
+    assert expectation == pytest.approx(float((torch.exp(-losses) < 0.1).double().mean()))
+
+
+def test_what_is_not_finite_leaves_its_instance_alone():
+    strategy = started(ClosenessSampling(), 6)
+    learn(strategy, [0, 1, 2], double(0.5, math.inf, math.nan))
+    assert strategy.state_dict()["doubts"].tolist() == pytest.approx([1 - math.exp(-0.5), -1, -1, -1, -1, -1])
+    assert strategy.skipped == 2
+
+
+def test_a_training_without_an_end_is_never_relaxed():
+    ends, endless = (started(ClosenessSampling(warm_up=0, relaxation=1.0), 40, total) for total in (100, None))
+    for strategy in (ends, endless):
+        strategy.start_epoch(seeded())
+        learn(strategy, list(range(40)), torch.linspace(0, 6, 40, dtype=torch.float64))
+        for _ in range(2):
+            strategy.draw(8, seeded())
+    assert float(ends.probabilities().std()) == 0
+    assert float(endless.probabilities().std()) > 0
+
+
+def test_learned_wrong_labels_do_not_lower_the_gamma_that_follows():
+    strategy = started(ClosenessSampling(gamma="follow", warm_up=0), 40)
+    for losses in (torch.full((40,), 3.0).double(), torch.full((40,), 0.01).double()):
+        learn(strategy, list(range(40)), losses)
+        for _ in range(2):
+            strategy.draw(8, seeded())
+        assert strategy.metrics()["gamma"] == 0.5
+
+
+def test_off_the_cpu_no_number_is_looked_at(monkeypatch: pytest.MonkeyPatch):
+    here, there = (started(ClosenessSampling(gamma="follow"), 96, 40, 8) for _ in range(2))
+    for step in range(40):
+        generator = seeded(step)
+        draw = here.draw(24, generator)
+        losses = random_losses(24, generator, step)
+        losses[step % 24] = math.nan
+        here.update(draw, losses, torch.zeros_like(losses))
+        with monkeypatch.context() as patch, no_looking():
+            patch.setattr(Bins, "on_host", False)
+            same = there.draw(24, seeded(step))
+            there.update(same, losses, torch.zeros_like(losses))
+        here.progress.step()
+        there.progress.step()
+        assert torch.equal(same.indices, draw.indices)
+    torch.testing.assert_close(there.probabilities(), here.probabilities(), rtol=1e-12, atol=0)
+    assert float(here.state_dict()["window"][2]) == pytest.approx(float(there.state_dict()["window"][2]))
+    assert there.skipped == here.skipped == 40
