@@ -170,13 +170,13 @@ def test_only_what_is_trained_on_is_augmented(augment: bool, tmp_path: Path):
     assert torch.equal(torch.cat([images for images, _ in data.train_evaluation_dataloader()]), train.images)
 
 
-def augmented(seed: int | None = 3, trained: int = 0, rank: int = 0, **options: Any) -> Tensor:
+def augmented(seed: int | None = 3, trained: int = 0, rank: int = 0, training: bool = True, **options: Any) -> Tensor:
     """The batch of a DataModule by itself, with a Trainer that has trained on so many batches."""
     data = Relabelled(batch_size=10, seed=seed, **options)
     data.setup("fit")
     progress = SimpleNamespace(batch_progress=SimpleNamespace(total=SimpleNamespace(completed=trained)))
     data.trainer = SimpleNamespace(  # pyright: ignore[reportAttributeAccessIssue]
-        training=True,
+        training=training,
         lightning_module=SimpleNamespace(training=True),
         fit_loop=SimpleNamespace(epoch_loop=progress),
         global_rank=rank,
@@ -191,6 +191,9 @@ def test_seed_batch_and_process_decide_how_and_nothing_else():
         assert torch.equal(same, first)
     others = (augmented(4), augmented(trained=1), augmented(rank=1), augmented(-4))
     assert not any(torch.equal(other, first) for other in others)
+    plain = Relabelled().dataset("train").images[:10]
+    assert torch.equal(augmented(training=False), plain)  # even of a module that stays in training mode
+    assert torch.equal(augmented(augment=False), plain)
     assert torch.equal(torch.get_rng_state(), state)
 
 
