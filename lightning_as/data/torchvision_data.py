@@ -127,8 +127,8 @@ class CIFARDataModule(TorchvisionDataModule):
     Each training image is turned left to right or not, and shifted by up to 4 pixels into a frame of the mean colour,
     anew in every batch; see :func:`lightning_as.data.augmentation.flip_and_crop`. Left as they are: the images of
     validation, test, prediction and :meth:`train_evaluation_dataloader`, and those that a strategy has scored by a
-    forward pass of its own, in evaluation mode. It is the hook `on_after_batch_transfer`: a module's own is not called,
-    of which Lightning warns.
+    forward pass of its own, in evaluation mode. It is done in the hook `on_after_batch_transfer`; a module's own is
+    called after it, although Lightning warns that it will not be.
 
     What is drawn depends on the seed, on how many batches were trained on and on the process, and on nothing else:
     a resumed fit that is given the same seed goes on exactly.
@@ -188,16 +188,19 @@ class CIFARDataModule(TorchvisionDataModule):
             self._augmentation_seed = torch.initial_seed() if self.seed is None else self.seed
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Augment a batch that is trained on."""
+        """Augment a batch that is trained on, and then have the module's own hook, beside which this one goes first."""
         trainer = self.trainer
-        # Where the plugin scores instances in the middle of the training, the module alone tells.
-        if not self.augment or trainer is None or not (trainer.training and trainer.lightning_module.training):
+        if trainer is None:
             return batch
-        images, labels = batch
-        trained = trainer.fit_loop.epoch_loop.batch_progress.total.completed
-        entropy = (self._augmentation_seed % 2**64, trained, trainer.global_rank)
-        seed = int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0])
-        return flip_and_crop(images, torch.Generator().manual_seed(seed)), labels
+        module = trainer.lightning_module
+        # Where the plugin scores instances in the middle of the training, the module alone tells.
+        if self.augment and trainer.training and module.training:
+            images, labels = batch
+            trained = trainer.fit_loop.epoch_loop.batch_progress.total.completed
+            entropy = (self._augmentation_seed % 2**64, trained, trainer.global_rank)
+            seed = int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0])
+            batch = (flip_and_crop(images, torch.Generator().manual_seed(seed)), labels)
+        return module.on_after_batch_transfer(batch, dataloader_idx)
 
 
 class CIFAR10DataModule(CIFARDataModule):

@@ -136,8 +136,8 @@ class Linear(ImageClassifier):
         return torch.optim.SGD(self.parameters(), lr=1e-3)
 
 
-def fit(folder: Path, data: Relabelled, strategy: Any = None, **options: Any) -> Fitted:
-    return tiny_fit(folder, strategy or Uniform(), Linear, data, {"logits_from": None}, max_epochs=2, **options)
+def fit(folder: Path, data: Relabelled, strategy: Any = None, make: Any = Linear, **options: Any) -> Fitted:
+    return tiny_fit(folder, strategy or Uniform(), make, data, {"logits_from": None}, max_epochs=2, **options)
 
 
 @pytest.mark.filterwarnings("ignore:::lightning")
@@ -177,7 +177,7 @@ def augmented(seed: int | None = 3, trained: int = 0, rank: int = 0, training: b
     progress = SimpleNamespace(batch_progress=SimpleNamespace(total=SimpleNamespace(completed=trained)))
     data.trainer = SimpleNamespace(  # pyright: ignore[reportAttributeAccessIssue]
         training=training,
-        lightning_module=SimpleNamespace(training=True),
+        lightning_module=SimpleNamespace(training=True, on_after_batch_transfer=lambda batch, _: batch),
         fit_loop=SimpleNamespace(epoch_loop=progress),
         global_rank=rank,
     )
@@ -195,6 +195,20 @@ def test_seed_batch_and_process_decide_how_and_nothing_else():
     assert torch.equal(augmented(training=False), plain)  # even of a module that stays in training mode
     assert torch.equal(augmented(augment=False), plain)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.filterwarnings("ignore:::lightning")
+@pytest.mark.parametrize("augment", [True, False])
+def test_a_hook_of_the_module_gets_what_is_augmented(augment: bool, tmp_path: Path):
+    class Doubling(Linear):
+        def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+            return batch[0] * 2, batch[1]
+
+    plain, doubled = (
+        fit(tmp_path, Relabelled(batch_size=10, seed=0, augment=augment), make=make).watch.batches
+        for make in (Linear, Doubling)
+    )
+    assert differences([[images * 2, labels] for images, labels in plain], doubled) == []
 
 
 @counted
