@@ -13,6 +13,7 @@ from lightning_as.data.partition import make_bins
 from lightning_as.data.torchvision_data import CIFAR10DataModule, CIFAR100DataModule, FashionMNISTDataModule
 from lightning_as.losses import BinaryCrossEntropy, CrossEntropy, MeanSquaredError
 from lightning_as.models.classifier import ConvNetClassifier
+from lightning_as.models.residual import ResidualNetClassifier
 from lightning_as.plugin.callback import AdaptiveSamplingCallback
 from lightning_as.plugin.hand_over import hand_over
 from lightning_as.plugin.irreducible import irreducible_losses
@@ -75,6 +76,7 @@ __all__ = [
     "PrioritizedSampling",
     "RHOLoss",
     "RepeatedRandomSubset",
+    "ResidualNetClassifier",
     "Scores",
     "Selection",
     "SelectiveBackprop",

@@ -5,12 +5,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
+from urllib.error import URLError
 
 import pytest
 import torch
 import yaml
 
-from lightning_as import AdaptiveSamplingCallback, cli
+from lightning_as import AdaptiveSamplingCallback, CIFAR10DataModule, cli
 from lightning_as.cli.arguments import presets
 from lightning_as.strategies.cards import cards
 
@@ -86,7 +88,7 @@ def test_presets_compose_and_flags_override_them(run: Any, tmp_path: Path):
 
 
 def test_the_presets_are_all_there():
-    names = {card.preset for card in cards()} | {"default", "distance_weighted"}
+    names = {card.preset for card in cards()} | {"default", "distance_weighted", "cifar10"}
     for optimizer, size in itertools.product(("adadelta", "adam"), (64, 256, 1024)):
         names.add(f"{optimizer}_{size}")
         preset = yaml.safe_load((cli.PRESETS / f"{optimizer}_{size}.yaml").read_text())
@@ -102,6 +104,21 @@ def test_every_method_trains_mnist_by_its_preset(name: str, run: Any, mnist: Any
     torch.save(torch.zeros(len(mnist["train"])), tmp_path / "irreducible_losses.pt")  # RHOLoss looks for it here
     assert "epochs so far: 1" in run("fit", f"--config={name}", *QUICK, *UNKEPT)
     assert (cli.PRESETS / f"{name}.yaml").read_text().startswith("# ")
+
+
+def test_colour_images_are_trained_by_their_preset(run: Any, monkeypatch: pytest.MonkeyPatch):
+    def load(self: CIFAR10DataModule, part: str) -> Any:
+        return self.normalised(torch.randint(256, (40, 32, 32, 3)).byte(), torch.arange(40) % 10)
+
+    small = ["--model.width=2", "--model.blocks=1", "--data.batch_size=10"]
+    with monkeypatch.context() as patch:
+        patch.setattr(CIFAR10DataModule, "prepare_data", lambda self: None)
+        patch.setattr(CIFAR10DataModule, "load", load)
+        table = run("fit", "--config=cifar10", *small, *QUICK, *UNKEPT)
+    assert all(name in table for name in ("training cost", "test accuracy", "distribution P"))
+    monkeypatch.setattr("urllib.request.urlopen", Mock(side_effect=URLError("no network")))
+    with pytest.raises(FileNotFoundError, match=r"Put cifar-10-python.tar.gz, .* into elsewhere: `prepare_data` takes"):
+        run("fit", "--config=cifar10", "--data.data_dir=elsewhere", *small, *QUICK, *UNKEPT)
 
 
 @pytest.mark.parametrize(

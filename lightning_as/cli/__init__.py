@@ -23,9 +23,11 @@ from lightning_as.cli.arguments import (
     with_preset_paths,
 )
 from lightning_as.data.dataloader import as_it_is
+from lightning_as.data.image_data import ImageDataModule
 from lightning_as.data.mnist import MNISTDataModule
 from lightning_as.models.classifier import ConvNetClassifier
 from lightning_as.models.evaluation import evaluate
+from lightning_as.models.image_classifier import ImageClassifier
 from lightning_as.plugin.callback import AdaptiveSamplingCallback
 from lightning_as.plugin.irreducible import irreducible_losses
 from lightning_as.strategies import AdaptiveSampling
@@ -80,11 +82,11 @@ def summary(
 ) -> list[tuple[str, str]]:
     """Rows of the table after a fit: what was found, as text.
 
-    The training cost and the test accuracy are of :class:`ConvNetClassifier` on :class:`MNISTDataModule`; what else is
-    trained has its own figures in the logs.
+    The training cost and the test accuracy are of a ready classifier on ready images; what else is trained has its own
+    figures in the logs.
     """
     rows = [("time", f"{seconds:.1f} s, epochs so far: {trainer.current_epoch}, validation included")]
-    if isinstance(data, MNISTDataModule) and isinstance(model, ConvNetClassifier):
+    if isinstance(data, ImageDataModule) and isinstance(model, ImageClassifier):
         cost = evaluate(model, data.train_evaluation_dataloader()).cost
         accuracy = evaluate(model, data.test_dataloader()).accuracy
         rows.insert(0, ("training cost", f"{cost:.3e}  (mean cross-entropy of all training images, evaluation mode)"))

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -58,12 +59,17 @@ class ForwardPass:
         self._target_key = target_key
 
     def ready(self, batch: Any) -> Any:
-        """A batch of a loader as `training_step` gets it: converted, on the device, and through all batch hooks."""
+        """A batch of a loader as `training_step` gets it: converted, on the device, and through all batch hooks.
+
+        The module is in evaluation mode meanwhile, by which a hook can tell that nothing is trained on the batch, and
+        leave out what is random.
+        """
         batch = self._trainer.precision_plugin.convert_input(batch)
         hook = "on_before_batch_transfer"
         owner = next((owner for owner in self._owners() if is_overridden(hook, owner)), self._module)
-        # The strategy calls the hooks `transfer_batch_to_device` and `on_after_batch_transfer` by itself.
-        return self._trainer.strategy.batch_to_device(owner.on_before_batch_transfer(batch, 0))
+        with _evaluating(self._module):
+            # The strategy calls the hooks `transfer_batch_to_device` and `on_after_batch_transfer` by itself.
+            return self._trainer.strategy.batch_to_device(owner.on_before_batch_transfer(batch, 0))
 
     def logits(self, batch: Any) -> Tensor:
         """The logits of a batch that is :meth:`ready`, in the Trainer's precision; see :func:`recompute_logits`."""
@@ -117,14 +123,20 @@ def recompute_logits(
     Raises:
         MisconfigurationException: If it is not clear what to call, or that fails or does not give a tensor.
     """
-    training = [part for part in module.modules() if part.training]
     devices = [module.device] if module.device.type == "cuda" else []
+    with _evaluating(module), torch.random.fork_rng(devices), torch.no_grad():
+        if forward is not None:
+            return _logits_of(forward(module, batch) if _takes_two(forward) else forward(batch), "`forward`")
+        return _by_default(module, batch, name, target_key)
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """The module in evaluation mode; its training flags are what they were afterwards."""
+    training = [part for part in module.modules() if part.training]
     module.eval()
     try:
-        with torch.random.fork_rng(devices), torch.no_grad():
-            if forward is not None:
-                return _logits_of(forward(module, batch) if _takes_two(forward) else forward(batch), "`forward`")
-            return _by_default(module, batch, name, target_key)
+        yield
     finally:
         for part in training:
             part.training = True

@@ -32,9 +32,9 @@ def irreducible_losses(
 ) -> Tensor:
     """The loss of each training instance under a model that was trained on the half of the data without it.
 
-    Losses are of the last epoch's model in evaluation mode. What the data set does to its samples, and the batch hooks
-    of the module to its batches, such as random augmentation, they do here, too: leave it out of both. The global
-    random state stays as it was.
+    Losses are of the last epoch's model in evaluation mode. What the data set does to its samples, such as random
+    augmentation, it does here, too, and so do batch hooks of the module that do not go by `module.training`: leave it
+    out of both. The global random state stays as it was.
 
     Args:
         make_module: Makes a new module each time. It may be smaller than the one that is to be trained.

@@ -191,6 +191,20 @@ def test_a_batch_is_made_ready_as_the_loop_does(tmp_path: Path, module: Any, dat
     assert bool((changes[0] == 0).all()) == (module is Tiny and data is TinyData)
 
 
+def test_batch_hooks_can_tell_that_nothing_is_trained_on_a_batch_that_is_made_ready(tmp_path: Path):
+    class Telling(Noisy):
+        def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+            modes.append([self.training, self.frozen.training])
+            return batch
+
+    def ready(trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        ForwardPass(trainer, pl_module).ready(batch)
+
+    modes = list[Any]()
+    tiny_fit(tmp_path, Uniform(), Telling, callbacks=(LambdaCallback(on_train_batch_start=ready),))
+    assert modes == [[True, False], [False, False]] * 6
+
+
 def test_recomputed_losses_are_those_after_the_step(tmp_path: Path):
     def again(trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         expected.append(cross_entropy(recompute_logits(pl_module, batch), batch[1], reduction="none").double())
