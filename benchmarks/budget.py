@@ -30,7 +30,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # of this process and its workers
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))  # where this folder is a package, beside ours
 
-from benchmarks.budgets.rivals import RIVALS, UNIFORM, make
+from benchmarks.budgets import report
+from benchmarks.budgets.outcomes import current, runs
+from benchmarks.budgets.rivals import RIVALS, UNIFORM, make, specification
 from benchmarks.budgets.table import cell, read
 from benchmarks.budgets.tasks import QUICK, TASKS, made, select
 from benchmarks.budgets.training import Group, left, measure, prepare, run
@@ -72,6 +74,18 @@ def fill(options: argparse.Namespace) -> list[str]:
     return failures
 
 
+def reported(options: argparse.Namespace) -> dict[str, float]:
+    """Write the report of a table; its figures."""
+    rows = read(options.results)
+    kept = current(rows)
+    if len(kept) < len(rows):
+        print(f"{len(rows) - len(kept)} of {len(rows)} lines are of other settings than today's, and left out.")
+    folder = options.output or options.results.with_suffix("")
+    figures = report.write(runs(kept), folder)
+    print(f"{folder / 'report.md'} is written.")
+    return figures
+
+
 def quick() -> dict[str, float]:
     """Figures of two rivals on a part of MNIST: the difference in accuracy, in points, and the ratio of times."""
     prepare()
@@ -91,6 +105,7 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="end within 50 s: a part of MNIST, two rivals, no table")
+    parser.add_argument("--report", action="store_true", help="say what the table has, and run nothing")
     parser.add_argument("--tasks", nargs="+", default=["*"], help=f"patterns of names: {', '.join(TASKS)}")
     parser.add_argument(
         "--rivals", nargs="+", default=list(RIVALS), help=f"{', '.join(RIVALS)}, or 'Strategy(option=value)'"
@@ -99,13 +114,16 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--budgets", type=float, nargs="+", default=BUDGETS, help="shares of the converged budget")
     parser.add_argument("--workers", type=int, default=1, help="processes of one thread each")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results" / "budget.csv")
+    parser.add_argument("--output", type=Path, help="folder of the report (default: that of the table, without .csv)")
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder of the data sets")
     parser.add_argument("--cache", type=Path, default=CACHE, help="folder of parsed data sets")
     options = parser.parse_args(arguments)
     try:
         select(options.tasks)
         for rival in options.rivals:
-            make(rival)
+            make(rival)  # which may refuse a value
+        # One way of writing for what is written out.
+        options.rivals = [rival if rival in RIVALS else specification(rival) for rival in options.rivals]
     except ValueError as error:
         parser.error(str(error))
     return options
@@ -115,6 +133,9 @@ def main() -> None:
     options = parsed()
     if options.quick:
         print(json.dumps({"benchmark": "budget", "figures": quick()}))
+        return
+    if options.report:
+        print(json.dumps({"benchmark": "budget", "figures": reported(options)}))
         return
     failures = fill(options)
     sys.exit(f"{len(failures)} cells failed; the same command tries them again." if failures else 0)

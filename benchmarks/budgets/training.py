@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
+import os
+import threading
 import time
 import traceback
 import uuid
 import warnings
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from functools import partial
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +25,7 @@ from torchmetrics.functional.classification import binary_average_precision, mul
 from benchmarks.budgets.data import Data
 from benchmarks.budgets.networks import Classifier, flip_and_crop
 from benchmarks.budgets.rivals import make
-from benchmarks.budgets.table import append, cell_of
+from benchmarks.budgets.table import Cell, append, cell_of
 from benchmarks.budgets.tasks import Task, made
 from lightning_as import AdaptiveDataLoader, AdaptiveSamplingCallback
 from lightning_as.data.dataloader import as_it_is
@@ -67,6 +71,7 @@ def run(group: Group, data: Path, cache: Path, results: Path) -> list[str]:
 
 def prepare() -> None:
     """Make a process one of one thread that says nothing."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
     for name in ("lightning.pytorch", "lightning.fabric"):
@@ -127,7 +132,7 @@ def evaluate(module: Classifier, data: Data) -> dict[str, float]:
     return dict(zip(("accuracy", "balanced_accuracy", "average_precision", "cost"), map(float, figures), strict=True))
 
 
-def left(task: Task, budgets: Sequence[float], seed: int, rivals: Sequence[str], done: set[tuple]) -> list[Group]:
+def left(task: Task, budgets: Sequence[float], seed: int, rivals: Sequence[str], done: Container[Cell]) -> list[Group]:
     """The groups of a task and a seed that have cells to be done, with these alone, and with uniform sampling.
 
     Uniform sampling is run again where others are left: times are compared within a group's session.
@@ -138,6 +143,14 @@ def left(task: Task, budgets: Sequence[float], seed: int, rivals: Sequence[str],
         if missing:
             groups.append(Group(task, budget, seed, tuple(dict.fromkeys(["uniform", *missing]))))
     return groups
+
+
+def _end_with_parent() -> None:
+    """Leave no worker behind when who started it is killed."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
 
 
 def _last_error() -> str:
