@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import io
 import os
+import subprocess
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -18,8 +19,20 @@ PROTOCOL = 1
 """Goes up when cells of then and now are not to be compared."""
 METRICS = ("accuracy", "balanced_accuracy", "average_precision", "cost")
 """What is measured of the test set: shares of 1, and the mean cross-entropy in nats."""
-FIELDS = ("task", "budget", "seed", "rival", "session", "steps", "seconds", *METRICS, "config")
-"""The columns. Seconds are of the processor; a session is what ran in one process, one after the other."""
+FIELDS: tuple[str, ...] = (
+    "task",
+    "budget",
+    "seed",
+    "rival",
+    "session",
+    "steps",
+    "seconds",
+    *METRICS,
+    "config",
+    "version",
+)
+"""The columns. Seconds are of the processor; a session is what ran in one process, one after the other; the version is
+the repository's commit, which a rival that has changed since does not tell from its name."""
 Row = Mapping[str, str]
 
 
@@ -60,6 +73,16 @@ def read(path: Path) -> list[dict[str, str]]:
         if tuple(reader.fieldnames or FIELDS) != FIELDS:
             raise ValueError(f"{path} has other columns than {', '.join(FIELDS)}: give another `--results`.")
         return [row for row in reader if None not in row and None not in row.values() and row["config"]]
+
+
+def version() -> str:
+    """The repository's commit, with a mark if files have changed since; nothing outside of one."""
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        found = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return found.stdout.strip()
 
 
 def append(path: Path, rows: Iterable[Mapping[str, object]]) -> None:

@@ -99,7 +99,7 @@ def _tasks() -> list[Task]:
 
 
 TASKS = {task.name: task for task in _tasks()}
-QUICK = Task("quick", "mnist", networks.convolutional, 4, 128, 3e-3, most=6000)
+QUICK = Task("quick", "mnist", networks.convolutional, 4, 128, 3e-3, most=3000)
 
 
 def select(patterns: Sequence[str]) -> list[Task]:

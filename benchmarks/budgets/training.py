@@ -25,7 +25,7 @@ from torchmetrics.functional.classification import binary_average_precision, mul
 from benchmarks.budgets.data import Data
 from benchmarks.budgets.networks import Classifier, flip_and_crop
 from benchmarks.budgets.rivals import make
-from benchmarks.budgets.table import Cell, append, cell_of
+from benchmarks.budgets.table import Cell, append, cell_of, version
 from benchmarks.budgets.tasks import Task, made
 from lightning_as import AdaptiveDataLoader, AdaptiveSamplingCallback
 from lightning_as.data.dataloader import as_it_is
@@ -58,14 +58,15 @@ def run(group: Group, data: Path, cache: Path, results: Path) -> list[str]:
     Returns:
         What went wrong with the cells that failed.
     """
-    session, failures = uuid.uuid4().hex[:8], []
+    of_all = {"session": uuid.uuid4().hex[:8], "version": version()}
+    failures = []
     for rival in group.rivals:
         try:
             row = measure(group.task, group.budget, group.seed, rival, made(group.task, group.seed, data, cache))
         except Exception:
             failures.append(f"{group.task.name}, budget {group.budget:g}, seed {group.seed}, {rival}: {_last_error()}")
             continue
-        append(results, [{**row, "session": session}])
+        append(results, [{**row, **of_all}])
     return failures
 
 
@@ -79,7 +80,7 @@ def prepare() -> None:
 
 
 def measure(task: Task, budget: float, seed: int, rival: str, data: Data) -> dict[str, object]:
-    """The line of one cell, but for its session."""
+    """The line of one cell, but for its session and version."""
     steps = max(1, round(budget * task.epochs * (len(data.labels) // task.batch_size)))
     fit(task, WARM_UP, seed, rival, data)
     module, seconds = fit(task, steps, seed, rival, data)
