@@ -96,9 +96,11 @@ def measure(task: Task, budget: float, seed: int, rival: str, data: Data) -> dic
 def fit(task: Task, steps: int, seed: int, rival: str, data: Data) -> tuple[Classifier, float]:
     """A trained module, and the processor's seconds that its fit took."""
     classes, dims = int(data.labels.max()) + 1, data.inputs[0].numel()
-    torch.manual_seed(seed)  # for the initial weights, which are the same for all rivals
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # of the initial weights, which are the same for all rivals
+        network = task.network(classes, dims)
     augment = partial(flip_and_crop, generator=torch.Generator().manual_seed(seed)) if task.augmented else None
-    module = Classifier(task.network(classes, dims), task.learning_rate, steps, augment)
+    module = Classifier(network, task.learning_rate, steps, augment)
     dataset = ImageDataset(data.inputs, data.labels)
     loader = AdaptiveDataLoader(dataset, task.batch_size, seed=seed, collate_fn=as_it_is)
     strategy = make(rival)
