@@ -118,6 +118,8 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder of the data sets")
     parser.add_argument("--cache", type=Path, default=CACHE, help="folder of parsed data sets")
     options = parser.parse_args(arguments)
+    if options.workers < 1 or min(options.budgets) <= 0:
+        parser.error("`--workers` must be at least 1, and `--budgets` positive shares.")
     try:
         select(options.tasks)
         for rival in options.rivals:
@@ -138,6 +140,9 @@ def main() -> None:
         print(json.dumps({"benchmark": "budget", "figures": reported(options)}))
         return
     failures = fill(options)
+    print(
+        json.dumps({"benchmark": "budget", "figures": {"cells": len(read(options.results)), "failed": len(failures)}})
+    )
     sys.exit(f"{len(failures)} cells failed; the same command tries them again." if failures else 0)
 
 

@@ -32,9 +32,10 @@ def perceptron(classes: int, dims: int) -> nn.Module:
 
 def bag_of_words(classes: int, dims: int) -> nn.Module:
     """The mean of the embeddings of hashed words and pairs of words, and one hidden layer."""
-    return nn.Sequential(
-        nn.EmbeddingBag(BUCKETS, 32, mode="mean", padding_idx=0), nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, classes)
-    )
+    embedding = nn.EmbeddingBag(BUCKETS, 32, mode="mean", padding_idx=0)
+    with torch.no_grad():
+        embedding.weight.mul_(0.1)  # torch's own are as large as what is learned: 12 points worse on TREC-6
+    return nn.Sequential(embedding, nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, classes))
 
 
 def residual(classes: int, dims: int) -> nn.Module:

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.budgets.table import FIELDS, append, cell, cell_of, read
-from benchmarks.budgets.tasks import TASKS, select
+from benchmarks.budgets.tasks import TASKS
 from benchmarks.budgets.training import left
 
 MNIST = TASKS["mnist"]
@@ -46,10 +46,3 @@ def test_a_cell_is_another_one_if_its_settings_change_but_not_by_how_it_is_shown
     assert before != cell_of(MNIST._replace(learning_rate=1.0), 0.5, 0, "rs2")
     assert before.config != cell_of(MNIST, 0.5, 0, "obs").config
     assert before == cell_of(MNIST._replace(seeds=1, figure="imbalanced"), 0.5, 0, "rs2")
-
-
-def test_tasks_are_selected_by_patterns():
-    assert [task.name for task in select(["mnist-tail*", "adult"])] == ["adult", "mnist-tail10", "mnist-tail100"]
-    assert select(["*"]) == list(TASKS.values())
-    with pytest.raises(ValueError, match="nothing` fits none of mnist"):
-        select(["mnist", "nothing"])

@@ -1,12 +1,13 @@
 """What the loops must refuse; that they are right is tested where they are used, against the same oracles as torch."""
 
 from collections.abc import Callable
+from itertools import product
 
 import pytest
 import torch
 from torch import Tensor
 
-from lightning_as.core.bin_distribution import BinDistribution
+from lightning_as.core.bin_distribution import GradientBinDistribution
 from lightning_as.core.bins import Bins
 from lightning_as.core.instance_distribution import InstanceDistribution
 from lightning_as.core.sum_tree import SumTree
@@ -45,9 +46,19 @@ def test_numbers_that_do_not_go_together_are_refused():
     inside = InstanceDistribution(Bins([0, 1]))
     with pytest.raises(ValueError, match="one bin for each"):
         inside.update(torch.tensor([0, 1]), one, double(1, 1))
-    for uniform in (1.0, -0.1, float("nan")):
+    for floor, point in product((0.0, 0.1), (1.0, -0.1, float("nan"))):
         with pytest.raises(ValueError, match=r"not in \[0, 1\)"):
-            inside.draw_from(BinDistribution(double(0.5, 0.5)), 0.0, double(uniform))
+            inside.draw_from(double(0.5, 0.5), double(0.5, 1), floor, double(point))
+    with pytest.raises(ValueError, match="P must be of as many bins"):
+        inside.draw_from(double(0.5, 0.5), double(1), 0.0, double(0))
+    inside.load(double(0, 1))
+    with pytest.raises(ValueError, match="no weight"):
+        inside.draw_from(double(0.5, 0.5), double(0.5, 1), 0.1, double(0))
+    over_bins = GradientBinDistribution([1, 1])
+    with pytest.raises(ValueError, match="a bin and a probability for each bound"):
+        over_bins.update(one, double(1, 1), double(1, 1))
+    with pytest.raises(IndexError, match="A bin is not there"):
+        over_bins.update(one + 2, double(1), double(1))
 
 
 def test_tensors_may_be_strided_or_of_inference_mode():

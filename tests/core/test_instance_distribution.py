@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 
 from lightning_as.core.bins import Bins
-from lightning_as.core.instance_distribution import InstanceDistribution, last_occurrence
+from lightning_as.core.instance_distribution import InstanceDistribution
 from tests.helpers.oracle import AlgorithmOne
 from tests.helpers.statistics import double, seeded
 
@@ -79,13 +79,6 @@ def test_in_torch_scores_that_are_not_known_leave_an_instance_alone(execution: s
         fast.update(torch.tensor(indices), TAGS[indices], double(*scores))
     assert torch.equal(one.probabilities(), other.probabilities())
     assert one.share_seen == other.share_seen == 2 / len(TAGS)
-
-
-def test_the_last_occurrence_of_each_entry_and_of_the_known_ones_before_others():
-    entries = torch.tensor([5, 2, 5, 7, 2, 5])
-    assert last_occurrence(entries).tolist() == [5, 4, 5, 3, 4, 5]
-    known = torch.tensor([True, True, True, False, False, False])
-    assert last_occurrence(entries, known).tolist() == [2, 1, 2, 3, 1, 2]
 
 
 @pytest.mark.parametrize("execution", ["compiled"], indirect=True)

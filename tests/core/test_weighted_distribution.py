@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from lightning_as.core.bins import Bins
+from lightning_as.core.draw import stratified_uniforms
 from lightning_as.core.weighted_distribution import WeightedDistribution
 from tests.helpers.statistics import double, p_value, seeded
 
@@ -66,7 +67,7 @@ def test_agrees_with_its_definition_after_every_change(size: int, unknown: float
 @each_size
 @pytest.mark.parametrize("unknown", [None, 3])
 @pytest.mark.parametrize(("steps", "scale"), [(0, 1), *((60, scale) for scale in (1, 0, 1e-300, 1e-120, 1e-30, 1e100))])
-def test_draws_follow_the_ratios_and_stratified_ones_take_one_of_each_share(size, steps, scale, unknown):
+def test_draws_follow_the_ratios_and_points_invert_them(size, steps, scale, unknown):
     distribution, expected = changed(size, steps)
     state = distribution.state()  # where it is -1, the weight is unknown
     distribution.load_state(torch.where(state < 0, state, state * scale))
@@ -76,10 +77,10 @@ def test_draws_follow_the_ratios_and_stratified_ones_take_one_of_each_share(size
     ratios = naive(expected, unknown)[1] if scale > 1e-200 else double(1 / size).expand(size)
     torch.testing.assert_close(probabilities, ratios, rtol=1e-12, atol=0)
     cumulative, share = probabilities.cumsum(0), torch.arange(100) / 100
-    draw = distribution.draw(100_000, generator)
+    draw = distribution.draw(torch.rand(100_000, dtype=torch.float64, generator=generator))
     assert torch.equal(draw.bins, bins_of(size).tags.long()[draw.indices])
     assert draw.within is draw.weights is None
-    shares = [distribution.draw(100, generator, stratified=True) for _ in range(300)]
+    shares = [distribution.draw(stratified_uniforms(100, generator)) for _ in range(300)]
     for one in (draw, *shares):
         torch.testing.assert_close(one.probabilities, probabilities[one.indices], rtol=1e-12, atol=0)
     for one in shares:

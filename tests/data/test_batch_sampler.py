@@ -110,7 +110,7 @@ def test_a_state_of_something_else_changes_nothing(other: Callable[[], Any], cha
     source, sampler = adaptive(), other()
     run(source, 2)
     state = {key: value for key, value in {**saved(source.state_dict()), **changes}.items() if value is not None}
-    assert saved(source.state_dict())["format"] == FORMAT == 3
+    assert saved(source.state_dict())["format"] == FORMAT == 4
     generator, probabilities = sampler.generator.get_state(), sampler.strategy.probabilities()
     with pytest.raises(ValueError, match=message):
         sampler.load_state_dict(state)

@@ -1,6 +1,6 @@
 """Steps of `AdaptiveSampling`, with each of a JSON list of options, on a GPU of torch's fake tensors.
 
-They need no GPU, but refuse to mix devices, and to be looked at.
+The points are independent: the key of a pass, on the CPU, is looked at. The tensors need no GPU, but refuse to mix devices, and to be looked at.
 """
 
 import json
@@ -34,7 +34,7 @@ def main(options: dict[str, Any]) -> None:
     execution._compiled = lambda: None
     # A pinned copy needs a driver.
     lightning_as.core.two_levels.to_device = lambda numbers, device: numbers.to(device)
-    strategy, fake = AdaptiveSampling(beta=2, **options), FakeTensorMode()
+    strategy, fake = AdaptiveSampling(beta=2, points="independent", **options), FakeTensorMode()
     strategy.start(Bins(torch.arange(150) % 5))
     with fake:
         put_there(strategy, fake, set())
