@@ -49,7 +49,6 @@ class Run(NamedTuple):
     """By metric, in percent."""
     ratio: float
     """As in :class:`Outcome`; NaN if its session has no uniform sampling."""
-    steps: int
 
 
 Runs = dict[tuple[str, str, str], dict[int, Run]]
@@ -80,7 +79,7 @@ def runs(rows: Sequence[Row]) -> Runs:
         figures = {name: 100 * float(row[name]) for name in TASKS[row["task"]].metrics}
         ratio = float(row["seconds"]) / seconds.get(row["session"], math.nan)
         of_setting = found.setdefault((row["task"], row["budget"], row["rival"]), {})
-        of_setting.setdefault(int(row["seed"]), Run(figures, ratio, int(row["steps"])))
+        of_setting.setdefault(int(row["seed"]), Run(figures, ratio))
     return found
 
 
@@ -117,13 +116,10 @@ def paired(differences: Sequence[float]) -> tuple[float, float]:
 def time_share(found: Runs, task: str, budget: str, rival: str) -> float:
     """The time at a budget over that of uniform sampling at its full budget, the mean over the seeds.
 
-    That of two budgets in one session is not known. A step of uniform sampling takes as long at all budgets, so that
-    it is the ratio within the session, times the ratio of the steps; NaN if the full budget was not run.
+    The two are not of one session. A step of uniform sampling takes as long at all budgets, so that it is the ratio
+    within the session, times the share of the steps, which is the budget.
     """
-    full = found.get((task, "1", UNIFORM), {})
-    of_setting = found[task, budget, rival]
-    shares = [of_setting[seed].ratio * of_setting[seed].steps / full[seed].steps for seed in of_setting.keys() & full]
-    return mean(shares)
+    return float(budget) * mean([run.ratio for run in found[task, budget, rival].values()])
 
 
 def goals(found: Runs) -> list[Goal]:

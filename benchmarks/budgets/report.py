@@ -32,7 +32,7 @@ _HEADER = """\
 _RULES = f"""\
 1. On every clean task: at some budget the mean of the first metric, paired by seed, is at most {-AS_GOOD} points \
 below that of uniform sampling at its full budget, in at most {SOONER} of the time that this takes: the ratio of the \
-times in one session, times the ratio of the steps. Beside each task stands the smallest such share of the time.
+times in one session, times the budget. Beside each task stands the smallest such share of the time.
 2. On every task with wrong labels: at the full budget the mean paired difference of the first metric is at least \
 {BETTER:+} points; and on no task, at no budget and by no metric is it below {NEVER_BELOW}.
 3. On every imbalanced task: at the full budget the mean paired difference of each metric is at least {BALANCED:+} \
@@ -114,8 +114,8 @@ def plot(found: Runs, tasks: Sequence[str], kind: str, path: Path) -> None:
         axes.tick_params(labelsize=8)
     for axes in list(grid.flat)[len(tasks) :]:
         axes.set_visible(False)
-    figure.supxlabel("processor time, that of uniform sampling at its full budget being 1", fontsize=9)
-    figure.suptitle(f"{kind.capitalize()}: mean over the seeds at shares of the converged budget", fontsize=11)
+    axis = "processor time, 1 is uniform sampling at its full budget"
+    figure.suptitle(f"{kind.capitalize()}: mean over the seeds; {axis}", fontsize=10)
     figure.legend(
         *grid.flat[0].get_legend_handles_labels(), loc="outside lower left", ncols=2, frameon=False, fontsize=8
     )

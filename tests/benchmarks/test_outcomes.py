@@ -79,7 +79,7 @@ def test_lines_of_other_settings_are_left_out():
     assert current([*others, row]) == [row]
 
 
-def test_a_share_of_the_time_is_the_ratio_in_the_session_times_that_of_the_steps():
+def test_a_share_of_the_time_is_the_ratio_in_the_session_times_the_budget():
     found = table("mnist", {0.5: 0.0, 1.0: 0.0}, ratio=1.2)
     assert time_share(found, "mnist", "0.5", "rs2") == pytest.approx(0.6)
     assert time_share(found, "mnist", "1", "uniform") == pytest.approx(1.0)
