@@ -141,7 +141,9 @@ class InstanceDistribution:
         raise ValueError("The weights of a bin sum to 0, or to no finite number: no instance of it can be drawn.")
 
     def rescore(self, scores: Tensor) -> None:
-        """Give all that have a score another one, such as of another unit. No q changes; Z does, for later steps. O(N).
+        """Give all that have a score another one, such as of another unit. No q changes; Z does, for later steps.
+
+        O(N). A GPU is waited for.
 
         Args:
             scores: In the data set's order, (N,) float64, finite and at least 0; of the unseen they are not used.

@@ -75,7 +75,7 @@ class ScoreSchedule:
     A dict says at which shares of the training a score begins. In a list the next score begins with the epoch after one
     whose mean training loss is not at least a tenth below that of the epoch before, both under the present score: its
     draws no longer help much. This mean is estimated from what was trained on, without bias, as the mean of l / (N r).
-    Where the losses are on a GPU, it is looked at once in an epoch.
+    A GPU is waited for as an epoch begins, to look at it, and where the score changes.
 
     Args:
         score: As of :data:`Scoring`.

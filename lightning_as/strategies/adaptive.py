@@ -123,6 +123,8 @@ class AdaptiveSampling(Strategy):
         check_choice("smoothing", smoothing, get_args(Smoothing))
         check_smoothing(bin_statistic, smoothing)
         check_positive("gamma", gamma, with_zero=True)
+        if len(scores) > 1 and delta_q == 0:  # a score of 0 would leave a q of 0, where another score may not be 0
+            raise ValueError(f"`delta_q` must be above 0 where `score` changes, {score!r}: use the default, 0.1.")
         self.beta = beta
         self.delta_p = delta_p
         self.delta_q = delta_q
