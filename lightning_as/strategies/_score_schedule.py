@@ -59,14 +59,14 @@ def check_scoring(score: Scoring) -> tuple[Score, ...]:
                 "`score` must map shares of the training, from 0 and below 1, to scores, such as "
                 f"{{0: 'loss', 0.5: 'gradient'}}; got {score!r}."
             )
-        scores = list(starts.values())
+        scores = tuple(starts.values())
     else:
-        scores = list(score) if isinstance(score, (list, tuple)) else [score]
+        scores = tuple(score) if isinstance(score, list) else (score,)
     if not scores:
         raise ValueError("`score` must name at least one score, got an empty list.")
     for one in scores:
         check_choice("score", one, get_args(Score))
-    return tuple(scores)
+    return scores
 
 
 class ScoreSchedule:

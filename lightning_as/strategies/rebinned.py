@@ -198,7 +198,8 @@ class RebinnedSampling(AdaptiveSampling):
 
     def _needed(self) -> frozenset[Reading]:
         """What the options ask for: P the bounds, Q its scores, and the bins their measure."""
-        return frozenset({"bounds", _MEASURES[self.by]} | ({"losses"} if self.samples_by_loss else set()))
+        scored: set[Reading] = {"losses"} if self.samples_by_loss else set()
+        return frozenset({"bounds", _MEASURES[self.by], *scored})
 
     def _quantiles(self, measure: Tensor) -> Tensor:
         """Tags of bins of equal size along a measure, (N,), with the mean of the known for NaN."""
