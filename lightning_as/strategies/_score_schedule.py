@@ -54,7 +54,7 @@ def check_scoring(score: Scoring) -> tuple[Score, ...]:
     """
     if isinstance(score, dict):
         starts = _starts(score)
-        if not starts or min(starts) != 0 or max(starts) >= 1:
+        if min(starts, default=1) != 0 or not all(0 <= start < 1 for start in starts):
             raise ValueError(
                 "`score` must map shares of the training, from 0 and below 1, to scores, such as "
                 f"{{0: 'loss', 0.5: 'gradient'}}; got {score!r}."
@@ -74,8 +74,8 @@ class ScoreSchedule:
 
     A dict says at which shares of the training a score begins. In a list the next score begins with the epoch after one
     whose mean training loss is not at least a tenth below that of the epoch before, both under the present score: its
-    draws no longer help much. This mean is estimated from what was trained on, without bias, as the mean of l / (N r).
-    A GPU is waited for as an epoch begins, to look at it, and where the score changes.
+    draws no longer help much. This mean is estimated from what was trained on, without bias, as the mean of l / (N r),
+    which a floor keeps from being noisy. A GPU is waited for as an epoch begins, to look at it, and at a change.
 
     Args:
         score: As of :data:`Scoring`.

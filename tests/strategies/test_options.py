@@ -46,6 +46,7 @@ REMEDIES: list[tuple[Make, dict[str, Any], str]] = [
     (s.AdaptiveSampling, {"score": ["loss", "norm"]}, "`score` must be one of loss, gradient, closeness; got 'norm'"),
     (s.AdaptiveSampling, {"score": {0.5: "loss"}}, r"from 0 and below 1, to scores, such as .*; got \{0.5: 'loss'\}"),
     (s.AdaptiveSampling, {"score": {0: "loss", 1: "gradient"}}, "`score` must map shares of the training, from 0"),
+    (s.AdaptiveSampling, {"score": {0: "loss", nan: "gradient"}}, "`score` must map shares of the training, from 0"),
     (s.AdaptiveSampling, {"score": {"half": "loss"}}, "`score` must map shares .* got .*half"),
     (
         s.AdaptiveSampling,
