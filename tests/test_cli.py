@@ -87,6 +87,25 @@ def test_presets_compose_and_flags_override_them(run: Any, tmp_path: Path):
     assert "distribution P" not in run(*arguments, f"{FLAG}=Uniform")
 
 
+@pytest.mark.parametrize(
+    ("given", "score"),
+    [
+        ('{"0": "loss", "0.5": "gradient"}', {"0": "loss", "0.5": "gradient"}),  # JSON has no keys but strings
+        ("{0: loss, 0.5: gradient}", {0: "loss", 0.5: "gradient"}),
+        ("[loss, closeness]", ["loss", "closeness"]),
+    ],
+)
+def test_a_score_that_changes_is_told_in_json_or_yaml(run: Any, tmp_path: Path, given: str, score: Any):
+    strategy = f"{{class_path: lightning_as.AdaptiveSampling, init_args: {{score: {given}}}}}"
+    callback = f"{{class_path: lightning_as.AdaptiveSamplingCallback, init_args: {{strategy: {strategy}}}}}"
+    (tmp_path / "own.yaml").write_text(f"trainer: {{callbacks: [{callback}]}}")
+    for arguments in ([f"{FLAG}.score={given}"], ["--config=own.yaml"]):
+        whole = yaml.safe_load(run("fit", *arguments, "--print_config"))
+        options = whole["trainer"]["callbacks"][0]["init_args"]["strategy"]["init_args"]
+        assert options["score"] == score
+    run("fit", *QUICK, *UNKEPT, f"{FLAG}.score={given}")
+
+
 def test_the_presets_are_all_there():
     names = {card.preset for card in cards()} | {"default", "distance_weighted", "cifar10"}
     for optimizer, size in itertools.product(("adadelta", "adam"), (64, 256, 1024)):

@@ -33,7 +33,7 @@ from lightning_as.core.bins import Bins
 from lightning_as.core.instance_distribution import InstanceDistribution
 from lightning_as.core.tree_in_bins import last_occurrence
 from lightning_as.strategies import AdaptiveSampling
-from lightning_as.strategies.adaptive import Score
+from lightning_as.strategies._score_schedule import Score
 
 Unseen = Literal["first", "mean"]
 
@@ -81,6 +81,7 @@ class EverywhereSampling(AdaptiveSampling):
         smoothing: Smoothing = "previous",
         floor: float = 0.1,
     ) -> None:
+        check_choice("score", score, get_args(Score))  # alone: what there is of Q here cannot be scored anew
         super().__init__(beta, delta_p, delta_q, bin_statistic, score, smoothing, floor, points="independent")
         check_choice("unseen", unseen, get_args(Unseen))
         self.unseen: Unseen = unseen

@@ -21,7 +21,10 @@ class Draw(NamedTuple):
     probabilities: Tensor
     """Probability r_i of each instance under the whole distribution, (B,) float64."""
     within: Tensor | None = None
-    """Probability of each instance given its bin, (B,) float64; None where the distribution has no use for bins."""
+    """Probability of each instance given the bin it was drawn from, (B,) float64; None where bins are of no use.
+
+    That bin is another one than in :attr:`bins` where a strategy makes bins of its own.
+    """
     weights: Tensor | None = None
     """The factors on the losses that the method's source asks for, (B,) float64; None where it asks for none."""
 

@@ -84,6 +84,18 @@ class InstanceDistribution(TreeInBins):
             self._keep_in_range()
         raise ValueError("The weights of a bin sum to 0, or to no finite number: no instance of it can be drawn.")
 
+    def rescore(self, scores: Tensor) -> None:
+        """Give all that have a score another one, such as of another unit. No q changes; Z does, for later steps.
+
+        O(N). A GPU is waited for.
+
+        Args:
+            scores: In the data set's order, (N,) float64, finite and at least 0; of the unseen they are not used.
+        """
+        leaves = self._tree.leaves()
+        leaves[:, _SCORE] = torch.where(self._unseen, 0, scores).index_select(0, self._instance.long())
+        self._tree.load(leaves)
+
     # Off the CPU without looking at a number, for which a GPU would have to be waited for.
     def _update_in_torch(self, indices: Tensor, bins: Tensor, scores: Tensor) -> None:
         known = scores.isfinite()

@@ -11,6 +11,7 @@ from lightning_as.strategies.learned_proposal import LearnedProposal
 from lightning_as.strategies.loss_proportional import LossProportional
 from lightning_as.strategies.online_batch_selection import OnlineBatchSelection
 from lightning_as.strategies.prioritized import PrioritizedSampling
+from lightning_as.strategies.rebinned import RebinnedSampling
 from lightning_as.strategies.repeated_random_subset import RepeatedRandomSubset
 from lightning_as.strategies.rho_loss import RHOLoss
 from lightning_as.strategies.scores import Scores
@@ -34,6 +35,7 @@ __all__ = [
     "OnlineBatchSelection",
     "PrioritizedSampling",
     "RHOLoss",
+    "RebinnedSampling",
     "RepeatedRandomSubset",
     "Scores",
     "Selection",

@@ -87,3 +87,16 @@ def test_weights_that_no_scaling_brings_back_are_an_error_and_no_endless_loop(ex
     broken._tree.fill([0.0, 0.0])
     with pytest.raises(ValueError, match="The weights of a bin sum to 0"):
         broken.update(torch.tensor([0]), torch.tensor([0]), double(1))
+
+
+def test_other_scores_move_no_q_until_something_is_drawn():
+    pair, generator = Pair(), seeded(4)
+    for _ in range(8):
+        indices = torch.randint(len(TAGS), (6,), generator=generator)
+        pair.update(indices.tolist(), torch.rand(6, dtype=torch.float64, generator=generator).tolist())
+    before, scores = pair.check(), torch.rand(len(TAGS), dtype=torch.float64, generator=generator)
+    pair.fast.rescore(scores)
+    pair.naive.loss = [new if old < float("inf") else old for old, new in zip(pair.naive.loss, scores, strict=True)]
+    assert torch.equal(pair.check(), before)
+    pair.update([2, 8, 20], [0.5, 0.1, 0.9])
+    assert not torch.equal(pair.check(), before)

@@ -21,6 +21,7 @@ CATALOGUE: dict[str, Callable[[], of.Strategy]] = {
     "OnlineBatchSelection shuffled": lambda: of.OnlineBatchSelection(first_pass="shuffled", reweight=True),
     "PrioritizedSampling": of.PrioritizedSampling,
     "PrioritizedSampling by rank": lambda: of.PrioritizedSampling(variant="rank"),
+    "RebinnedSampling": lambda: of.RebinnedSampling(count=5, beta=3),
     "RepeatedRandomSubset": lambda: of.RepeatedRandomSubset(fraction=0.3),
     "RepeatedRandomSubset with replacement": lambda: of.RepeatedRandomSubset(fraction=0.3, replacement=True),
     "SubmodularBatchSelection": lambda: of.SubmodularBatchSelection(refresh_epochs=1, partitions=2),
@@ -36,9 +37,15 @@ VARIANTS: dict[str, Callable[[], of.Strategy]] = {
         3, 0.5, 0, "second_moment", "gradient", "statistic", 0.2
     ),
     "ClosenessSampling that follows": lambda: of.ClosenessSampling(100, "follow", warm_up=0.5, relaxation=0),
+    "AdaptiveSampling by shares": lambda: of.AdaptiveSampling(
+        3, score={0: "loss", 0.3: "gradient", 0.7: "closeness"}, floor=0.2
+    ),
+    "AdaptiveSampling by signal": lambda: of.AdaptiveSampling(3, score=["closeness", "gradient", "loss"]),
     "GradientNormSampling for ever": lambda: of.GradientNormSampling(warm_up=0.0),
     "LossProportional unbiased": lambda: of.LossProportional(smoothing=0.1, bias_exponent=1.0),
     "PrioritizedSampling unbiased": lambda: of.PrioritizedSampling(beta_start=1.0),
+    "RebinnedSampling by loss": lambda: of.RebinnedSampling("loss", 7, beta=3, score="gradient"),
+    "RebinnedSampling by features": lambda: of.RebinnedSampling("features", 3, 2, 4, bin_statistic="sum_over_q"),
     "StaticImportanceSampling by constants": lambda: of.StaticImportanceSampling(constants=[i % 7 for i in range(96)]),
     "StratifiedSampling by inputs": of.StratifiedSampling,
     "StratifiedSampling of bins": lambda: of.StratifiedSampling(clusters_per_bin=1, deviation="gradients"),

@@ -37,6 +37,7 @@ def main(options: dict[str, Any]) -> None:
     lightning_as.core.two_levels.to_device = lambda numbers, device: numbers.to(device)
     strategy, fake = AdaptiveSampling(beta=2, points="independent", **options), FakeTensorMode()
     strategy.start(Bins(torch.arange(150) % 5))
+    strategy.plan(10, 10)
     with fake:
         put_there(strategy, fake, set())
         for _ in range(5):

@@ -27,6 +27,8 @@ OPTIONS: list[dict[str, Any]] = [
     {"delta_q": 0.0, "score": "gradient"},
     {"bin_statistic": "sum_over_q", "smoothing": "original"},
     {"bin_statistic": "second_moment", "smoothing": "statistic", "floor": 0.1},
+    {"score": {"0": "loss", "0.9": "gradient"}},
+    {"score": ["loss", "closeness"], "floor": 0.1},
 ]
 BY_OPTIONS = pytest.mark.parametrize("options", OPTIONS, ids=str)
 
@@ -40,6 +42,7 @@ def random_batch(strategy: AdaptiveSampling, generator: torch.Generator, step: i
 def started(tags: Tensor = TAGS, device: str = "cpu", **options: Any) -> AdaptiveSampling:
     strategy = AdaptiveSampling(**{"floor": 0.0, **options})
     strategy.start(Bins(tags).to(device))
+    strategy.plan(200, 200)
     return strategy
 
 

@@ -126,6 +126,7 @@ def test_draws_have_strata_wherever_they_are_of_a_distribution_over_the_instance
         "LearnedProposal",
         "LossProportional",
         "OnlineBatchSelection",
+        "RebinnedSampling",
         "StaticImportanceSampling",
     }
 

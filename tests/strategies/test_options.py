@@ -14,8 +14,17 @@ from tests.helpers.statistics import double
 from tests.helpers.strategies import learn, started
 
 Make = Callable[..., s.Strategy]
+SHARES: Any = {0: "loss", 0.5: "gradient"}
 REFUSED: dict[Make, dict[str, Any]] = {
-    s.AdaptiveSampling: {"beta": 0, "delta_p": 1.0, "delta_q": -0.1, "floor": "0.1", "score": None, "smoothing": "x"},
+    s.AdaptiveSampling: {
+        "beta": 0,
+        "delta_p": 1.0,
+        "delta_q": -0.1,
+        "floor": "0.1",
+        "score": None,
+        "smoothing": "x",
+        "gamma": -1.0,
+    },
     s.ClosenessSampling: {
         **{"pressure": inf, "gamma": -1.0, "floor": 1.0, "smoothing": 1.0},
         **{"smallest_bin": 1.5, "warm_up": nan, "relaxation": -0.1},
@@ -28,6 +37,7 @@ REFUSED: dict[Make, dict[str, Any]] = {
     s.LossProportional: {"smoothing": -0.1, "exponent": inf, "predictor": "gru", "presample": 0, "seed": True},
     s.OnlineBatchSelection: {"s_start": 0.5, "s_end": inf, "sort_period": 0, "first_pass": "any"},
     s.PrioritizedSampling: {"variant": "greedy", "alpha": -0.1, "beta_start": 1.5, "epsilon": 0.0},
+    s.RebinnedSampling: {"by": "label", "count": 1, "every": 0.5},
     s.RepeatedRandomSubset: {"fraction": 0.0},
     s.SelectiveBackprop: {"form": "queue", "keep": 0.4, "beta": 0.0, "minimum": 1.5, "history": 2.0, "interrupt": -1},
     s.StaticImportanceSampling: {"uniform_share": 1.1},
@@ -41,6 +51,17 @@ REFUSED = {
 }
 REMEDIES: list[tuple[Make, dict[str, Any], str]] = [
     (s.AdaptiveSampling, {"bin_statistic": "x"}, "`bin_statistic` must be one of sum, .*, second_moment; got 'x'"),
+    (s.AdaptiveSampling, {"score": []}, "`score` must name at least one score, got an empty list"),
+    (s.AdaptiveSampling, {"score": ["loss", "norm"]}, "`score` must be one of loss, gradient, closeness; got 'norm'"),
+    (s.AdaptiveSampling, {"score": {0.5: "loss"}}, r"from 0 and below 1, to scores, such as .*; got \{0.5: 'loss'\}"),
+    (s.AdaptiveSampling, {"score": {0: "loss", 1: "gradient"}}, "`score` must map shares of the training, from 0"),
+    (s.AdaptiveSampling, {"score": {0: "loss", nan: "gradient"}}, "`score` must map shares of the training, from 0"),
+    (s.AdaptiveSampling, {"score": {"half": "loss"}}, "`score` must map shares .* got .*half"),
+    (
+        s.AdaptiveSampling,
+        {"score": ["loss", "gradient"], "delta_q": 0.0},
+        "`delta_q` must be above 0 where `score` changes",
+    ),
     (s.AdaptiveSampling, {"smoothing": "statistic"}, "`smoothing='statistic'` averages .* but 'sum' grows"),
     (s.AdaptiveSampling, {"q_update": "all"}, "`q_update` is gone: Q moves where it was drawn.*EverywhereSampling"),
     (s.AdaptiveSampling, {"unseen": "mean"}, "`unseen` is gone"),
@@ -80,6 +101,12 @@ def test_options_out_of_their_range_are_refused(make: Make, options: dict[str, A
         (s.PrioritizedSampling, r"`beta_start` = 0.4 to 1 .* `max_epochs` or `max_steps`, or set `beta_start=1`"),
         (lambda: s.OnlineBatchSelection(100.0, 2.0), "`s_start` = 100.0 to `s_end` = 2.0 .*, or set both equal"),
         (lambda: s.SelectiveBackprop("composer"), "`max_epochs` or `max_steps`, or use `form='percentile'`"),
+        (
+            lambda: s.AdaptiveSampling(score=SHARES),
+            "`score={0: 'loss', 0.5: .*}` goes by .* name the scores in a list",
+        ),
+        (lambda: s.AdaptiveSampling(score={0: "loss"}), None),
+        (lambda: s.AdaptiveSampling(score=["loss", "gradient"]), None),
         (s.InfoBatch, r"`delta=0.875` of InfoBatch goes by the share .* `max_epochs` or .*, or use `delta=1`"),
         (s.LearnedFilter, "no end: give the Trainer `max_epochs` or `max_steps`, or use another strategy"),
         (lambda: s.PrioritizedSampling(beta_start=1.0), None),
@@ -96,6 +123,14 @@ def test_a_schedule_needs_an_end_in_sight(make: Make, message: str | None):
 @pytest.mark.parametrize(
     ("make", "option", "saved", "here", "message"),
     [
+        (s.AdaptiveSampling, "score", SHARES, ["loss", "gradient"], "another `score`, .*0.5: 'gradient'.*: use"),
+        (
+            lambda by: s.RebinnedSampling(by, 3),
+            "by",
+            "loss",
+            "entropy",
+            "another `by`, 'loss', but here it is 'entr",
+        ),
         (s.GradientNormSampling, "staleness", None, 4, "another `staleness`, 'None', but here it is '4': use"),
         (s.GradientNormSampling, "staleness", 8, 4, "another `staleness`, '8', but here it is '4': use the one"),
         (s.AdaptiveSampling, "points", "strata", "independent", "another `points`, 'strata', but here it is 'indep"),
@@ -120,6 +155,9 @@ def test_a_state_of_another_option_is_refused(make: Make, option: str, saved: An
     [
         (s.AdaptiveSampling, {"losses"}, {"losses", "bounds"}),
         (lambda: s.AdaptiveSampling(score="gradient"), {"bounds"}, {"bounds"}),
+        (lambda: s.AdaptiveSampling(score="closeness"), {"losses"}, {"losses", "bounds"}),
+        (lambda: s.AdaptiveSampling(score=SHARES), {"losses", "bounds"}, {"losses", "bounds"}),
+        (lambda: s.RebinnedSampling("loss", score="gradient"), {"losses", "bounds"}, {"losses", "bounds"}),
         (s.GopalSampling, set(), {"bounds"}),
         (s.LearnedProposal, set(), {"bounds"}),
         (lambda: s.StratifiedSampling(1, "gradients"), {"bounds"}, {"bounds"}),

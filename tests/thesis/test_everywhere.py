@@ -95,3 +95,8 @@ def test_agrees_through_jumps_of_a_score_and_beyond_the_underflow_of_the_old_sha
 def test_what_the_unseen_get_must_be_known():
     with pytest.raises(ValueError, match="`unseen` must be one of first, mean; got 'last'"):
         EverywhereSampling(unseen="last")
+
+
+def test_a_score_that_changes_is_refused():
+    with pytest.raises(ValueError, match="`score` must be one of loss, gradient, closeness; got"):
+        EverywhereSampling(score=["loss", "gradient"])  # pyright: ignore[reportArgumentType]
