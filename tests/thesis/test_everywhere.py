@@ -67,7 +67,7 @@ def test_agrees_on_small_bins_with_many_zero_scores_also_reloaded(delta_q, unsee
         pair, generator = Pair(tags, delta_q, unseen), seeded(seed)
         for step in range(60):
             uniforms = torch.rand(2, dtype=torch.float64, generator=generator)
-            indices, _ = pair.fast.draw(torch.randint(4, (2,), generator=generator), uniforms)
+            indices, _ = pair.fast.draw(torch.randint(4, (2,), generator=generator), uniforms, torch.ones(4), 0.0)
             scores = torch.rand(2, dtype=torch.float64, generator=generator)
             scores[torch.rand(2, generator=generator) < 0.6] = 0
             pair.update(indices.tolist(), scores.tolist())
