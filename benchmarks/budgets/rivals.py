@@ -17,7 +17,9 @@ RIVALS = {
     # The script's other pressures, and a first epoch that is fair to data in any order.
     "obs": "OnlineBatchSelection(s_start=100, s_end=1.01, first_pass='shuffled')",
     "selective-backprop": "SelectiveBackprop()",
-    "thesis": "AdaptiveSampling(floor=0.0)",
+    "thesis": "AdaptiveSampling(floor=0.0, points='independent')",
+    "closeness": "ClosenessSampling()",
+    "closeness-follow": "ClosenessSampling(gamma='follow')",
 }
 """What each name stands for; a candidate needs a line here, or none if it is written out on the command line."""
 

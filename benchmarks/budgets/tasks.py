@@ -58,10 +58,10 @@ def _tasks() -> list[Task]:
     grey = networks.convolutional
     text, table = (partial(dict, figure="text and tables") for _ in range(2))
     plain = [
-        Task("mnist", "mnist", grey, 8, 256, 3e-3),
-        Task("fashion-mnist", "fashion-mnist", grey, 12, 256, 3e-3),
-        Task("trec6", "trec6", networks.bag_of_words, 4, 64, 5e-3, **text()),
-        Task("sst2", "sst2", networks.bag_of_words, 2, 64, 5e-3, **text()),
+        Task("mnist", "mnist", grey, 6, 256, 3e-3),
+        Task("fashion-mnist", "fashion-mnist", grey, 10, 256, 3e-3),
+        Task("trec6", "trec6", networks.bag_of_words, 12, 64, 2e-3, **text()),
+        Task("sst2", "sst2", networks.bag_of_words, 6, 64, 2e-3, **text()),
         Task("adult", "adult", networks.perceptron, 3, 256, 2e-3, **table(), metrics=("accuracy", "balanced_accuracy")),
     ]
     wrong = [

@@ -102,8 +102,9 @@ def test_resumed_it_goes_on_with_the_same_draws(ahead: int, trained: int):
         (lambda: adaptive(batch_size=9), {}, r"middle of an epoch with `batch_size` 8, but here it is 9: use 8"),
         (lambda: adaptive(tags=(TAGS + 1) % 5), {}, r"here are 97 .* 97 are in another bin, the first at position 0"),
         (lambda: adaptive(tags=TAGS[:50]), {}, r"other bins: it is of 97 instances in 5 bins, but here are 50 inst"),
-        (adaptive, {"format": None}, r"an older layout of lightning_as \(1, this version has 3\): resume with that"),
-        (adaptive, {"format": 4}, r"a newer layout of lightning_as \(4, this version has 3\): resume with the newer"),
+        (adaptive, {"format": None}, r"an older layout of lightning_as \(1, this version has 4\): resume with that"),
+        (adaptive, {"format": 3}, r"an older layout of lightning_as \(3, this version has 4\): resume with that"),
+        (adaptive, {"format": 5}, r"a newer layout of lightning_as \(5, this version has 4\): resume with the newer"),
     ],
 )
 def test_a_state_of_something_else_changes_nothing(other: Callable[[], Any], changes: dict[str, Any], message: str):
@@ -116,6 +117,24 @@ def test_a_state_of_something_else_changes_nothing(other: Callable[[], Any], cha
         sampler.load_state_dict(state)
     assert torch.equal(sampler.generator.get_state(), generator)
     assert torch.equal(sampler.strategy.probabilities(), probabilities)
+
+
+def test_processes_share_a_pass_and_a_resumed_one_goes_on_in_it():
+    """Before anything is known all are equal, so that over the processes and batches none comes twice."""
+    tags, seen = torch.arange(96) % 4, list[list[int]]()
+    for rank in range(3):
+        sampler, resumed = (make(tags, num_replicas=3, rank=rank, seed=seed) for seed in (0, 9))
+        for one in (sampler, resumed):
+            one.attach(AdaptiveSampling())
+        batches, first = iter(sampler), list[list[int]]()
+        for _ in range(2):
+            first.append(next(batches))
+            sampler.commit()
+        resumed.load_state_dict(saved(sampler.state_dict()))
+        rest = list(resumed)
+        assert rest == list(batches)
+        seen += first + rest
+    assert sorted(itertools.chain(*seen)) == list(range(96))
 
 
 def test_off_the_cpu_batches_are_tensors_that_nobody_looks_at_and_those_of_the_cpu(monkeypatch: pytest.MonkeyPatch):

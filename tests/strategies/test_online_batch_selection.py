@@ -71,7 +71,10 @@ class Script:
 )
 def test_draws_losses_sorts_and_recomputations_are_those_of_the_script(values: tuple[Any, ...], batch: int):
     options, epochs = dict(zip(NAMES, values, strict=True)), 6
-    strategy, oracle = started(OnlineBatchSelection(reweight=True, **options), N, epochs * 6), Script(epochs, options)
+    strategy, oracle = (
+        started(OnlineBatchSelection(reweight=True, points="independent", **options), N, epochs * 6),
+        Script(epochs, options),
+    )
     generator, twin, noise = seeded(1), seeded(1), seeded(2)
     for epoch in range(epochs):
         strategy.start_epoch(generator)

@@ -20,7 +20,7 @@ def naive(values: list[float], share: float) -> Tensor:
 def test_the_probabilities_and_the_weights_by_the_formula(share: float):
     values = random_losses(N, seeded())
     expected = naive(values.tolist(), share)
-    strategy = started(StaticImportanceSampling(share, values), N)  # pyright: ignore[reportArgumentType]
+    strategy = started(StaticImportanceSampling(share, values, "independent"), N)  # pyright: ignore[reportArgumentType]
     values.fill_(1)
     strategy.probabilities().fill_(1)  # which are copies
     started(strategy, N)

@@ -67,8 +67,7 @@ def test_agrees_on_small_bins_with_many_zero_scores_also_reloaded(delta_q, unsee
         pair, generator = Pair(tags, delta_q, unseen), seeded(seed)
         for step in range(60):
             uniforms = torch.rand(2, dtype=torch.float64, generator=generator)
-            chosen = torch.randint(4, (2,), generator=generator)
-            indices, _ = pair.fast.draw(chosen, uniforms, torch.empty(4), 0.0)
+            indices, _ = pair.fast.draw(torch.randint(4, (2,), generator=generator), uniforms, torch.ones(4), 0.0)
             scores = torch.rand(2, dtype=torch.float64, generator=generator)
             scores[torch.rand(2, generator=generator) < 0.6] = 0
             pair.update(indices.tolist(), scores.tolist())
@@ -96,8 +95,3 @@ def test_agrees_through_jumps_of_a_score_and_beyond_the_underflow_of_the_old_sha
 def test_what_the_unseen_get_must_be_known():
     with pytest.raises(ValueError, match="`unseen` must be one of first, mean; got 'last'"):
         EverywhereSampling(unseen="last")
-
-
-def test_a_score_that_changes_is_refused():
-    with pytest.raises(ValueError, match="`score` must be one of loss, gradient, closeness; got"):
-        EverywhereSampling(score=["loss", "gradient"])  # pyright: ignore[reportArgumentType]
