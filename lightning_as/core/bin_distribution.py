@@ -122,9 +122,9 @@ class GradientBinDistribution(BinDistribution, Viewing):
             compiled.add_bounds(*self.views(self._accumulated, self._count), *batch, power, counted)
         else:
             bounds = bounds / within**power if power else bounds
-            _add(self._accumulated, bins, bounds.nan_to_num(0.0, posinf=math.inf))
+            add_to_bins(self._accumulated, bins, bounds.nan_to_num(0.0, posinf=math.inf))
             if counted:
-                _add(self._count, bins, (~bounds.isnan()).to(torch.float64))
+                add_to_bins(self._count, bins, (~bounds.isnan()).to(torch.float64))
         self.age += 1
         if self.age == self.beta:
             self.recompute()
@@ -211,7 +211,7 @@ def figures_of(p: Tensor) -> dict[str, float]:
     return {"entropy_p": float(torch.special.entr(p).sum()), "p_min": float(p.min()), "p_max": float(p.max())}
 
 
-def _add(sums: Tensor, bins: Tensor, values: Tensor) -> None:
+def add_to_bins(sums: Tensor, bins: Tensor, values: Tensor) -> None:
     """Add each value to the sum of its bin."""
     if sums.is_cuda:  # in a fixed order, by sorting, as `index_add_` there does not
         sums.index_put_((bins,), values, accumulate=True)

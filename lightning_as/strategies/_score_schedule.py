@@ -90,6 +90,7 @@ class ScoreSchedule:
     def __init__(self, score: Scoring, gamma: float, bins: Bins) -> None:
         self._scores = check_scoring(score)
         self._starts = sorted(_starts(score)) if isinstance(score, dict) else None
+        self._score = score
         self._gamma = gamma
         self._size = len(bins)
         self._stage = 0
@@ -109,16 +110,21 @@ class ScoreSchedule:
         """The score in force."""
         return self._scores[self._stage]
 
-    @property
-    def number(self) -> int:
-        """Its number, from 0, in the order of their beginnings."""
-        return self._stage
-
     def scores(self, losses: Tensor, bounds: Tensor) -> Tensor:
         """The score in force of instances with these losses and squared gradient bounds, (B,) float64 all."""
         if self.present == "loss":
             return losses
         return bounds.sqrt() if self.present == "gradient" else closeness(losses, self._gamma)
+
+    def needs_end(self) -> tuple[str, str] | None:
+        """What :meth:`Strategy.schedule` says of it."""
+        if self._starts is None or not self.changes:
+            return None
+        return f"`score={self._score}`", "name the scores in a list, of which the next one comes with a signal"
+
+    def metrics(self) -> dict[str, float]:
+        """The number of the score in force, if it may change."""
+        return {"score": float(self._stage)} if self.changes else {}
 
     def begin_epoch(self, progress: Progress) -> Tensor | None:
         """Note that an epoch begins, of which `progress` knows.

@@ -165,9 +165,7 @@ class AdaptiveSampling(Strategy):
         return InstanceDistribution(bins, self.delta_q)
 
     def schedule(self) -> tuple[str, str] | None:
-        if not isinstance(self.score, dict) or len(self.score) == 1:
-            return None
-        return f"`score={self.score}`", "name the scores in a list, of which the next one comes with a signal"
+        return self._schedule.needs_end()
 
     def start_epoch(self, generator: torch.Generator) -> None:
         super().start_epoch(generator)
@@ -204,8 +202,7 @@ class AdaptiveSampling(Strategy):
         If the score changes, the number of the one in force, from 0.
         """
         others = {"seen": self._inside.share_seen, "age_p": float(self._over_bins.age)}
-        changing = {"score": float(self._schedule.number)} if self._schedule.changes else {}
-        return figures_of(self.bin_probabilities) | others | changing
+        return figures_of(self.bin_probabilities) | others | self._schedule.metrics()
 
     def state_dict(self) -> dict[str, Any]:
         return self._levels.state_dict() | self._schedule.state_dict() | {"drawn": self._points.state_dict()}

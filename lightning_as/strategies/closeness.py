@@ -6,12 +6,13 @@ over its visits: d ← α d + (1 − α)(1 − v). After every eighth of a pass 
     d (1 − d)^γ,
 
 largest first, and until the next time the one at rank i = 0 … N − 1 has the weight w = s^(−i/N): s is the selection
-pressure, by which the first is more likely than the last. An instance of the bin j then has the probability
+pressure. An instance of the bin j, of n_j instances, then has the probability
 
-    r = (1 − ε) w b_j / Σ w b + ε/N,        b_j = max(1, φ n_max/n_j),        ε the floor,
+    r = (1 − ε) P_j w / W_j + ε/N,        P_j ∝ max(n_j, φ max n),        W_j = Σ w over the bin,        ε the floor.
 
-so that a bin of fewer than φ times the n_max instances of the largest counts as if it had so many. In the terms of two
-levels P_j is proportional to b_j Σ w over the bin, and Q to w.
+So bins are drawn in proportion to their sizes, but one of fewer than φ times the instances of the largest as if it had
+so many; and inside a bin by ranks. That P is fixed keeps ranks from shifting the classes, whose v differ for reasons of
+their own, above all while the network knows little.
 
 With γ = 0 the ranks are those of the loss, and wrong labels, whose loss stays the largest, are drawn the most. The
 larger γ, the sooner something counts as hopeless: closeness is largest at v = γ/(1 + γ). ``gamma="follow"`` takes it
@@ -50,11 +51,13 @@ import torch
 from torch import Tensor
 
 from lightning_as.core.arguments import check_choice, check_positive, check_share
+from lightning_as.core.bin_distribution import add_to_bins
 from lightning_as.core.bins import Bins
 from lightning_as.core.draw import Draw, to_device
 from lightning_as.core.points import Kind, Points
 from lightning_as.core.state import require
 from lightning_as.core.tree_in_bins import last_occurrence
+from lightning_as.strategies._score_schedule import ScoreSchedule, Scoring, check_scoring
 from lightning_as.strategies.base import Strategy
 
 _HOPELESS = 0.1  # a v below
@@ -75,13 +78,18 @@ class ClosenessSampling(Strategy):
             Default: 0.2.
         warm_up: Passes of N drawn instances before the first ranks, at least 0. Default: 1.
         relaxation: Share of the training, in [0, 1], that ends it without ranks. Default: 0.3.
+        score: What the ranks go by: ``"closeness"``; ``"loss"``, the doubt alone; ``"gradient"``, the root of the
+            gradient bound, smoothed as the doubt. A dict or a list of them changes it in the training, see
+            :class:`AdaptiveSampling`. Default: ``"closeness"``.
         points: ``"strata"`` or ``"independent"``, see :mod:`lightning_as.core.points`. Default: ``"strata"``.
 
     Raises:
         TypeError: If an option is no number.
-        ValueError: If an option is out of its range.
+        ValueError: If an option is out of its range; at the first draw, if `score` goes by shares of a training that
+            has no end.
     """
 
+    reads = frozenset({"losses", "bounds"})  # of an object, only what its scores ask for
     any_device = True
     samples_by_loss = True
 
@@ -94,6 +102,7 @@ class ClosenessSampling(Strategy):
         smallest_bin: float = 0.2,
         warm_up: float = 1.0,
         relaxation: float = 0.3,
+        score: Scoring = "closeness",
         points: Kind = "strata",
     ) -> None:
         check_positive("pressure", pressure)
@@ -109,6 +118,8 @@ class ClosenessSampling(Strategy):
         check_positive("warm_up", warm_up, with_zero=True)
         check_share("relaxation", relaxation, with_one=True)
         check_choice("points", points, get_args(Kind))
+        by_gradient = "gradient" in check_scoring(score)
+        self.reads = frozenset({"losses", "bounds"} if by_gradient else {"losses"})
         self.pressure = pressure
         self.gamma: float | Literal["follow"] = gamma
         self.floor = floor
@@ -116,31 +127,43 @@ class ClosenessSampling(Strategy):
         self.smallest_bin = smallest_bin
         self.warm_up = warm_up
         self.relaxation = relaxation
+        self.score: Scoring = score
         self.points: Kind = points
 
     def start(self, bins: Bins) -> None:
         super().start(bins)
         size, device = len(bins), bins.device
         self._points = Points(size, self.points)
+        self._schedule = ScoreSchedule(self.score, 0.0, bins)
         self._doubts = torch.full((size,), -1.0, dtype=torch.float64, device=device)  # -1 where it is not known
+        self._norms = torch.zeros(size if "bounds" in self.reads else 0, dtype=torch.float64, device=device)
         sizes = torch.tensor(bins.sizes, dtype=torch.float64, device=device)
-        self._boosts = (self.smallest_bin * max(bins.sizes) / sizes).clamp_(min=1)
+        least = self.smallest_bin * max(bins.sizes)
+        lifted, self._lifted = sizes.clamp(min=least), min(bins.sizes) < least
+        self._p = lifted / lifted.sum()
         self._drawn = self._since = 0  # instances, in all and since the last ranking
         # Σ [v < 1/10] / (N r) of what was trained on since then and their number; h.
         self._window = torch.zeros(3, dtype=torch.float64, device=device)
-        self._relaxed = False
+        self._ranked = False
         self._take(self._mixed(torch.ones_like(self._doubts)))
+
+    def schedule(self) -> tuple[str, str] | None:
+        return self._schedule.needs_end()
+
+    def start_epoch(self, generator: torch.Generator) -> None:
+        super().start_epoch(generator)
+        self._schedule.begin_epoch(self.progress)
 
     @torch.inference_mode()
     def draw(self, size: int, generator: torch.Generator) -> Draw:
         due, warm = self._since * _RANKINGS >= len(self.bins), self._drawn >= self.warm_up * len(self.bins)
-        relaxed = warm and self._is_last_part()
+        ranked = warm and not self._is_last_part()
         if due:
             self._since = 0
             self._estimate(first=not warm)
-        if relaxed != self._relaxed or (due and warm and not relaxed):
-            self._relaxed = relaxed
-            self._take(self._mixed(torch.ones_like(self._doubts) if relaxed else self._weights()))
+        if ranked != self._ranked or (due and ranked):
+            self._ranked = ranked
+            self._take(self._mixed(self._weights() if ranked else torch.ones_like(self._doubts)))
         self._drawn += size
         self._since += size
         points = to_device(self._points.take(size, generator), self.bins.device)
@@ -153,9 +176,11 @@ class ClosenessSampling(Strategy):
         found = torch.stack([(hopeless / draw.probabilities).sum() / len(self.bins), known.sum(), known.new_zeros(())])
         self._window = self._window + found
         last = last_occurrence(draw.indices, known)
-        old, new = self._doubts.index_select(0, draw.indices), doubts.index_select(0, last)
-        moved = torch.where(old < 0, new, torch.lerp(new, old, self.smoothing))
-        self._doubts.index_copy_(0, draw.indices, torch.where(known.index_select(0, last), moved, old))
+        known, before = known.index_select(0, last), self._doubts.index_select(0, draw.indices)
+        self._smooth(self._doubts, draw.indices, doubts.index_select(0, last), known, before)
+        if len(self._norms):
+            self._smooth(self._norms, draw.indices, bounds.sqrt().index_select(0, last), known, before)
+        self._schedule.learn(draw, losses, bounds, self.progress)
 
     @property
     def present_gamma(self) -> Tensor:
@@ -173,29 +198,39 @@ class ClosenessSampling(Strategy):
             "gamma": float(self.present_gamma),
             "hopeless": float(self._window[2]),
             "effective_size": float(self._probabilities.square().sum().reciprocal()),
-        }
+        } | self._schedule.metrics()
 
     def state_dict(self) -> dict[str, Any]:
         return {
             "doubts": self._doubts.cpu().clone(),
+            "norms": self._norms.cpu().clone(),
             "probabilities": self._probabilities.cpu().clone(),
             "window": self._window.cpu().clone(),
             "drawn": self._drawn,
             "since": self._since,
-            "relaxed": int(self._relaxed),
+            "ranked": int(self._ranked),
             "points": self._points.state_dict(),
-        }
+        } | self._schedule.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         doubts, probabilities, device = state["doubts"], state["probabilities"], self.bins.device
         require(((doubts >= 0) & (doubts <= 1) | (doubts == -1)).all(), "`doubts` are not from 0 to 1")
         require((probabilities >= 0).all() & ((probabilities.sum() - 1).abs() < 1e-6), "`probabilities` are none")
         require((state["window"] >= 0).all(), "`window` has negative entries")
+        require((state["norms"] >= 0).all(), "`norms` has negative entries")
+        self._schedule.load_state_dict(state)
         self._doubts = doubts.to(device, copy=True)
+        self._norms = state["norms"].to(device, copy=True)
         self._window = state["window"].to(device, copy=True)
-        self._drawn, self._since, self._relaxed = state["drawn"], state["since"], bool(state["relaxed"])
+        self._drawn, self._since, self._ranked = state["drawn"], state["since"], bool(state["ranked"])
         self._points.load_state_dict(state["points"])
         self._take(probabilities.to(device, copy=True))
+
+    def _smooth(self, table: Tensor, indices: Tensor, new: Tensor, known: Tensor, before: Tensor) -> None:
+        """Move entries of a table; of those whose doubt `before` was not known the first one is taken as it is."""
+        old = table.index_select(0, indices)
+        moved = torch.where(before < 0, new, torch.lerp(new, old, self.smoothing))
+        table.index_copy_(0, indices, torch.where(known, moved, old))
 
     def _is_last_part(self) -> bool:
         has_end = self.progress.total is not None and self.relaxation > 0
@@ -205,6 +240,8 @@ class ClosenessSampling(Strategy):
         """Draw from these probabilities from now on."""
         self._probabilities = probabilities
         ends = probabilities.cumsum(0)
+        if not self._ranked and not self._lifted:  # without the rounding of sums, so that a pass is a permutation
+            ends = torch.arange(1, len(ends) + 1, dtype=torch.float64, device=ends.device)
         self._ends = ends / ends[-1]  # which ends in exactly 1
 
     def _estimate(self, first: bool) -> None:
@@ -216,12 +253,18 @@ class ClosenessSampling(Strategy):
     def _weights(self) -> Tensor:
         """The w of every instance, (N,) float64: 1 of those that have not been seen, which come first."""
         size, unseen, doubts = len(self._doubts), self._doubts < 0, self._doubts.clamp(min=0)
-        closeness = torch.where(unseen, 1.0, doubts * (1 - doubts).pow(self.present_gamma))
-        ranks = closeness.argsort(descending=True, stable=True)
+        if self._schedule.present == "gradient":
+            scores = self._norms
+        else:
+            gamma = self.present_gamma if self._schedule.present == "closeness" else 0
+            scores = doubts * (1 - doubts).pow(gamma)
+        ranks = torch.where(unseen, math.inf, scores).argsort(descending=True, stable=True)
         falling = torch.arange(size, dtype=torch.float64, device=doubts.device) * (-math.log(self.pressure) / size)
         return torch.empty_like(doubts).index_copy_(0, ranks, falling.exp_()).masked_fill_(unseen, 1.0)
 
     def _mixed(self, weights: Tensor) -> Tensor:
         """The r of every instance, (N,) float64, for its w."""
-        boosted = weights * self._boosts.index_select(0, self.bins.tags.long())
-        return (boosted * ((1 - self.floor) / boosted.sum())).add_(self.floor / len(weights))
+        tags = self.bins.tags.long()
+        sums = torch.zeros_like(self._p)
+        add_to_bins(sums, tags, weights)
+        return (weights * (self._p / sums).index_select(0, tags)).mul_(1 - self.floor).add_(self.floor / len(weights))
