@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+from benchmarks.budgets import choice
 from benchmarks.budgets.outcomes import (
     AS_GOOD,
     BALANCED,
@@ -57,7 +58,9 @@ def write(found: Runs, folder: Path) -> dict[str, float]:
         if tasks:
             images.append(f"![Accuracy against processor time: {kind}]({kind.replace(' ', '_')}.png)")
             plot(found, tasks, kind, folder / f"{kind.replace(' ', '_')}.png")
-    (folder / "report.md").write_text("\n\n".join([markdown(against, reached), *images]) + "\n", encoding="utf-8")
+    chosen = "## The default, by the rule of docs/default.md\n\n" + choice.markdown(choice.at_equal_time(found))
+    parts = [markdown(against, reached), chosen, *images]
+    (folder / "report.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     return figures(against, reached)
 
 
