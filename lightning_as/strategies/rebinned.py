@@ -117,7 +117,10 @@ class RebinnedSampling(AdaptiveSampling):
         self.reads = self._needed()  # also with a single bin, which will become more
         self._next = _NONE  # tags of the bins that the next epoch begins with, once they are known
         self._losses = torch.full(
-            (len(bins) if self.by == "loss" else 0,), torch.nan, dtype=torch.float64, device="cpu"
+            (len(bins) if self.by == "loss" else 0,),
+            -1.0,
+            dtype=torch.float64,
+            device="cpu",  # where there is none
         )
 
     @property
@@ -131,7 +134,7 @@ class RebinnedSampling(AdaptiveSampling):
         if self.progress.epoch == 0 or self.progress.epoch % self.every:
             return
         if self.by == "loss":
-            tags = self._quantiles(self._losses)
+            tags = self._quantiles(self._losses.masked_fill(self._losses < 0, torch.nan))
         if len(tags):
             self._move_to(Bins(tags))
 
@@ -192,6 +195,9 @@ class RebinnedSampling(AdaptiveSampling):
         most = len(state["over_bins"]["probabilities"])
         require(len(bins.sizes) <= most, f"`tags` has {len(bins.sizes)} bins, more than {most}")
         self._lay_out(bins)
+        require(((state["losses"] >= 0) | (state["losses"] == -1)).all(), "`losses` has negative entries")
+        beyond = [part[len(bins.sizes) :] for part in state["over_bins"].values() if isinstance(part, Tensor)]
+        require(not any(bool(part.any()) for part in beyond), "`over_bins` is of more bins than there are")
         over_bins = {
             name: part[: len(bins.sizes)] if isinstance(part, Tensor) else part
             for name, part in state["over_bins"].items()
