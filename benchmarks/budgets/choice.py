@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple, get_args
 
-from benchmarks.budgets.outcomes import NEVER_BELOW, Runs, mean, paired
+from benchmarks.budgets.outcomes import NEVER_BELOW, Runs, mean, paired, time_share
 from benchmarks.budgets.rivals import UNIFORM
 from benchmarks.budgets.tasks import TASKS, Figure
 
@@ -51,7 +51,7 @@ def at_equal_time(found: Runs) -> list[AtEqualTime]:
         metric = TASKS[task].metrics[0]
         uniform = {float(b): seeds for (name, b, other), seeds in found.items() if (name, other) == (task, UNIFORM)}
         seeds = [seed for seed in sorted(of_setting) if all(seed in runs for runs in uniform.values())]
-        time = float(budget) * mean([run.ratio for run in of_setting.values() if not math.isnan(run.ratio)])
+        time = time_share(found, task, budget, rival)
         if not seeds or math.isnan(time):
             continue
         differences = [

@@ -38,7 +38,7 @@ class Outcome(NamedTuple):
     half_width: float
     """Of the 95 % interval of the difference; NaN for one seed."""
     ratio: float
-    """Of the processor's time to uniform sampling's at the same budget, in the same session."""
+    """Of the processor's time to uniform sampling's, see :func:`pace`."""
     seeds: int
 
 
@@ -48,7 +48,7 @@ class Run(NamedTuple):
     figures: dict[str, float]
     """By metric, in percent."""
     ratio: float
-    """As in :class:`Outcome`; NaN if its session has no uniform sampling."""
+    """Of the processor's time to that of uniform sampling in the same session; NaN if it has none."""
 
 
 Runs = dict[tuple[str, str, str], dict[int, Run]]
@@ -91,7 +91,7 @@ def outcomes(found: Runs) -> list[Outcome]:
         seeds = sorted(of_setting.keys() & uniform.keys())
         if rival == UNIFORM or not seeds:
             continue
-        ratio = mean([of_setting[seed].ratio for seed in seeds])
+        ratio = pace(found, task, rival)
         for metric in TASKS[task].metrics:
             ours, theirs = ([each[seed].figures[metric] for seed in seeds] for each in (of_setting, uniform))
             difference, half_width = paired([a - b for a, b in zip(ours, theirs, strict=True)])
@@ -113,13 +113,26 @@ def paired(differences: Sequence[float]) -> tuple[float, float]:
     return mean(differences), float(t.ppf(0.975, size - 1)) * statistics.stdev(differences) / math.sqrt(size)
 
 
-def time_share(found: Runs, task: str, budget: str, rival: str) -> float:
-    """The time at a budget over that of uniform sampling at its full budget, the mean over the seeds.
+def pace(found: Runs, task: str, rival: str) -> float:
+    """The processor's time of a step over that of uniform sampling's, on all tasks with this network and batch size.
 
-    The two are not of one session. A step of uniform sampling takes as long at all budgets, so that it is the ratio
-    within the session, times the share of the steps, which is the budget.
+    The median of the ratios within the sessions, over budgets, seeds and variants of the data: whoever else is at work
+    on the machine slows now the one and now the other.
     """
-    return float(budget) * mean([run.ratio for run in found[task, budget, rival].values()])
+    like = TASKS[task].network, TASKS[task].batch_size
+    ratios = [
+        run.ratio
+        for (name, _, other), of_setting in found.items()
+        if other == rival and (TASKS[name].network, TASKS[name].batch_size) == like
+        for run in of_setting.values()
+        if not math.isnan(run.ratio)
+    ]
+    return statistics.median(ratios) if ratios else math.nan
+
+
+def time_share(found: Runs, task: str, budget: str, rival: str) -> float:
+    """The time at a budget over that of uniform sampling at its full budget: the share of the steps times the pace."""
+    return float(budget) * pace(found, task, rival)
 
 
 def goals(found: Runs) -> list[Goal]:
