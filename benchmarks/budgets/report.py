@@ -32,9 +32,9 @@ _HEADER = """\
 |---|---|---|---|---|---|---|---|---|"""
 _RULES = f"""\
 1. On every clean task: at some budget the mean of the first metric, paired by seed, is at most {-AS_GOOD} points \
-below that of uniform sampling at its full budget, in at most {SOONER} of the time that this takes: the budget times the \
-median ratio of the times within a session, over all tasks of the network. Beside each task stands the smallest such \
-share of the time.
+below that of uniform sampling at its full budget, in at most {SOONER} of the time that this takes: the budget times \
+the median ratio of the times within a session, over all tasks of the network. Beside each task stands the smallest \
+such share of the time.
 2. On every task with wrong labels: at the full budget the mean paired difference of the first metric is at least \
 {BETTER:+} points; and on no task, at no budget and by no metric is it below {NEVER_BELOW}.
 3. On every imbalanced task: at the full budget the mean paired difference of each metric is at least {BALANCED:+} \
