@@ -52,6 +52,7 @@ from torch import Tensor
 from lightning_as.core.arguments import check_choice, check_positive, check_share
 from lightning_as.core.bins import Bins
 from lightning_as.core.draw import Draw, to_device
+from lightning_as.core.execution import loops
 from lightning_as.core.points import Kind, Points
 from lightning_as.core.state import require
 from lightning_as.core.tree_in_bins import last_occurrence
@@ -120,6 +121,7 @@ class ClosenessSampling(Strategy):
 
     def start(self, bins: Bins) -> None:
         super().start(bins)
+        loops(bins.device)  # which takes a while the first time, and not amid a step
         size, device = len(bins), bins.device
         self._points = Points(size, self.points)
         self._doubts = torch.full((size,), -1.0, dtype=torch.float64, device=device)  # -1 where it is not known
@@ -148,6 +150,10 @@ class ClosenessSampling(Strategy):
         return Draw(indices, self.bins.of(indices), self._probabilities.index_select(0, indices))
 
     def learn(self, draw: Draw, losses: Tensor, bounds: Tensor) -> None:
+        if (compiled := loops(self._doubts.device)) is not None:
+            parts = (self._doubts, self._window, draw.indices, losses.contiguous(), draw.probabilities)
+            compiled.smooth_doubts(*(part.numpy() for part in parts), self.smoothing, 1 - _HOPELESS)
+            return
         doubts, known = torch.expm1(-losses).neg_(), losses.isfinite()  # off the CPU there is NaN among them
         hopeless = (doubts > 1 - _HOPELESS).to(torch.float64)
         found = torch.stack([(hopeless / draw.probabilities).sum() / len(self.bins), known.sum(), known.new_zeros(())])

@@ -41,6 +41,7 @@ class Oracle:
         return [(1 - self.floor) * weight / sum(weights) + self.floor / count for weight in weights]
 
 
+@pytest.mark.usefixtures("execution")
 @pytest.mark.parametrize(
     ("s", "gamma", "floor", "alpha", "phi"),
     [(10, 0.5, 0.1, 0.7, 0.2), (100, 0.0, 0.0, 0.0, 0.0), (3, "follow", 0.3, 0.9, 1.0)],
@@ -108,6 +109,7 @@ def test_the_estimate_of_what_is_hopeless_is_unbiased():
     assert expectation == pytest.approx(float((torch.exp(-losses) < 0.1).double().mean()))
 
 
+@pytest.mark.usefixtures("execution")
 def test_what_is_not_finite_leaves_its_instance_alone():
     strategy = started(ClosenessSampling(), 6)
     learn(strategy, [0, 1, 2], double(0.5, math.inf, math.nan))
@@ -145,6 +147,7 @@ def test_off_the_cpu_no_number_is_looked_at(monkeypatch: pytest.MonkeyPatch):
         here.update(draw, losses, torch.zeros_like(losses))
         with monkeypatch.context() as patch, no_looking():
             patch.setattr(Bins, "on_host", False)
+            patch.setattr("lightning_as.core.execution._compiled", lambda: None)
             same = there.draw(24, seeded(step))
             there.update(same, losses, torch.zeros_like(losses))
         here.progress.step()
