@@ -1,4 +1,4 @@
-"""What adaptive sampling costs: time per training step with the callback over plain uniform sampling.
+"""What a sampling method costs: time per training step with the callback over plain uniform sampling.
 
 Both train the thesis's CNN on the full MNIST through the same DataModule. Short runs of the two alternate, each
 pair in the other order than the one before; a ratio is that of the two median steps of a pair, and the figure
@@ -12,11 +12,12 @@ ddp       as returned, in two processes (gloo), each with half of the batch; bes
           one collective takes, waiting for the other process included
 
 Beside each ratio stands the share of the step that the sampler's own code takes: its draw, and what the callback does.
-Both are taken by one clock in one run, so that a machine whose speed drifts hardly shows in it. It leaves out by what
-the rest of the step is slowed, such as hooks on the module, and that uniform sampling draws as well.
+Both are taken by one clock in one run, so that a machine whose speed drifts hardly shows in it; and as means, so that
+what is done once in many steps, such as to rank all instances, counts as well, which the median step does not have. It
+leaves out by what the rest of the step is slowed, such as hooks on the module, and that uniform sampling draws as well.
 
     python benchmarks/overhead.py [--quick] [--modes returned unedited weights workers ddp] [--batch-sizes 64 256 1024]
-        [--floor 0.1]
+        [--strategy ClosenessSampling AdaptiveSampling]
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +39,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 import lightning_as.plugin.rows
-from lightning_as import AdaptiveSampling, AdaptiveSamplingCallback, ConvNetClassifier, MNISTDataModule, Strategy
+from lightning_as import AdaptiveSamplingCallback, ConvNetClassifier, MNISTDataModule, Strategy, strategies
 from lightning_as.plugin.wiring import gather_batch
 
 MODES = ("returned", "unedited", "weights", "workers", "ddp")
+STRATEGIES = ("ClosenessSampling", "AdaptiveSampling")  # the default, and the thesis's
 
 
 class Unedited(ConvNetClassifier):
@@ -62,12 +65,10 @@ class StepTimes(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.report is not None and trainer.is_global_zero:  # another process cannot hand it back
-            self.report.write_text(json.dumps([self.median(), statistics.median(GATHERING[3:] or [0.0])]))
+            steps = [after - before for before, after in pairwise(self.starts)][3:]
+            gathering = statistics.median(GATHERING[3:] or [0.0])
+            self.report.write_text(json.dumps([statistics.median(steps), gathering, statistics.fmean(steps)]))
         GATHERING.clear()
-
-    def median(self) -> float:
-        steps = [after - before for before, after in zip(self.starts, self.starts[1:], strict=False)]
-        return statistics.median(steps[3:])
 
 
 GATHERING: list[float] = []
@@ -112,14 +113,14 @@ class Own:
 
 
 class Setting:
-    """One mode at one batch size: how to run some steps, with the callback or without."""
+    """One strategy and mode at one batch size: how to run some steps, with the callback or without."""
 
-    def __init__(self, mode: str, batch_size: int, floor: float) -> None:
+    def __init__(self, strategy: str, mode: str, batch_size: int) -> None:
         self.processes = 2 if mode == "ddp" else 1
         self.module: Callable[[], LightningModule] = Unedited if mode in ("unedited", "weights") else ConvNetClassifier
         self.data = MNISTDataModule(batch_size // self.processes, num_workers=2 if mode == "workers" else 0, seed=0)
         self.sampling = AdaptiveSamplingCallback(
-            AdaptiveSampling(floor=floor),
+            getattr(strategies, strategy)(),
             logits_from="network" if mode in ("unedited", "weights") else None,
             weights="unbiased" if mode == "weights" else "none",
         )
@@ -127,8 +128,8 @@ class Setting:
         if self.processes == 1:
             self.own.watch(self.sampling)
 
-    def run(self, steps: int, adaptive: bool) -> tuple[float, float]:
-        """Median seconds per step of a short run, and those of them that are the collective's."""
+    def run(self, steps: int, adaptive: bool) -> tuple[float, float, float]:
+        """Of a short run the median seconds per step, those of them that are the collective's, and the mean."""
         with tempfile.TemporaryDirectory() as folder:
             report = Path(folder) / "median"
             times = StepTimes(report)
@@ -146,14 +147,15 @@ class Setting:
                 enable_model_summary=False,
             )
             trainer.fit(self.module(), datamodule=self.data)
-            step, gathering = json.loads(report.read_text())
-            return step, gathering
+            step, gathering, mean = json.loads(report.read_text())
+            return step, gathering, mean
 
 
 def see_everything(strategy: Strategy, batch_size: int) -> None:
     """Bring the strategy to where it is for all but the first of many epochs: every instance has a score."""
-    generator = torch.Generator().manual_seed(0)
-    while strategy.metrics()["seen"] < 1:
+    generator, drawn = torch.Generator().manual_seed(0), 0
+    while drawn < 2 * len(strategy.bins) or strategy.metrics().get("seen", 1.0) < 1:
+        drawn += batch_size
         draw = strategy.draw(batch_size, generator)
         losses = torch.rand(batch_size, dtype=torch.float64, generator=generator).pow(8)
         strategy.update(draw, losses, losses)
@@ -161,7 +163,7 @@ def see_everything(strategy: Strategy, batch_size: int) -> None:
 
 def measure(setting: Setting, pairs: int, seconds: float) -> tuple[list[float], list[float], list[float], list[float]]:
     """Ratios adaptive over uniform, uniform step times, shares of the collective and of own code, of each pair."""
-    once, _ = setting.run(10, adaptive=False)
+    once, *_ = setting.run(10, adaptive=False)
     steps = max(12, round(seconds / once))
     setting.run(steps, adaptive=True)  # warm-up of both paths
     if setting.processes == 1:  # what forked processes learn stays with them
@@ -174,7 +176,7 @@ def measure(setting: Setting, pairs: int, seconds: float) -> tuple[list[float], 
         ratios.append(times[True][0] / times[False][0])
         uniforms.append(times[False][0])
         shares.append(times[True][1] / times[True][0])
-        own.append(statistics.median(setting.own.steps[3:] or [0.0]) / times[True][0])
+        own.append(statistics.fmean(setting.own.steps[3:] or [0.0]) / times[True][2])
     return ratios, uniforms, shares, own
 
 
@@ -183,25 +185,27 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="end within 50 s: the mode returned alone")
     parser.add_argument("--modes", nargs="+", choices=MODES, default=None)
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[64, 256, 1024], help="of the mode returned")
-    parser.add_argument("--floor", type=float, default=0.1, help="of AdaptiveSampling (default: its own, 0.1)")
+    parser.add_argument("--strategy", nargs="+", help=f"default: {' '.join(STRATEGIES)}; quick: the first of these")
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     lightning_as.plugin.rows.gather_batch = timed_gather
     figures: dict[str, float] = {}
     modes = options.modes or (["returned"] if options.quick else MODES)
+    names = options.strategy or STRATEGIES[: 1 if options.quick else 2]
     cells = [(mode, size) for mode in modes for size in (options.batch_sizes if mode == "returned" else [256])]
-    for mode, size in cells:
+    for (mode, size), strategy in product(cells, names):
         ratios, uniforms, shares, own = measure(
-            Setting(mode, size, options.floor), 4 if options.quick else 24, 0.8 if options.quick else 2.0
+            Setting(strategy, mode, size), 4 if options.quick else 24, 0.8 if options.quick else 2.0
         )
         low, middle, high = statistics.quantiles(ratios, n=4)
         uniform = statistics.median(uniforms)
         name = f"{size}" if mode == "returned" else f"{mode}_{size}"
+        name = name if strategy == names[0] else f"{strategy}_{name}"
         figures[f"ratio_{name}"] = round(middle, 4)
         figures[f"uniform_ms_{name}"] = round(uniform * 1e3, 3)
         print(
-            f"{mode}, batch {size}: adaptive / uniform {middle:.3f} "
+            f"{strategy}, {mode}, batch {size}: adaptive / uniform {middle:.3f} "
             f"(quartiles {low:.3f} to {high:.3f} of {len(ratios)} pairs), uniform step {uniform * 1e3:.1f} ms",
             flush=True,
         )

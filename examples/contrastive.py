@@ -70,7 +70,6 @@ def main() -> None:
     )
     trainer.fit(Contrastive(), train_loader, val_loader)
     print(f"trained; other view found {trainer.callback_metrics['val/found']:.2f}")
-    print(f"drawn most: {4000 * plugin.strategy.probabilities().max():.1f} times the average")  # adaptive sampling
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """A GAN, by manual optimization: the losses of the drawn samples are handed over.
 
 The discriminator is called twice in a step, on drawn and on generated samples, and `training_step` returns nothing. So
-the module says itself what the losses of the drawn samples are, in one line: those that the discriminator does not yet
-call real are drawn more often. There are no classes: one bin.
+the module says itself what the losses of the drawn samples are, in one line: those that the discriminator is in
+doubt of are drawn more often. There are no classes: one bin.
 
 Run it by `python examples/gan.py`. The changed lines end in `# adaptive sampling`.
 """
@@ -70,7 +70,6 @@ def main() -> None:
     trainer.fit(model, train_loader)
     radius = model.generator(torch.randn(1000, 4)).norm(dim=1).mean()
     print(f"trained; radius {radius:.2f} of generated points, {points.norm(dim=1).mean():.2f} of real ones")
-    print(f"drawn most: {4000 * plugin.strategy.probabilities().max():.1f} times the average")  # adaptive sampling
 
 
 if __name__ == "__main__":

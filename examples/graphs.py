@@ -78,7 +78,6 @@ def main() -> None:
     )
     trainer.fit(GraphClassifier(), train_loader, val_loader)
     print(f"trained; val accuracy {trainer.callback_metrics['val/accuracy']:.2f}")
-    print("drawn most:", KINDS[plugin.strategy.bin_probabilities.argmax()])  # adaptive sampling
 
 
 if __name__ == "__main__":

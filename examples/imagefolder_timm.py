@@ -94,7 +94,6 @@ def main() -> None:
         )
         trainer.fit(Classifier(), datamodule=AdaptiveDataModule(Shapes(folder)))  # adaptive sampling
     print(f"trained; val accuracy {trainer.callback_metrics['val/accuracy']:.2f}")
-    print("drawn most:", ["cross", "disc", "ring"][plugin.strategy.bin_probabilities.argmax()])  # adaptive sampling
 
 
 if __name__ == "__main__":

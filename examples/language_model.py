@@ -93,7 +93,7 @@ def main() -> None:
     )
     trainer.fit(LanguageModel(len(tokenizer)), train_loader, val_loader)
     print(f"trained; val loss {trainer.callback_metrics['val/loss']:.2f} nats per token")
-    print("drawn most:", SOURCES[plugin.strategy.bin_probabilities.argmax()])  # adaptive sampling
+    print(f"{plugin.strategy.bin_probabilities[1]:.0%} of what is drawn are sums")  # adaptive sampling
 
 
 if __name__ == "__main__":

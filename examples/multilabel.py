@@ -65,7 +65,6 @@ def main() -> None:
     )
     trainer.fit(Tagger(), train_loader, val_loader)
     print(f"trained; val F1 {trainer.callback_metrics['val/f1']:.2f}")
-    print("drawn most: samples of", int(plugin.strategy.bin_probabilities.argmax()), "labels")  # adaptive sampling
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Regression: bins by quantiles of the target, and the module's own Huber loss.
+"""Regression: one bin, and the module's own Huber loss.
 
-A target that is a number of its own for each row gives no classes. Ten bins of equal size along it let the sampler find
-out that some ranges of the target are harder than others. `weights="unbiased"` keeps the mean loss what is minimised:
-without them predictions lean to what is drawn often.
+A target that is a number of its own for each row gives no classes: `bins=None`. Rows are drawn by their losses, of
+which the least is 0. `weights="unbiased"` keeps the mean loss what is minimised: without them predictions lean to what
+is drawn often.
 
 Run it by `python examples/regression.py`. The changed lines end in `# adaptive sampling`.
 """
@@ -12,7 +12,7 @@ from lightning.pytorch import LightningModule, Trainer, seed_everything
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_as import AdaptiveDataLoader, AdaptiveSamplingCallback, Bins  # adaptive sampling
+from lightning_as import AdaptiveDataLoader, AdaptiveSamplingCallback  # adaptive sampling
 
 
 class Regressor(LightningModule):
@@ -46,9 +46,7 @@ def main() -> None:
     """Train, and say what the loss is on other rows."""
     seed_everything(0)
     loss = nn.HuberLoss()
-    train = prices(10_000)
-    bins = Bins.from_quantiles(train.tensors[1], 10)  # adaptive sampling
-    train_loader = AdaptiveDataLoader(train, batch_size=128, bins=bins)  # adaptive sampling
+    train_loader = AdaptiveDataLoader(prices(10_000), batch_size=128, bins=None)  # adaptive sampling
     val_loader = DataLoader(prices(2_000), batch_size=1000)
     plugin = AdaptiveSamplingCallback(logits_from="net", per_sample_loss=loss, weights="unbiased")  # adaptive sampling
     trainer = Trainer(
@@ -60,7 +58,6 @@ def main() -> None:
     )
     trainer.fit(Regressor(loss), train_loader, val_loader)
     print(f"trained; val loss {trainer.callback_metrics['val/loss']:.2f}")
-    print("drawn most: quantile", int(plugin.strategy.bin_probabilities.argmax()))  # adaptive sampling
 
 
 if __name__ == "__main__":

@@ -75,7 +75,7 @@ def main() -> None:
     )
     trainer.fit(Segmenter(), train_loader, val_loader)
     print(f"trained; recall of small squares {trainer.callback_metrics['val/recall_of_small']:.2f}")
-    print("drawn most:", ["bright", "dim"][plugin.strategy.bin_probabilities.argmax()])  # adaptive sampling
+    print(f"{plugin.strategy.bin_probabilities[1]:.0%} of what is drawn are dim scenes")  # adaptive sampling
 
 
 if __name__ == "__main__":

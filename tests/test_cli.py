@@ -57,7 +57,7 @@ def test_fit_prints_the_table_and_the_other_commands_take_its_checkpoint(run: An
     assert len(table[2].split(":")) == 11
     (checkpoint,) = tmp_path.rglob("*.ckpt")
     state = torch.load(checkpoint)["callbacks"]["AdaptiveSamplingCallback"]
-    assert state["sampler"]["strategy"] == "AdaptiveSampling"
+    assert state["sampler"]["strategy"] == "ClosenessSampling"
     for command in ("validate", "test", "predict"):
         run(command, *QUIET, f"--ckpt_path={checkpoint}")
     assert "epochs so far: 2" in run("fit", *QUICK, "--trainer.max_epochs=2", f"--ckpt_path={checkpoint}")
@@ -67,7 +67,7 @@ def test_without_a_preset_it_starts_what_python_starts(run: Any):
     callback, strategy, of_all = settings(run)
     python = AdaptiveSamplingCallback().strategy
     options = {name: getattr(python, name) for name in inspect.signature(type(python)).parameters}
-    assert strategy == {"class_path": "lightning_as.AdaptiveSampling", "init_args": options}
+    assert strategy == {"class_path": "lightning_as.ClosenessSampling", "init_args": options}
     defaults = inspect.signature(AdaptiveSamplingCallback).parameters
     assert callback == {name: defaults[name].default for name in defaults if name != "strategy"}
     assert of_all == ("adadelta", 256, 5)
@@ -84,7 +84,7 @@ def test_presets_compose_and_flags_override_them(run: Any, tmp_path: Path):
     assert saved["optimizer"]["class_path"] == "torch.optim.SGD"
     options = saved["trainer"]["callbacks"][0]["init_args"]["strategy"]["init_args"]
     assert (options["beta"], options["floor"]) == (7, 0.0)
-    assert "distribution P" not in run(*arguments, f"{FLAG}=Uniform")
+    assert "distribution P" not in run(*arguments, f"{FLAG}=UpperBoundImportanceSampling")
 
 
 @pytest.mark.parametrize(
@@ -99,11 +99,11 @@ def test_a_score_that_changes_is_told_in_json_or_yaml(run: Any, tmp_path: Path, 
     strategy = f"{{class_path: lightning_as.AdaptiveSampling, init_args: {{score: {given}}}}}"
     callback = f"{{class_path: lightning_as.AdaptiveSamplingCallback, init_args: {{strategy: {strategy}}}}}"
     (tmp_path / "own.yaml").write_text(f"trainer: {{callbacks: [{callback}]}}")
-    for arguments in ([f"{FLAG}.score={given}"], ["--config=own.yaml"]):
+    for arguments in ([f"{FLAG}=AdaptiveSampling", f"{FLAG}.score={given}"], ["--config=own.yaml"]):
         whole = yaml.safe_load(run("fit", *arguments, "--print_config"))
         options = whole["trainer"]["callbacks"][0]["init_args"]["strategy"]["init_args"]
         assert options["score"] == score
-    run("fit", *QUICK, *UNKEPT, f"{FLAG}.score={given}")
+    run("fit", *QUICK, *UNKEPT, f"{FLAG}=AdaptiveSampling", f"{FLAG}.score={given}")
 
 
 def test_the_presets_are_all_there():

@@ -30,7 +30,7 @@ from lightning_as.models.evaluation import evaluate
 from lightning_as.models.image_classifier import ImageClassifier
 from lightning_as.plugin.callback import AdaptiveSamplingCallback
 from lightning_as.plugin.irreducible import irreducible_losses
-from lightning_as.strategies import AdaptiveSampling
+from lightning_as.strategies import BatchSelector
 from lightning_as.strategies.cards import document, listing
 
 _DESCRIPTION = """Train with adaptive sampling. The subcommands below are those of LightningCLI; beside them there are
@@ -92,7 +92,7 @@ def summary(
         rows.insert(0, ("training cost", f"{cost:.3e}  (mean cross-entropy of all training images, evaluation mode)"))
         rows.insert(1, ("test accuracy", f"{accuracy:.2%}"))
     for callback in trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
-        if isinstance(callback, AdaptiveSamplingCallback) and isinstance(callback.strategy, AdaptiveSampling):
+        if isinstance(callback, AdaptiveSamplingCallback) and not isinstance(callback.strategy, BatchSelector):
             p = callback.strategy.bin_probabilities
             shown = "  ".join(f"{j}: {x:.3f}" for j, x in enumerate(p[:20].tolist()))
             rows.insert(-1, ("distribution P", shown if len(p) <= 20 else f"{shown}  … {len(p)} bins"))

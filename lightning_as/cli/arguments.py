@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from lightning_as.strategies import AdaptiveSampling
 from lightning_as.strategies.cards import cards
 
 PRESETS = Path(__file__).parent.parent / "configs"
@@ -21,6 +22,7 @@ DEFAULT_PRESET = "default"
 
 
 _STRATEGY = "--trainer.callbacks.strategy"
+_DEFAULT_STRATEGY = "ClosenessSampling"
 _GONE_PRESETS = {
     **{
         f"uniform_{setting}": f"`--config {setting} --config uniform`"
@@ -120,7 +122,7 @@ def check_names(arguments: Sequence[str], default: bool = False) -> None:
         _check_names(arguments, "--trainer.callbacks", "AdaptiveSamplingCallback")
     named = [name for _, name in _given(arguments, _STRATEGY) if name != "null"]
     if named or default or (ours and all(ours)):
-        _check_names(arguments, _STRATEGY, named[-1] if named else "AdaptiveSampling")
+        _check_names(arguments, _STRATEGY, named[-1] if named else _DEFAULT_STRATEGY)
 
 
 def _check_names(arguments: Sequence[str], flag: str, class_path: str) -> None:
@@ -138,6 +140,8 @@ def _check_names(arguments: Sequence[str], flag: str, class_path: str) -> None:
         if given.startswith(f"{flag}.") and option not in (*parameters, "class_path", "init_args", "help"):
             nearest = get_close_matches(option, parameters, 1)
             hint = f"did you mean `{nearest[0]}`? It" if nearest else "it"
+            if name == _DEFAULT_STRATEGY and option in inspect.signature(AdaptiveSampling).parameters:
+                hint = f"AdaptiveSampling has it, which `{_STRATEGY}=AdaptiveSampling` names. {name}"
             sys.exit(f"lightning-as: `{given}` is no option of {name}: {hint} has {', '.join(parameters) or 'none'}.")
 
 

@@ -46,6 +46,7 @@ __all__ = [
     "kernel",
     "place_instances",
     "set_leaves",
+    "smooth_doubts",
     "smooth_drawn",
     "sum_up",
 ]
@@ -175,6 +176,36 @@ def smooth_drawn(
         moved[i] = held if per_score[bins[i]] < 0 else held * delta_q + per_score[bins[i]] * cells[places[i] + fanout]
     set_leaves(memory, parents, roots, places, moved, 0, 1)
     return True
+
+
+@kernel
+def smooth_doubts(
+    doubts: Floats,
+    window: Floats,
+    indices: Integers,
+    losses: Floats,
+    probabilities: Floats,
+    smoothing: float,
+    hopeless: float,
+) -> None:
+    """Move doubts, (N,), towards the 1 − exp(−l) of a batch, and add to the estimate of how many are hopeless.
+
+    A doubt that is known keeps the share `smoothing` of itself, and one that is not, which is negative, nothing. Of
+    equal `indices`, (B,), the last counts. `window` gets 1 / (N r), with r of `probabilities`, (B,), for each
+    1 − exp(−l) above `hopeless`, and the number of losses. `losses`, (B,), that are not finite are left out.
+    """
+    if losses.size != indices.size or probabilities.size != indices.size:
+        raise ValueError("There must be a loss and a probability for each instance.")
+    for i in range(indices.size):
+        if indices[i] < 0 or indices[i] >= doubts.size:
+            raise IndexError("An instance is not there.")
+    before = doubts[indices]  # so that an instance that was drawn twice moves once
+    for i in range(indices.size):
+        if math.isfinite(losses[i]):
+            found = -math.expm1(-losses[i])
+            doubts[indices[i]] = found if before[i] < 0 else smoothing * before[i] + (1 - smoothing) * found
+            window[0] += (found > hopeless) / (doubts.size * probabilities[i])
+            window[1] += 1
 
 
 @kernel

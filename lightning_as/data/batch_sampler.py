@@ -103,7 +103,8 @@ class AdaptiveBatchSampler(DistributedSampler[list[int]]):
         if value * self.num_replicas > len(self.bins):
             raise ValueError(
                 f"`batch_size` is {value} in each of {self.num_replicas} process(es), "
-                f"but the data set has only {len(self.bins)} instances."
+                f"but the data set has only {len(self.bins)} instances: use at most "
+                f"{len(self.bins) // self.num_replicas}."
             )
         self._batch_size = value
 
@@ -281,7 +282,8 @@ class AdaptiveBatchSampler(DistributedSampler[list[int]]):
         if state["strategy"] != strategy:
             raise ValueError(
                 f"The state to load is of the strategy {state['strategy']}, but here it is {strategy}: give "
-                "AdaptiveSamplingCallback the strategy it was saved with, or leave it out if that was Uniform."
+                f"AdaptiveSamplingCallback the strategy it was saved with, {state['strategy']}(…), or start a new "
+                "training, if you like from the checkpoint's weights by `load_from_checkpoint`."
             )
         # At the border of an epoch nothing depends on the batch size.
         if state["position"] and batch_size != self.batch_size * self.num_replicas:

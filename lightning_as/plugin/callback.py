@@ -29,7 +29,7 @@ from lightning_as.plugin.wiring import (
     refuse_overfit_batches,
     validation_metrics,
 )
-from lightning_as.strategies import AdaptiveSampling, Strategy
+from lightning_as.strategies import ClosenessSampling, Strategy
 
 
 class AdaptiveSamplingCallback(Callback):
@@ -50,12 +50,11 @@ class AdaptiveSamplingCallback(Callback):
 
     Logged every ``log_every_n_steps``: ``adaptive/ess``, the number of instances that the distribution is effectively
     spread over, as estimated from the batch (on the CPU also in the bar); with weights ``adaptive/weight_mean`` and
-    ``adaptive/weight_max``; and the strategy's own figures, for :class:`AdaptiveSampling` ``adaptive/entropy_p``
-    (nats), ``adaptive/p_min``, ``adaptive/p_max``, ``adaptive/seen`` (share of instances) and ``adaptive/age_p``
-    (batches); and ``adaptive/skipped`` (losses that were not finite).
+    ``adaptive/weight_max``; the strategy's own figures, see its ``metrics``; and ``adaptive/skipped`` (losses that were
+    not finite).
 
     Args:
-        strategy: The method. Default: :class:`AdaptiveSampling`.
+        strategy: The method; the thesis's is :class:`AdaptiveSampling`. Default: :class:`ClosenessSampling`.
         logits_from: Name of the submodule that gives the logits, such as ``"net"``. With `weights` nothing after it may
             have parameters to train. Default: none.
         recompute: Compute logits anew if they are nowhere to be seen. Default: False.
@@ -77,7 +76,7 @@ class AdaptiveSamplingCallback(Callback):
             ``"unbiased"``, ``"clipped"``, ``"power"``: see :func:`importance_weights`. They reach the loss through the
             gradient of the output of `logits_from`; or, if the module has the attribute `weights_attribute`, that is
             the batch's weights (B,) during each training step and None otherwise, and using them is up to the module.
-            Default: ``"source"``; for `AdaptiveSampling` that is none, as in the thesis: the loss is re-weighted
+            Default: ``"source"``; for `ClosenessSampling` and `AdaptiveSampling` that is none: the loss is re-weighted
             towards what is drawn often.
         weight_limit: The largest weight of ``"clipped"``. Default: 10.
         weight_power: The exponent of ``"power"``. Default: 0.5.
@@ -121,7 +120,7 @@ class AdaptiveSamplingCallback(Callback):
     ) -> None:
         self._fit: Fit | None = None
         self._sampler: AdaptiveBatchSampler | None = None  # of the last fit, whose state a later one takes over
-        self.strategy = AdaptiveSampling() if strategy is None else strategy
+        self.strategy = ClosenessSampling() if strategy is None else strategy
         check_functions(forward, per_sample_loss, gradient_bound, logits_from)
         check_choice("weights", weights, ("source", *get_args(Weighting)))
         check_weighting(weights, self.strategy)
@@ -155,7 +154,7 @@ class AdaptiveSamplingCallback(Callback):
     @strategy.setter
     def strategy(self, strategy: Strategy) -> None:
         if not isinstance(strategy, Strategy):
-            raise TypeError(f"`strategy` must be an object such as AdaptiveSampling(), got {strategy!r}.")
+            raise TypeError(f"`strategy` must be an object such as ClosenessSampling(), got {strategy!r}.")
         if self._fit is not None:
             raise MisconfigurationException(
                 "The strategy of an AdaptiveSamplingCallback cannot be replaced amid a fit: set it before, or end the "

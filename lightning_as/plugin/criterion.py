@@ -92,7 +92,7 @@ class SampleLosses:
             raise MisconfigurationException(
                 f"`per_sample_loss={_name(self.loss)}` is a function of the batch, which has no gradient with respect "
                 "to logits, but the strategy reads it: give a function of logits and targets, or `gradient_bound=…`; "
-                "or use a strategy that goes by losses alone, as AdaptiveSampling() does with `bins=None`."
+                "or use a strategy that goes by losses alone, such as ClosenessSampling()."
             )
 
     def _find(self) -> PerSample:

@@ -116,5 +116,5 @@ def check_weighting(weighting: Weighting | Literal["source"], strategy: Strategy
         raise ValueError(
             f"`weights={weighting!r}` go by the probability of each instance, which {type(strategy).__name__} does not "
             "know of those that it chooses: leave `weights` out, or use a strategy that draws by probabilities, such "
-            "as AdaptiveSampling() or UpperBoundImportanceSampling()."
+            "as ClosenessSampling() or UpperBoundImportanceSampling()."
         )

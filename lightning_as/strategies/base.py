@@ -164,8 +164,9 @@ class Strategy(ABC):
             losses, bounds = (part[finite].clamp_(-_LARGEST, _LARGEST) for part in (losses, bounds))
             if self.samples_by_loss and len(losses) and float(losses.min()) < 0:
                 raise ValueError(
-                    f"`losses` must not be negative to sample by them, got {float(losses.min())}: add a constant to "
-                    "them, or use a strategy that goes by ranks or gradients."
+                    f"`losses` must not be negative to sample by them, got {float(losses.min())}: add a constant, so "
+                    "that the least that they can be is 0; or use a strategy that goes by ranks or gradients, such as "
+                    "OnlineBatchSelection() or AdaptiveSampling(score='gradient')."
                 )
         self.learn(draw, losses, bounds)
 
@@ -201,6 +202,11 @@ class Strategy(ABC):
     @abstractmethod
     def probabilities(self) -> Tensor:
         """The present distribution over all instances, in the data set's order, (N,) float64. O(N)."""
+
+    @property
+    def bin_probabilities(self) -> Tensor:
+        """P: the probability that a place of a batch goes to a bin, (k,) float64. O(N), unless a method has it."""
+        return torch.bincount(self.bins.tags, self.probabilities(), len(self.bins.sizes))
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:

@@ -54,6 +54,7 @@ from lightning_as.core.arguments import check_choice, check_positive, check_shar
 from lightning_as.core.bin_distribution import add_to_bins
 from lightning_as.core.bins import Bins
 from lightning_as.core.draw import Draw, to_device
+from lightning_as.core.execution import loops
 from lightning_as.core.points import Kind, Points
 from lightning_as.core.state import require
 from lightning_as.core.tree_in_bins import last_occurrence
@@ -69,9 +70,9 @@ class ClosenessSampling(Strategy):
     """More of what is neither known nor hopeless, and of rare bins; in the end all alike.
 
     Args:
-        pressure: s, how much more likely the first rank is than the last, at least 1. Default: 10.
+        pressure: s, how much more likely the first rank is than the last, at least 1. Default: 100.
         gamma: γ, at least 0: the larger, the sooner something counts as hopeless; ``"follow"``: as the data say, at
-            most ½. Default: 0.5.
+            most ½. Default: ``"follow"``.
         floor: ε in [0, 1): the share of the draws that is uniform over all instances. Default: 0.1.
         smoothing: α in [0, 1), the share of its old doubt that a visit leaves an instance. Default: 0.7.
         smallest_bin: φ in [0, 1]: a bin counts as if it had at least this share of the instances of the largest.
@@ -95,8 +96,8 @@ class ClosenessSampling(Strategy):
 
     def __init__(
         self,
-        pressure: float = 10.0,
-        gamma: float | Literal["follow"] = 0.5,
+        pressure: float = 100.0,
+        gamma: float | Literal["follow"] = "follow",
         floor: float = 0.1,
         smoothing: float = 0.7,
         smallest_bin: float = 0.2,
@@ -132,11 +133,12 @@ class ClosenessSampling(Strategy):
 
     def start(self, bins: Bins) -> None:
         super().start(bins)
+        loops(bins.device)  # which takes a while the first time, and not amid a step
         size, device = len(bins), bins.device
         self._points = Points(size, self.points)
         self._schedule = ScoreSchedule(self.score, 0.0, bins)
         self._doubts = torch.full((size,), -1.0, dtype=torch.float64, device=device)  # -1 where it is not known
-        self._norms = torch.zeros(size if "bounds" in self.reads else 0, dtype=torch.float64, device=device)
+        self._norms = torch.full_like(self._doubts[: size if "bounds" in self.reads else 0], -1.0)  # likewise
         sizes = torch.tensor(bins.sizes, dtype=torch.float64, device=device)
         least = self.smallest_bin * max(bins.sizes)
         lifted, self._lifted = sizes.clamp(min=least), min(bins.sizes) < least
@@ -171,15 +173,17 @@ class ClosenessSampling(Strategy):
         return Draw(indices, self.bins.of(indices), self._probabilities.index_select(0, indices))
 
     def learn(self, draw: Draw, losses: Tensor, bounds: Tensor) -> None:
-        doubts, known = torch.expm1(-losses).neg_(), losses.isfinite()  # off the CPU there is NaN among them
-        hopeless = (doubts > 1 - _HOPELESS).to(torch.float64)
-        found = torch.stack([(hopeless / draw.probabilities).sum() / len(self.bins), known.sum(), known.new_zeros(())])
-        self._window = self._window + found
-        last = last_occurrence(draw.indices, known)
-        known, before = known.index_select(0, last), self._doubts.index_select(0, draw.indices)
-        self._smooth(self._doubts, draw.indices, doubts.index_select(0, last), known, before)
+        if (compiled := loops(self._doubts.device)) is not None:
+            parts = (self._doubts, self._window, draw.indices, losses.contiguous(), draw.probabilities)
+            compiled.smooth_doubts(*(part.numpy() for part in parts), self.smoothing, 1 - _HOPELESS)
+        else:
+            doubts, known = torch.expm1(-losses).neg_(), losses.isfinite()  # off the CPU there is NaN among them
+            hopeless = (doubts > 1 - _HOPELESS).to(torch.float64)
+            sums = (hopeless / draw.probabilities).sum() / len(self.bins), known.sum()
+            self._window = self._window + torch.stack([*sums, torch.zeros_like(sums[0])])
+            self._smooth(self._doubts, draw.indices, doubts, known)
         if len(self._norms):
-            self._smooth(self._norms, draw.indices, bounds.sqrt().index_select(0, last), known, before)
+            self._smooth(self._norms, draw.indices, bounds.sqrt(), losses.isfinite())
         self._schedule.learn(draw, losses, bounds, self.progress)
 
     @property
@@ -217,7 +221,7 @@ class ClosenessSampling(Strategy):
         require(((doubts >= 0) & (doubts <= 1) | (doubts == -1)).all(), "`doubts` are not from 0 to 1")
         require((probabilities >= 0).all() & ((probabilities.sum() - 1).abs() < 1e-6), "`probabilities` are none")
         require((state["window"] >= 0).all(), "`window` has negative entries")
-        require((state["norms"] >= 0).all(), "`norms` has negative entries")
+        require(((state["norms"] >= 0) | (state["norms"] == -1)).all(), "`norms` has negative entries")
         self._schedule.load_state_dict(state)
         self._doubts = doubts.to(device, copy=True)
         self._norms = state["norms"].to(device, copy=True)
@@ -226,11 +230,12 @@ class ClosenessSampling(Strategy):
         self._points.load_state_dict(state["points"])
         self._take(probabilities.to(device, copy=True))
 
-    def _smooth(self, table: Tensor, indices: Tensor, new: Tensor, known: Tensor, before: Tensor) -> None:
-        """Move entries of a table; of those whose doubt `before` was not known the first one is taken as it is."""
-        old = table.index_select(0, indices)
-        moved = torch.where(before < 0, new, torch.lerp(new, old, self.smoothing))
-        table.index_copy_(0, indices, torch.where(known, moved, old))
+    def _smooth(self, table: Tensor, indices: Tensor, values: Tensor, known: Tensor) -> None:
+        """Move the entries of a table towards the known values; those that were not known, -1, become them."""
+        last = last_occurrence(indices, known)
+        new, old = values.index_select(0, last), table.index_select(0, indices)
+        moved = torch.where(old < 0, new, torch.lerp(new, old, self.smoothing))
+        table.index_copy_(0, indices, torch.where(known.index_select(0, last), moved, old))
 
     def _is_last_part(self) -> bool:
         has_end = self.progress.total is not None and self.relaxation > 0

@@ -17,8 +17,9 @@ def test_presets_are_in_the_package():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([f"{CALLBACK}.strategy.flor=0.1"], "strategy.flor` is no option of AdaptiveSampling: did you mean `floor`?"),
-        ([f"{CALLBACK}.strategy.init_args.flor", "0.1"], "did you mean `floor`? It has beta, delta_p"),
+        ([f"{CALLBACK}.strategy.flor=0.1"], "strategy.flor` is no option of ClosenessSampling: did you mean `floor`?"),
+        ([f"{CALLBACK}.strategy.init_args.flor", "0.1"], "did you mean `floor`? It has pressure, gamma"),
+        ([f"{CALLBACK}.strategy.beta=7"], "AdaptiveSampling has it, which `--trainer.callbacks.strategy=AdaptiveSampl"),
         ([f"{CALLBACK}.strategy=Uniform", f"{CALLBACK}.strategy.floor=0.1"], "Uniform: it has replacement."),
         ([f"{CALLBACK}+=lightning_as.AdaptiveSamplingCallback", f"{CALLBACK}.recomput=1"], "did you mean `recompute`?"),
     ],

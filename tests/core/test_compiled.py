@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from itertools import product
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from lightning_as.core import compiled
 from lightning_as.core.bin_distribution import GradientBinDistribution
 from lightning_as.core.bins import Bins
 from lightning_as.core.instance_distribution import InstanceDistribution
@@ -59,6 +61,15 @@ def test_numbers_that_do_not_go_together_are_refused():
         over_bins.update(one, double(1, 1), double(1, 1))
     with pytest.raises(IndexError, match="A bin is not there"):
         over_bins.update(one + 2, double(1), double(1))
+
+
+@pytest.mark.parametrize(("index", "losses", "error"), [(0, 2, ValueError), (2, 1, IndexError), (-1, 1, IndexError)])
+def test_doubts_of_what_is_not_there_are_refused(index: int, losses: int, error: type[Exception]):
+    doubts, window, one = np.zeros(2), np.zeros(2), np.ones(1)
+    with pytest.raises(error, match=r"for each instance|An instance is not there"):
+        compiled.smooth_doubts(doubts, window, np.array([index]), np.ones(losses), one, 0.7, 0.9)
+    assert not doubts.any()
+    assert not window.any()
 
 
 def test_tensors_may_be_strided_or_of_inference_mode():

@@ -98,7 +98,7 @@ def test_resumed_it_goes_on_with_the_same_draws(ahead: int, trained: int):
 @pytest.mark.parametrize(
     ("other", "changes", "message"),
     [
-        (make, {}, r"strategy AdaptiveSampling, but here it is Uniform: give AdaptiveSamplingCallback the strategy"),
+        (make, {}, r"strategy AdaptiveSampling, but here it is Uniform: give .* saved with, AdaptiveSampling\(…\)"),
         (lambda: adaptive(batch_size=9), {}, r"middle of an epoch with `batch_size` 8, but here it is 9: use 8"),
         (lambda: adaptive(tags=(TAGS + 1) % 5), {}, r"here are 97 .* 97 are in another bin, the first at position 0"),
         (lambda: adaptive(tags=TAGS[:50]), {}, r"other bins: it is of 97 instances in 5 bins, but here are 50 inst"),

@@ -195,7 +195,7 @@ def test_every_hook_and_loader_and_the_state_of_the_datamodule_are_used(tmp_path
     trainer.save_checkpoint(tmp_path / "end.ckpt")
     assert module.seen == [("train", B)] * (N // B) + [("validate", 6)] * 4
     assert inner.calls == [("prepare_data", True), ("setup", "fit", True), *MOVES, ("teardown", "fit")]
-    assert "adaptive/seen" in trainer.callback_metrics
+    assert "adaptive/ess" in trainer.callback_metrics
     inner.calls, module.seen = [], []
     trainer.validate(module, datamodule=data, verbose=False)
     trainer.test(module, datamodule=data, verbose=False)

@@ -17,6 +17,7 @@ from torch.nn.functional import cross_entropy
 from lightning_as import (
     AdaptiveSampling,
     AdaptiveSamplingCallback,
+    ClosenessSampling,
     GradientNormSampling,
     PrioritizedSampling,
     Uniform,
@@ -106,7 +107,7 @@ def test_it_logs_its_figures(tmp_path: Path):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"strategy": AdaptiveSampling}, TypeError, r"`strategy` must be an object such as AdaptiveSampling\(\), got"),
+        ({"strategy": AdaptiveSampling}, TypeError, r"`strategy` must be an object such as ClosenessSampling\(\), got"),
         ({"per_sample_loss": 1}, TypeError, "`per_sample_loss` must be a function of logits and targets, or .*, got 1"),
         ({"gradient_bound": "exact"}, TypeError, "`gradient_bound` must be a function or 'autograd', got 'exact'"),
         ({"gradient_bound": "autograd"}, ValueError, "observes a gradient at a submodule: name it, `logits_from`"),
@@ -120,12 +121,17 @@ def test_it_logs_its_figures(tmp_path: Path):
 def test_arguments_out_of_range(arguments: dict[str, Any], error: type[Exception], message: str):
     with pytest.raises(error, match=message):
         AdaptiveSamplingCallback(**arguments)
-    assert isinstance(AdaptiveSamplingCallback(weight_power=1.0).strategy, AdaptiveSampling)
+    assert isinstance(AdaptiveSamplingCallback(weight_power=1.0).strategy, ClosenessSampling)
 
 
 @pytest.mark.parametrize(
     ("strategy", "options"),
-    [(AdaptiveSampling, {}), (AdaptiveSampling, {"logits_from": "net", "weights": "unbiased"}), (Uniform, {})],
+    [
+        (AdaptiveSampling, {}),
+        (AdaptiveSampling, {"logits_from": "net", "weights": "unbiased"}),
+        (ClosenessSampling, {}),
+        (Uniform, {}),
+    ],
 )
 def test_off_the_cpu_a_training_never_waits_and_is_the_same(tmp_path: Path, request: Any, strategy: Any, options: Any):
     def fit(*more: Callback) -> Tensor:

@@ -4,10 +4,12 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import LambdaCallback
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.utils.data import TensorDataset
 
-from lightning_as import MeanSquaredError, PrioritizedSampling
+from lightning_as import AdaptiveDataModule, AdaptiveSamplingCallback, MeanSquaredError, PrioritizedSampling
 from lightning_as.plugin.criterion import SampleLosses
 from tests.helpers.tiny import Noisy, Tiny, normal, refused, tiny_dataset, tiny_fit
 
@@ -79,7 +81,9 @@ def test_a_function_of_the_batch_needs_no_logits_and_disturbs_nothing(tmp_path: 
     assert calls == [False] * states[0]
     for where in ("net", None):
         ours = {"logits_from": where, "per_sample_loss": lambda batch: torch.ones(len(batch[0]))}
-        with refused("`per_sample_loss=.*lambda.*` is a function of the batch, .* `gradient_bound=…`.*`bins=None`"):
+        with refused(
+            "`per_sample_loss=.*lambda.*` is a function of the batch, .* `gradient_bound=…`.*such as ClosenessS"
+        ):
             tiny_fit(tmp_path, ours=ours)
 
 
@@ -115,3 +119,52 @@ def test_functions_of_a_batch_give_one_loss_per_sample():
     for function, message in ((lambda batch: batch.mean(), r"got the shape \(\)"), (lambda batch: 0, "gave a int")):
         with refused(message):
             SampleLosses(Tiny(), function).of_batch(tiny_dataset().tensors[0])
+
+
+class AnyLoss(Tiny):
+    def __init__(self, criterion: Any) -> None:
+        super().__init__()
+        self.criterion = criterion
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return self.criterion(self.net(batch[0]), batch[1])
+
+
+FEATURES = tiny_dataset().tensors[0]
+SUMS = FEATURES.sum(1, keepdim=True)
+
+
+@pytest.mark.parametrize(
+    ("criterion", "targets"),
+    [
+        (nn.MSELoss(), FEATURES[:, :4] + SUMS),
+        (nn.BCEWithLogitsLoss(), (FEATURES[:, :4] > 0).float()),
+        (lambda logits, targets: (logits.logsumexp(1) - targets).abs().mean(), SUMS[:, 0]),
+        (nn.CrossEntropyLoss(), torch.zeros(len(SUMS), dtype=torch.int64)),  # one class
+    ],
+    ids=["regression", "several labels", "a loss of one's own", "one class"],
+)
+def test_the_default_draws_by_any_loss_that_is_not_negative(criterion: Any, targets: Tensor, tmp_path: Path):
+    """Some more than others for most of the training, as one bin shows; no loss is another than the module's."""
+    strategy, spread = AdaptiveSamplingCallback().strategy, list[float]()
+    look = LambdaCallback(on_train_batch_end=lambda *_: spread.append(float(strategy.probabilities().std())))
+    data = AdaptiveDataModule(TensorDataset(FEATURES, targets), batch_size=16, bins=None)
+    ours = {"per_sample_loss": "criterion"}
+    fitted = tiny_fit(tmp_path, strategy, lambda: AnyLoss(criterion), data, ours, (look,), max_epochs=6)
+    assert strategy.bins.sizes == [96]
+    assert sum(one > 1e-6 for one in spread) > len(spread) / 2
+    assert not any("returned a loss" in message for message in fitted.messages)
+
+
+def test_a_loss_that_may_be_negative_is_refused_by_the_default_at_the_first_batch(tmp_path: Path):
+    def criterion(logits: Tensor, targets: Tensor) -> Tensor:
+        return (logits[:, 0] * targets).mean()
+
+    strategy, steps = AdaptiveSamplingCallback().strategy, list[int]()
+    look = LambdaCallback(on_train_batch_end=lambda trainer, *_: steps.append(trainer.global_step))
+    data = AdaptiveDataModule(TensorDataset(FEATURES, SUMS[:, 0]), batch_size=16, bins=None)
+    with pytest.raises(
+        ValueError, match=r"must not be negative .*: add a constant, .*OnlineBatchSelection\(\) or Adapt"
+    ):
+        tiny_fit(tmp_path, strategy, lambda: AnyLoss(criterion), data, {"per_sample_loss": "criterion"}, (look,))
+    assert steps == []

@@ -40,6 +40,7 @@ class Oracle:
         return [(1 - self.floor) * p[TAGS[i]] * weights[i] / sums[TAGS[i]] + self.floor / count for i in range(count)]
 
 
+@pytest.mark.usefixtures("execution")
 @pytest.mark.parametrize(
     ("s", "gamma", "floor", "alpha", "phi"),
     [(10, 0.5, 0.1, 0.7, 0.2), (100, 0.0, 0.0, 0.0, 0.0), (3, "follow", 0.3, 0.9, 1.0)],
@@ -136,6 +137,7 @@ def test_ranks_go_by_the_score_in_force(score: Any):
     assert draw.weights is None
 
 
+@pytest.mark.usefixtures("execution")
 def test_what_is_not_finite_leaves_its_instance_alone():
     strategy = started(ClosenessSampling(), 6)
     learn(strategy, [0, 1, 2], double(0.5, math.inf, math.nan))
@@ -173,6 +175,7 @@ def test_off_the_cpu_no_number_is_looked_at(monkeypatch: pytest.MonkeyPatch):
         here.update(draw, losses, torch.zeros_like(losses))
         with monkeypatch.context() as patch, no_looking():
             patch.setattr(Bins, "on_host", False)
+            patch.setattr("lightning_as.core.execution._compiled", lambda: None)
             same = there.draw(24, seeded(step))
             there.update(same, losses, torch.zeros_like(losses))
         here.progress.step()
