@@ -19,7 +19,7 @@ RIVALS = {
     "selective-backprop": "SelectiveBackprop()",
     "thesis": "AdaptiveSampling(floor=0.0, points='independent')",
     "closeness": "ClosenessSampling(pressure=100, gamma='follow')",
-    "closeness-fixed": "ClosenessSampling(pressure=100, gamma=0.5)",
+    "closeness-fixed": "ClosenessSampling(pressure=10, gamma=0.5)",
 }
 """What each name stands for; a candidate needs a line here, or none if it is written out on the command line."""
 

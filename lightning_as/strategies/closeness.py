@@ -17,8 +17,12 @@ their own, above all while the network knows little.
 With γ = 0 the ranks are those of the loss, and wrong labels, whose loss stays the largest, are drawn the most. The
 larger γ, the sooner something counts as hopeless: closeness is largest at v = γ/(1 + γ). ``gamma="follow"`` takes it
 from the data: h is the share of them whose v is below 1/10, estimated from the draws, without bias, as the mean of
-[v < 1/10] / (N r), and γ = ½ min(1, 20 h) with the largest h of a ranking so far, since a network that learns wrong
-labels by heart no longer shows them.
+[v < 1/10] / (N r), of which the largest estimate of a ranking so far counts, since a network that has learned wrong
+labels by heart no longer shows them. Then, with s₀ the `pressure`,
+
+    c = (h − 0.02) / 0.06, between 0 and 1,        γ = c/2,        s = s₀^(1 − c/2).
+
+On clean data (c = 0) what is hard is worth its draws; on dirty data (c = 1) it is drawn with care.
 
 In the first pass and in the last part of the training all w are 1: what is seen last is then the data as they are, and
 the minimum found that of the mean loss, rare bins aside. A training without an end has no last part. The draws are
@@ -63,16 +67,17 @@ from lightning_as.strategies.base import Strategy
 
 _HOPELESS = 0.1  # a v below
 _RANKINGS = 8  # in a pass
-_LARGEST_GAMMA, _STEEPNESS = 0.5, 20.0  # of a γ that follows h
+_CLEAN, _DIRTY = 0.02, 0.08  # shares h from which on γ follows, and up to which
 
 
 class ClosenessSampling(Strategy):
     """More of what is neither known nor hopeless, and of rare bins; in the end all alike.
 
     Args:
-        pressure: s, how much more likely the first rank is than the last, at least 1. Default: 100.
-        gamma: γ, at least 0: the larger, the sooner something counts as hopeless; ``"follow"``: as the data say, at
-            most ½. Default: ``"follow"``.
+        pressure: s, how much more likely the first rank is than the last, at least 1; if γ follows the data, on clean
+            ones. Default: 100.
+        gamma: γ, at least 0: the larger, the sooner something counts as hopeless; ``"follow"``: γ and s follow what the
+            data say, γ up to ½. Default: ``"follow"``.
         floor: ε in [0, 1): the share of the draws that is uniform over all instances. Default: 0.1.
         smoothing: α in [0, 1), the share of its old doubt that a visit leaves an instance. Default: 0.7.
         smallest_bin: φ in [0, 1]: a bin counts as if it had at least this share of the instances of the largest.
@@ -187,19 +192,29 @@ class ClosenessSampling(Strategy):
         self._schedule.learn(draw, losses, bounds, self.progress)
 
     @property
+    def caution(self) -> Tensor:
+        """The c of a γ that follows the data, () float64 in [0, 1]."""
+        return ((self._window[2] - _CLEAN) / (_DIRTY - _CLEAN)).clamp(0, 1)
+
+    @property
     def present_gamma(self) -> Tensor:
         """γ in force, () float64."""
-        if self.gamma == "follow":
-            return (self._window[2] * _STEEPNESS).clamp(max=1) * _LARGEST_GAMMA
-        return torch.full_like(self._window[2], self.gamma)
+        return self.caution / 2 if self.gamma == "follow" else torch.full_like(self._window[2], self.gamma)
+
+    @property
+    def log_pressure(self) -> Tensor:
+        """The logarithm of s in force, () float64."""
+        given = math.log(self.pressure)
+        return (1 - self.caution / 2) * given if self.gamma == "follow" else torch.full_like(self._window[2], given)
 
     def probabilities(self) -> Tensor:
         return self._probabilities.clone()
 
     def metrics(self) -> dict[str, float]:
-        """γ, the share h that seems hopeless, and over how many instances the draws are effectively spread."""
+        """γ, s, the share h that seems hopeless, and over how many instances the draws are effectively spread."""
         return {
             "gamma": float(self.present_gamma),
+            "pressure": float(self.log_pressure.exp()),
             "hopeless": float(self._window[2]),
             "effective_size": float(self._probabilities.square().sum().reciprocal()),
         } | self._schedule.metrics()
@@ -264,7 +279,7 @@ class ClosenessSampling(Strategy):
             gamma = self.present_gamma if self._schedule.present == "closeness" else 0
             scores = doubts * (1 - doubts).pow(gamma)
         ranks = torch.where(unseen, math.inf, scores).argsort(descending=True, stable=True)
-        falling = torch.arange(size, dtype=torch.float64, device=doubts.device) * (-math.log(self.pressure) / size)
+        falling = torch.arange(size, dtype=torch.float64, device=doubts.device) * (-self.log_pressure / size)
         return torch.empty_like(doubts).index_copy_(0, ranks, falling.exp_()).masked_fill_(unseen, 1.0)
 
     def _mixed(self, weights: Tensor) -> Tensor:

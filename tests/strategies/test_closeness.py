@@ -27,13 +27,20 @@ class Oracle:
             self.doubts[i] = self.alpha * old[i] + (1 - self.alpha) * doubt if i in old else doubt
 
     def present_gamma(self) -> float:
-        return min(1.0, 20 * self.h) / 2 if self.gamma == "follow" else float(self.gamma)
+        return self.caution() / 2 if self.gamma == "follow" else float(self.gamma)
+
+    def caution(self) -> float:
+        return min(1.0, max(0.0, (self.h - 0.02) / 0.06))
+
+    def present_pressure(self) -> float:
+        return self.s ** (1 - self.caution() / 2) if self.gamma == "follow" else self.s
 
     def probabilities(self, ranked: bool) -> list[float]:
         count, gamma = len(TAGS), self.present_gamma()
         closeness = [self.doubts[i] * (1 - self.doubts[i]) ** gamma if i in self.doubts else 2 for i in range(count)]
         rank = {i: rank for rank, i in enumerate(sorted(range(count), key=lambda i: (-closeness[i], i)))}
-        weights = [self.s ** (-rank[i] / count) if ranked and i in self.doubts else 1 for i in range(count)]
+        s = self.present_pressure()
+        weights = [s ** (-rank[i] / count) if ranked and i in self.doubts else 1 for i in range(count)]
         sums = [sum(weights[i] for i in range(count) if TAGS[i] == tag) for tag in range(3)]
         lifted = [max(TAGS.count(tag), self.phi * TAGS.count(0)) for tag in range(3)]
         p = [size / sum(lifted) for size in lifted]
@@ -79,6 +86,7 @@ def test_the_distribution_follows_the_formulas(s: float, gamma: float | str, flo
         drawn, since = drawn + 6, since + 6
     metrics = strategy.metrics()
     assert metrics["gamma"] == pytest.approx(oracle.present_gamma())
+    assert metrics["pressure"] == pytest.approx(oracle.present_pressure())
     assert metrics["hopeless"] == pytest.approx(oracle.h)
     assert metrics["effective_size"] == pytest.approx(1 / sum(r * r for r in expected))
     assert gamma != "follow" or 0 < metrics["gamma"] <= 0.5
