@@ -126,9 +126,19 @@ class Classifier(LightningModule):
         return {"loss": loss, "losses": losses.detach(), "logits": logits.detach()}
 
     def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.Adam(self.parameters(), self.learning_rate, fused=True)
+        return self.scheduled(torch.optim.Adam(self.parameters(), self.learning_rate, fused=True))
+
+    def scheduled(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        """An optimizer with a learning rate that rises and falls to zero."""
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.learning_rate, total_steps=self.steps + 1)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class MomentumClassifier(Classifier):
+    """The same, trained by stochastic gradient descent with momentum."""
+
+    def configure_optimizers(self) -> Any:
+        return self.scheduled(torch.optim.SGD(self.parameters(), self.learning_rate, momentum=0.9, fused=True))
 
 
 def _convolution(inputs: int, outputs: int, stride: int) -> list[nn.Module]:

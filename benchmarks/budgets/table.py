@@ -8,7 +8,7 @@ import hashlib
 import io
 import os
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,8 +60,12 @@ def cell(row: Row) -> Cell:
     return Cell(row["task"], row["budget"], int(row["seed"]), row["rival"], row["config"])
 
 
-def read(path: Path) -> list[dict[str, str]]:
+def read(path: Path, fields: Sequence[str] = FIELDS) -> list[dict[str, str]]:
     """The lines of a table, none if there is none; one that was cut off is left out.
+
+    Args:
+        path: The table.
+        fields: Its columns, with those that make a :class:`Cell`. Default: :data:`FIELDS`.
 
     Raises:
         ValueError: If it has other columns.
@@ -70,8 +74,8 @@ def read(path: Path) -> list[dict[str, str]]:
         return []
     with path.open(newline="", encoding="utf-8") as stream:
         reader = csv.DictReader(stream)
-        if tuple(reader.fieldnames or FIELDS) != FIELDS:
-            raise ValueError(f"{path} has other columns than {', '.join(FIELDS)}: give another `--results`.")
+        if list(reader.fieldnames or fields) != list(fields):
+            raise ValueError(f"{path} has other columns than {', '.join(fields)}: give another `--results`.")
         return [row for row in reader if None not in row and None not in row.values() and row["config"]]
 
 
@@ -85,7 +89,7 @@ def version() -> str:
     return found.stdout.strip()
 
 
-def append(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
+def append(path: Path, rows: Iterable[Mapping[str, object]], fields: Sequence[str] = FIELDS) -> None:
     """Add lines, all at once, beside other processes that may do so too; on the disk when it returns."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+b") as stream:
@@ -93,11 +97,11 @@ def append(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
         text = io.StringIO()
         size = stream.seek(0, os.SEEK_END)
         if size == 0:
-            csv.writer(text, lineterminator="\n").writerow(FIELDS)
+            csv.writer(text, lineterminator="\n").writerow(fields)
         else:
             stream.seek(size - 1)
             text.write("" if stream.read(1) == b"\n" else "\n")  # after a line that was cut off
-        csv.DictWriter(text, FIELDS, lineterminator="\n").writerows(rows)
+        csv.DictWriter(text, fields, lineterminator="\n").writerows(rows)
         stream.write(text.getvalue().encode())
         stream.flush()
         os.fsync(stream.fileno())

@@ -10,14 +10,14 @@ import time
 import traceback
 import uuid
 import warnings
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 from functools import partial
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torchmetrics.functional.classification import binary_average_precision, multiclass_accuracy
@@ -44,6 +44,26 @@ class Group(NamedTuple):
     seed: int
     rivals: tuple[str, ...]
     """Which are left to do."""
+
+
+class GradientNorm(Callback):
+    """The mean over the steps of the norm of a batch's gradient."""
+
+    def __init__(self) -> None:
+        self._sum = torch.zeros(())
+        self._steps = 0
+
+    @property
+    def mean(self) -> float:
+        """NaN before the first step."""
+        return float(self._sum) / self._steps if self._steps else float("nan")
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        gradients = [parameter.grad for parameter in pl_module.parameters() if parameter.grad is not None]
+        self._sum += torch.stack([gradient.norm() for gradient in gradients]).norm()
+        self._steps += 1
 
 
 def run(group: Group, data: Path, cache: Path, results: Path) -> list[str]:
@@ -81,7 +101,7 @@ def prepare() -> None:
 
 def measure(task: Task, budget: float, seed: int, rival: str, data: Data) -> dict[str, object]:
     """The line of one cell, but for its session and version."""
-    steps = max(1, round(budget * task.epochs * (len(data.labels) // task.batch_size)))
+    steps = steps_of(task, budget, data)
     fit(task, WARM_UP, seed, rival, data)
     module, seconds = fit(task, steps, seed, rival, data)
     figures = {name: f"{value:.6f}" for name, value in evaluate(module, data).items()}
@@ -93,21 +113,44 @@ def measure(task: Task, budget: float, seed: int, rival: str, data: Data) -> dic
     }
 
 
-def fit(task: Task, steps: int, seed: int, rival: str, data: Data) -> tuple[Classifier, float]:
-    """A trained module, and the processor's seconds that its fit took."""
+def steps_of(task: Task, budget: float, data: Data) -> int:
+    """Training steps in a share of the converged budget."""
+    return max(1, round(budget * task.epochs * (len(data.labels) // task.batch_size)))
+
+
+def fit(
+    task: Task,
+    steps: int,
+    seed: int,
+    rival: str,
+    data: Data,
+    callbacks: Sequence[Callback] = (),
+    classifier: Callable[..., Classifier] = Classifier,
+) -> tuple[Classifier, float]:
+    """A trained module, and the processor's seconds that its fit took, with those of other callbacks.
+
+    Args:
+        task: What is trained.
+        steps: For how long.
+        seed: Of the initial weights, the draws and the augmentation.
+        rival: How batches are drawn.
+        data: The task's.
+        callbacks: Others beside the one that draws. Default: none.
+        classifier: The module's class. Default: the one that Adam trains.
+    """
     classes, dims = int(data.labels.max()) + 1, data.inputs[0].numel()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # of the initial weights, which are the same for all rivals
         network = task.network(classes, dims)
     augment = partial(flip_and_crop, generator=torch.Generator().manual_seed(seed)) if task.augmented else None
-    module = Classifier(network, task.learning_rate, steps, augment)
+    module = classifier(network, task.learning_rate, steps, augment)
     dataset = ImageDataset(data.inputs, data.labels)
     loader = AdaptiveDataLoader(dataset, task.batch_size, seed=seed, collate_fn=as_it_is)
     strategy = make(rival)
     trainer = Trainer(
         accelerator="cpu",
         max_steps=steps,
-        callbacks=[] if strategy is None else [AdaptiveSamplingCallback(strategy)],
+        callbacks=[*callbacks, *([] if strategy is None else [AdaptiveSamplingCallback(strategy)])],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

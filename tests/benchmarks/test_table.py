@@ -25,6 +25,14 @@ def test_lines_come_back_and_one_that_was_cut_off_does_not(tmp_path: Path):
     assert cell(read(path)[1]) == cell_of(MNIST, 0.5, 0, "InfoBatch(delta=1, prune_share=0.5)")
 
 
+def test_other_columns(tmp_path: Path):
+    path, fields = tmp_path / "other.csv", ["config", "factor"]
+    append(path, [{"config": "a", "factor": 2}], fields)
+    assert read(path, fields) == [{"config": "a", "factor": "2"}]
+    with pytest.raises(ValueError, match="other columns"):
+        read(path)
+
+
 def test_a_table_of_something_else_is_refused(tmp_path: Path):
     (tmp_path / "other.csv").write_text("task,seed\nmnist,0\n")
     with pytest.raises(ValueError, match="other columns"):

@@ -3,12 +3,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn.utils import parameters_to_vector
 
 from benchmarks.budgets.data import Data
-from benchmarks.budgets.networks import Classifier, perceptron
+from benchmarks.budgets.networks import Classifier, MomentumClassifier, perceptron
 from benchmarks.budgets.table import read
 from benchmarks.budgets.tasks import Task
-from benchmarks.budgets.training import Group, evaluate, fit, measure, run
+from benchmarks.budgets.training import GradientNorm, Group, evaluate, fit, measure, run
 
 TABLE = Task("table", "table", perceptron, 3, 16, 1e-2)
 
@@ -45,6 +46,18 @@ def test_a_budget_is_its_share_of_the_steps_and_ends_with_no_learning_rate(data:
     assert seconds > 0
     assert module.trainer.global_step == 30
     assert module.trainer.optimizers[0].param_groups[0]["lr"] < 1e-6
+
+
+def test_a_step_of_momentum_is_the_gradient_whose_norm_is_recorded(data: Data):
+    norm, norms = GradientNorm(), []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        start = parameters_to_vector(perceptron(2, 3).parameters()).detach()
+        module, _ = fit(TABLE._replace(learning_rate=1.0), 1, seed, "uniform", data, [norm], MomentumClassifier)
+        schedule = module.scheduled(torch.optim.SGD(module.parameters(), 1.0))["lr_scheduler"]["scheduler"]
+        moved = parameters_to_vector(module.parameters()).detach() - start
+        norms.append(float(moved.norm()) / schedule.get_last_lr()[0])
+    assert norm.mean == pytest.approx(sum(norms) / 2, rel=1e-5)
 
 
 def test_rivals_begin_with_the_same_weights_and_a_seed_says_all(data: Data):

@@ -142,6 +142,16 @@ def test_noisy_labels_are_any_others_of_a_nested_share_whatever_the_seed(make_da
     assert data.sampler.bins.sizes == noisy.labels.bincount().tolist()
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_an_epoch_has_noisy_labels_from_its_beginning_to_its_end(make_data: Any, mnist: dict, seed: int):
+    """As it would not if the sampler's seed were that of the noise: the first batches would have all of them."""
+    data = make_data(label_noise=0.4, seed=seed)
+    data.setup("fit")
+    wrong = data.dataset("train").labels != mnist["train"].labels
+    for tenth in torch.tensor(list(data.sampler)).flatten().chunk(10):
+        assert abs(int(wrong[tenth].sum()) - 80) < 33  # of 200: five standard deviations
+
+
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
