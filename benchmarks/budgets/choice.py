@@ -43,7 +43,7 @@ class Standing(NamedTuple):
 
 
 def at_equal_time(found: Runs) -> list[AtEqualTime]:
-    """All methods in all cells whose uniform sampling is there at every budget that another one is."""
+    """All methods in the cells that all of them have, and uniform sampling at every budget that it has elsewhere."""
     cells = []
     for (task, budget, rival), of_setting in found.items():
         if rival in NO_SELECTION:
@@ -60,7 +60,18 @@ def at_equal_time(found: Runs) -> list[AtEqualTime]:
             for seed in seeds
         ]
         cells.append(AtEqualTime(task, budget, rival, *paired(differences)))
-    return cells
+    return _of_all(cells)
+
+
+def _of_all(cells: Sequence[AtEqualTime]) -> list[AtEqualTime]:
+    """Those of tasks and budgets at which every method has been run."""
+    ran = {rival: {(cell.task, cell.budget) for cell in cells if cell.rival == rival} for rival in _rivals(cells)}
+    common = set.intersection(*ran.values()) if ran else set()
+    return [cell for cell in cells if (cell.task, cell.budget) in common]
+
+
+def _rivals(cells: Sequence[AtEqualTime]) -> list[str]:
+    return list(dict.fromkeys(cell.rival for cell in cells))
 
 
 def interpolated(figures: dict[float, float], time: float) -> float:
@@ -77,7 +88,7 @@ def interpolated(figures: dict[float, float], time: float) -> float:
 def standings(cells: Sequence[AtEqualTime]) -> list[Standing]:
     """All methods, the default first."""
     result = []
-    for rival in dict.fromkeys(cell.rival for cell in cells):
+    for rival in _rivals(cells):
         own = [cell for cell in cells if cell.rival == rival]
         kinds = [[cell.difference for cell in own if TASKS[cell.task].figure == kind] for kind in get_args(Figure)]
         ends = [cell.difference + (0 if math.isnan(cell.half_width) else cell.half_width) for cell in own]

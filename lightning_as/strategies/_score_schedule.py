@@ -81,13 +81,14 @@ class ScoreSchedule:
         score: As of :data:`Scoring`.
         gamma: γ of closeness.
         bins: The partition of the data set.
+        rescores: Whether the last losses and bounds are kept, to score all anew at a change. Default: True.
 
     Raises:
         TypeError: As of :func:`check_scoring`.
         ValueError: As of :func:`check_scoring`.
     """
 
-    def __init__(self, score: Scoring, gamma: float, bins: Bins) -> None:
+    def __init__(self, score: Scoring, gamma: float, bins: Bins, rescores: bool = True) -> None:
         self._scores = check_scoring(score)
         self._starts = sorted(_starts(score)) if isinstance(score, dict) else None
         self._score = score
@@ -98,7 +99,9 @@ class ScoreSchedule:
         # Of this epoch Σ l/(N r) and their number; the mean of the one before, -1 if it was under another score.
         self._nothing = torch.tensor([0.0, 0.0, -1.0], dtype=torch.float64, device=bins.device)
         self._epoch = self._nothing.clone()
-        self._last = torch.zeros(len(bins) if self.changes else 0, 2, dtype=torch.float64, device=bins.device)
+        self._last = torch.zeros(
+            len(bins) if self.changes and rescores else 0, 2, dtype=torch.float64, device=bins.device
+        )
 
     @property
     def changes(self) -> bool:
@@ -153,11 +156,12 @@ class ScoreSchedule:
         if not self.changes:
             return None
         known = losses.isfinite()
-        last = last_occurrence(draw.indices, known)
-        values = torch.stack([losses, bounds], dim=1).index_select(0, last)
-        there = known.index_select(0, last).unsqueeze(1)
-        values = torch.where(there, values, self._last.index_select(0, draw.indices))
-        self._last.index_copy_(0, draw.indices, values)
+        if len(self._last):
+            last = last_occurrence(draw.indices, known)
+            values = torch.stack([losses, bounds], dim=1).index_select(0, last)
+            there = known.index_select(0, last).unsqueeze(1)
+            values = torch.where(there, values, self._last.index_select(0, draw.indices))
+            self._last.index_copy_(0, draw.indices, values)
         if self._starts is not None:
             return self._go_to(self._stage_at(progress))
         weighted = losses * importance_weights(draw.probabilities, self._size)
@@ -204,7 +208,7 @@ class ScoreSchedule:
             return None
         self._stage = stage
         self._epoch[2] = -1.0
-        return self.scores(*self._last.unbind(1))
+        return self.scores(*self._last.unbind(1)) if len(self._last) else None
 
 
 def _starts(score: dict[float, Score]) -> dict[float, Score]:

@@ -16,17 +16,20 @@ their own, above all while the network knows little.
 
 With γ = 0 the ranks are those of the loss, and wrong labels, whose loss stays the largest, are drawn the most. The
 larger γ, the sooner something counts as hopeless: closeness is largest at v = γ/(1 + γ). ``gamma="follow"`` takes it
-from the data: h is the share of them whose v is below 1/10, estimated from the draws, without bias, as the mean of
-[v < 1/10] / (N r), of which the largest estimate of a ranking so far counts, since a network that has learned wrong
-labels by heart no longer shows them. Then, with s₀ the `pressure`,
+from the data: the share of them whose v is below 1/10 is estimated from the draws, without bias, as the mean of
+[v < 1/10] / (N r), and averaged over some half a pass; h is the largest of these averages since the first pass, for a
+network that has learned wrong labels by heart no longer shows them. Then, with s₀ the `pressure`,
 
     c = (h − 0.02) / 0.06, between 0 and 1,        γ = c/2,        s = s₀^(1 − c/2).
 
-On clean data (c = 0) what is hard is worth its draws; on dirty data (c = 1) it is drawn with care.
+On clean data (c = 0) what is hard is worth its draws; on dirty data (c = 1) it is drawn with care, and so it is
+wherever a first pass leaves much with a small v, as with many classes. Equal instances share the mean weight of their
+ranks, and those whose loss is not known, or never finite, get that of all ranks.
 
 In the first pass and in the last part of the training all w are 1: what is seen last is then the data as they are, and
-the minimum found that of the mean loss, rare bins aside. A training without an end has no last part. The draws are
-shuffled strata (:mod:`lightning_as.core.points`): where all w and b are 1 a pass is random reshuffling.
+the minimum found that of the mean loss, rare bins aside. A training without an end in sight, such as one with nothing
+but `max_time`, has no last part, and one that stops early may not come to it. The draws are shuffled strata
+(:mod:`lightning_as.core.points`): where all w are 1 and no bin is lifted, a pass is random reshuffling.
 
 Source: Ranks with exponential pressure are those of Loshchilov and Hutter, "Online Batch Selection for Faster Training
 of Neural Networks" (2015). Closeness is the gradient norm of the generalised cross-entropy of Zhang and Sabuncu
@@ -34,8 +37,8 @@ of Neural Networks" (2015). Closeness is the gradient norm of the generalised cr
 "Active Bias" (NeurIPS 2017). Bins and smoothing are those of Avalos's thesis (2021), all of the data in the end is
 InfoBatch's (Qin et al., ICLR 2024). New here are their composition, strata for the draws, and the estimate of h.
 
-Cost per step: No extra forward pass; O(batch · log N) for the draw and the update, and O(N log N) eight times a pass
-for the ranks. 36 bytes of memory per instance.
+Cost per step: No extra forward pass; O(batch · log N) for the draw, O(batch) for the update, and O(N log N) eight times
+a pass for the ranks. 32 bytes of memory per instance, 40 if it goes by gradients.
 
 Verified: The distribution and the estimate of h against a transcription of the above. What it gains and loses against
 uniform sampling, the thesis's and its rivals is measured by `benchmarks/budget.py`.
@@ -67,6 +70,7 @@ from lightning_as.strategies.base import Strategy
 
 _HOPELESS = 0.1  # a v below
 _RANKINGS = 8  # in a pass
+_AVERAGED = 4  # estimates of h, half a pass
 _CLEAN, _DIRTY = 0.02, 0.08  # shares h from which on γ follows, and up to which
 
 
@@ -84,8 +88,8 @@ class ClosenessSampling(Strategy):
             Default: 0.2.
         warm_up: Passes of N drawn instances before the first ranks, at least 0. Default: 1.
         relaxation: Share of the training, in [0, 1], that ends it without ranks. Default: 0.3.
-        score: What the ranks go by: ``"closeness"``; ``"loss"``, the doubt alone; ``"gradient"``, the root of the
-            gradient bound, smoothed as the doubt. A dict or a list of them changes it in the training, see
+        score: What the ranks go by: ``"closeness"``; ``"loss"``, the doubt alone, with γ = 0; ``"gradient"``, the root
+            of the gradient bound, smoothed as the doubt. A dict or a list of them changes it in the training, see
             :class:`AdaptiveSampling`. Default: ``"closeness"``.
         points: ``"strata"`` or ``"independent"``, see :mod:`lightning_as.core.points`. Default: ``"strata"``.
 
@@ -141,16 +145,21 @@ class ClosenessSampling(Strategy):
         loops(bins.device)  # which takes a while the first time, and not amid a step
         size, device = len(bins), bins.device
         self._points = Points(size, self.points)
-        self._schedule = ScoreSchedule(self.score, 0.0, bins)
+        self._schedule = ScoreSchedule(self.score, 0.0, bins, rescores=False)  # γ is for those alone
         self._doubts = torch.full((size,), -1.0, dtype=torch.float64, device=device)  # -1 where it is not known
         self._norms = torch.full_like(self._doubts[: size if "bounds" in self.reads else 0], -1.0)  # likewise
         sizes = torch.tensor(bins.sizes, dtype=torch.float64, device=device)
         least = self.smallest_bin * max(bins.sizes)
         lifted, self._lifted = sizes.clamp(min=least), min(bins.sizes) < least
         self._p = lifted / lifted.sum()
+        self._begin()
+
+    def _begin(self) -> None:
+        """The first pass of a training; what is known of the instances stays."""
         self._drawn = self._since = 0  # instances, in all and since the last ranking
-        # Σ [v < 1/10] / (N r) of what was trained on since then and their number; h.
-        self._window = torch.zeros(3, dtype=torch.float64, device=device)
+        # Σ [v < 1/10] / (N r) of what was trained on since then and their number; its running mean, -1 before there
+        # is one, and the largest of these, h.
+        self._window = torch.tensor([0.0, 0.0, -1.0, 0.0], dtype=torch.float64, device=self._doubts.device)
         self._ranked = False
         self._take(self._mixed(torch.ones_like(self._doubts)))
 
@@ -160,6 +169,8 @@ class ClosenessSampling(Strategy):
     def start_epoch(self, generator: torch.Generator) -> None:
         super().start_epoch(generator)
         self._schedule.begin_epoch(self.progress)
+        if self.progress.epoch == 0:  # of another training, perhaps: its first pass is uniform, too
+            self._begin()
 
     @torch.inference_mode()
     def draw(self, size: int, generator: torch.Generator) -> Draw:
@@ -185,7 +196,7 @@ class ClosenessSampling(Strategy):
             doubts, known = torch.expm1(-losses).neg_(), losses.isfinite()  # off the CPU there is NaN among them
             hopeless = (doubts > 1 - _HOPELESS).to(torch.float64)
             sums = (hopeless / draw.probabilities).sum() / len(self.bins), known.sum()
-            self._window = self._window + torch.stack([*sums, torch.zeros_like(sums[0])])
+            self._window = self._window + torch.stack([*sums, *torch.zeros_like(self._window[:2])])
             self._smooth(self._doubts, draw.indices, doubts, known)
         if len(self._norms):
             self._smooth(self._norms, draw.indices, bounds.sqrt(), losses.isfinite())
@@ -194,7 +205,7 @@ class ClosenessSampling(Strategy):
     @property
     def caution(self) -> Tensor:
         """The c of a γ that follows the data, () float64 in [0, 1]."""
-        return ((self._window[2] - _CLEAN) / (_DIRTY - _CLEAN)).clamp(0, 1)
+        return ((self._window[3] - _CLEAN) / (_DIRTY - _CLEAN)).clamp(0, 1)
 
     @property
     def present_gamma(self) -> Tensor:
@@ -215,7 +226,7 @@ class ClosenessSampling(Strategy):
         return {
             "gamma": float(self.present_gamma),
             "pressure": float(self.log_pressure.exp()),
-            "hopeless": float(self._window[2]),
+            "hopeless": float(self._window[3]),
             "effective_size": float(self._probabilities.square().sum().reciprocal()),
         } | self._schedule.metrics()
 
@@ -235,7 +246,9 @@ class ClosenessSampling(Strategy):
         doubts, probabilities, device = state["doubts"], state["probabilities"], self.bins.device
         require(((doubts >= 0) & (doubts <= 1) | (doubts == -1)).all(), "`doubts` are not from 0 to 1")
         require((probabilities >= 0).all() & ((probabilities.sum() - 1).abs() < 1e-6), "`probabilities` are none")
-        require((state["window"] >= 0).all(), "`window` has negative entries")
+        require(
+            (state["window"] >= self._window.new_tensor([0, 0, -1, 0]).cpu()).all(), "`window` has negative entries"
+        )
         require(((state["norms"] >= 0) | (state["norms"] == -1)).all(), "`norms` has negative entries")
         self._schedule.load_state_dict(state)
         self._doubts = doubts.to(device, copy=True)
@@ -265,22 +278,27 @@ class ClosenessSampling(Strategy):
         self._ends = ends / ends[-1]  # which ends in exactly 1
 
     def _estimate(self, first: bool) -> None:
-        """Take over the estimate of h that the draws since the last time make; of the `first` pass only the last."""
-        total, count, before = self._window.unbind()
-        now = torch.where(count > 0, total / count, before)
-        self._window = torch.stack([total * 0, count * 0, now if first else torch.maximum(now, before)])
+        """Take over what the draws since the last time say of h; of the `first` pass not the largest but the latest."""
+        total, count, mean, largest = self._window.unbind()
+        now = torch.where(count > 0, (total / count).clamp(max=1), mean)
+        mean = torch.where(mean < 0, now, mean + (now - mean) / _AVERAGED)
+        self._window = torch.stack([total * 0, count * 0, mean, mean if first else torch.maximum(mean, largest)])
 
     def _weights(self) -> Tensor:
-        """The w of every instance, (N,) float64: 1 of those that have not been seen, which come first."""
-        size, unseen, doubts = len(self._doubts), self._doubts < 0, self._doubts.clamp(min=0)
+        """The w of every instance, (N,) float64: of equal ones the mean over their ranks, of unknown ones over all."""
+        unknown, doubts = self._doubts < 0, self._doubts.clamp(min=0)
         if self._schedule.present == "gradient":
             scores = self._norms
         else:
             gamma = self.present_gamma if self._schedule.present == "closeness" else 0
             scores = doubts * (1 - doubts).pow(gamma)
-        ranks = torch.where(unseen, math.inf, scores).argsort(descending=True, stable=True)
-        falling = torch.arange(size, dtype=torch.float64, device=doubts.device) * (-self.log_pressure / size)
-        return torch.empty_like(doubts).index_copy_(0, ranks, falling.exp_()).masked_fill_(unseen, 1.0)
+        scores = torch.where(unknown, -1.0, scores)
+        ascending, size = scores.sort().values, len(scores)
+        first = size - torch.searchsorted(ascending, scores, right=True)  # of the ranks of those that are equal
+        count = size - torch.searchsorted(ascending, scores) - first
+        first, count = (torch.where(unknown, whole, part) for whole, part in ((0, first), (size, count)))
+        step = -self.log_pressure.clamp(min=1e-9) / size  # the sums of the geometric sequence divide by it
+        return torch.exp(first * step) * torch.expm1(count * step) / (torch.expm1(step) * count)
 
     def _mixed(self, weights: Tensor) -> Tensor:
         """The r of every instance, (N,) float64, for its w."""

@@ -120,7 +120,7 @@ class RebinnedSampling(AdaptiveSampling):
             (len(bins) if self.by == "loss" else 0,),
             -1.0,
             dtype=torch.float64,
-            device="cpu",  # where there is none
+            device="cpu",  # -1: none is known
         )
 
     @property

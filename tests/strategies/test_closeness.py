@@ -18,7 +18,12 @@ class Oracle:
     def __init__(self, s: float, gamma: float | str, floor: float, alpha: float, phi: float) -> None:
         self.s, self.gamma, self.floor, self.alpha, self.phi = s, gamma, floor, alpha, phi
         self.doubts: dict[int, float] = {}
-        self.h = 0.0
+        self.h, self.mean = 0.0, -1.0
+
+    def estimate(self, window: list[float], first: bool) -> None:
+        now = min(1.0, sum(window) / len(window))
+        self.mean = now if self.mean < 0 else self.mean + (now - self.mean) / 4
+        self.h = self.mean if first else max(self.mean, self.h)
 
     def learn(self, indices: list[int], losses: list[float]) -> None:
         old = dict(self.doubts)
@@ -37,10 +42,14 @@ class Oracle:
 
     def probabilities(self, ranked: bool) -> list[float]:
         count, gamma = len(TAGS), self.present_gamma()
-        closeness = [self.doubts[i] * (1 - self.doubts[i]) ** gamma if i in self.doubts else 2 for i in range(count)]
-        rank = {i: rank for rank, i in enumerate(sorted(range(count), key=lambda i: (-closeness[i], i)))}
-        s = self.present_pressure()
-        weights = [s ** (-rank[i] / count) if ranked and i in self.doubts else 1 for i in range(count)]
+        doubts, s = self.doubts, self.present_pressure()
+        closeness = {i: doubts[i] * (1 - doubts[i]) ** gamma for i in doubts}
+        falling = [s ** (-rank / count) for rank in range(count)]
+        order = sorted(closeness.values(), reverse=True)
+        weights = [1.0] * count
+        for i in range(count if ranked else 0):  # equal ones share, and unknown ones have a share of everything
+            ranks = [rank for rank, value in enumerate(order) if value == closeness[i]] if i in doubts else range(count)
+            weights[i] = sum(falling[rank] for rank in ranks) / len(ranks)
         sums = [sum(weights[i] for i in range(count) if TAGS[i] == tag) for tag in range(3)]
         lifted = [max(TAGS.count(tag), self.phi * TAGS.count(0)) for tag in range(3)]
         p = [size / sum(lifted) for size in lifted]
@@ -65,8 +74,7 @@ def test_the_distribution_follows_the_formulas(s: float, gamma: float | str, flo
         if step % 7 == 0:
             strategy.start_epoch(generator)
         if 8 * since >= 42:
-            now = sum(window) / len(window)
-            oracle.h = now if drawn < 42 else max(now, oracle.h)
+            oracle.estimate(window, first=drawn < 42)
             window, since = [], 0
             if drawn >= 42 and step < 60:
                 expected = oracle.probabilities(ranked=True)
@@ -90,6 +98,44 @@ def test_the_distribution_follows_the_formulas(s: float, gamma: float | str, flo
     assert metrics["hopeless"] == pytest.approx(oracle.h)
     assert metrics["effective_size"] == pytest.approx(1 / sum(r * r for r in expected))
     assert gamma != "follow" or 0 < metrics["gamma"] <= 0.5
+
+
+@pytest.mark.parametrize("loss", [0.0, 1.0, 100.0])
+def test_equal_losses_are_drawn_alike_wherever_they_stand(loss: float):
+    strategy = started(ClosenessSampling(warm_up=0), 40)
+    learn(strategy, list(range(40)), torch.full((40,), loss, dtype=torch.float64))
+    before = strategy.probabilities()
+    for _ in range(3):
+        strategy.draw(8, seeded())
+    assert strategy.state_dict()["ranked"] == 1
+    torch.testing.assert_close(strategy.probabilities(), before, rtol=1e-9, atol=0)
+
+
+def test_what_is_never_finite_is_drawn_as_the_mean():
+    strategy, losses = (
+        started(ClosenessSampling(warm_up=0, floor=0.0), Bins.single(40)),
+        torch.linspace(0, 3, 40).double(),
+    )
+    for _ in range(3):
+        learn(strategy, list(range(40)), losses.where(torch.arange(40) != 7, math.nan))
+        strategy.draw(8, seeded())
+    probabilities = strategy.probabilities()
+    assert float(probabilities.std()) > 0.001
+    assert float(probabilities[7]) == pytest.approx(1 / 40, rel=0.1)
+
+
+def test_a_second_training_begins_with_a_pass_over_all():
+    strategy, generator = started(ClosenessSampling(relaxation=0), 40, 40, 5), seeded()
+    for epoch in range(4):
+        if epoch == 3:
+            strategy.progress.reset()
+        strategy.start_epoch(generator)
+        for _ in range(5):
+            draw = strategy.draw(8, generator)
+            strategy.progress.step()
+            strategy.update(draw, torch.rand(8, dtype=torch.float64, generator=generator), double(*[0.0] * 8))
+        assert strategy.state_dict()["ranked"] == (epoch in (1, 2))
+    assert float((strategy.state_dict()["doubts"] >= 0).sum()) == 40
 
 
 def test_the_estimate_of_what_is_hopeless_is_unbiased():
@@ -190,5 +236,5 @@ def test_off_the_cpu_no_number_is_looked_at(monkeypatch: pytest.MonkeyPatch):
         there.progress.step()
         assert torch.equal(same.indices, draw.indices)
     torch.testing.assert_close(there.probabilities(), here.probabilities(), rtol=1e-12, atol=0)
-    assert float(here.state_dict()["window"][2]) == pytest.approx(float(there.state_dict()["window"][2]))
+    assert float(here.state_dict()["window"][3]) == pytest.approx(float(there.state_dict()["window"][3]))
     assert there.skipped == here.skipped == 40
