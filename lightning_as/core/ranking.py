@@ -140,6 +140,30 @@ class Ranking:
         self._begin(_Run(*runs))
 
 
+def weights_of_ranks(scores: Tensor, log_pressure: Tensor, unknown: Tensor) -> Tensor:
+    """The weight s^(−i/N) of the instance at rank i = 0 … N − 1, the largest score first.
+
+    Equal instances get the mean over their ranks, since where they stand in the data says nothing. No number is looked
+    at, which on a GPU would have to be waited for.
+
+    Args:
+        scores: Of each instance, (N,) float64, not negative.
+        log_pressure: The logarithm of s, () float64, at least 0.
+        unknown: The instances whose scores are of no meaning, (N,) bool: they come last, and get the mean over all
+            ranks.
+
+    Returns:
+        The weights, (N,) float64, in (0, 1].
+    """
+    size, scores = len(scores), torch.where(unknown, -1.0, scores)
+    ascending = scores.sort().values
+    first = size - torch.searchsorted(ascending, scores, right=True)  # of the ranks of those that are equal
+    count = size - torch.searchsorted(ascending, scores) - first
+    first, count = first.masked_fill(unknown, 0), count.masked_fill(unknown, size)
+    step = -log_pressure.clamp(min=1e-9) / size  # the sum of a geometric sequence divides by it
+    return torch.exp(first * step) * torch.expm1(count * step) / (torch.expm1(step) * count)
+
+
 class _Run(NamedTuple):
     """Instances in ascending order of a key, and of the instance where keys are equal."""
 

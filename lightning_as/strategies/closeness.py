@@ -5,14 +5,13 @@ over its visits: d ← α d + (1 − α)(1 − v). After every eighth of a pass 
 
     d (1 − d)^γ,
 
-largest first, and until the next time the one at rank i = 0 … N − 1 has the weight w = s^(−i/N): s is the selection
+largest first, and until the next time the one at rank i = 0 … N − 1 weighs w = s^(−i/N), where s is the selection
 pressure. An instance of the bin j, of n_j instances, then has the probability
 
     r = (1 − ε) P_j w / W_j + ε/N,        P_j ∝ max(n_j, φ max n),        W_j = Σ w over the bin,        ε the floor.
 
 So bins are drawn in proportion to their sizes, but one of fewer than φ times the instances of the largest as if it had
-so many; and inside a bin by ranks. That P is fixed keeps ranks from shifting the classes, whose v differ for reasons of
-their own, above all while the network knows little.
+so many; and inside a bin by ranks. P is fixed, or ranks would shift the classes while the network knows little.
 
 With γ = 0 the ranks are those of the loss, and wrong labels, whose loss stays the largest, are drawn the most. The
 larger γ, the sooner something counts as hopeless: closeness is largest at v = γ/(1 + γ). ``gamma="follow"`` takes it
@@ -40,13 +39,11 @@ InfoBatch's (Qin et al., ICLR 2024). New here are their composition, strata for 
 Cost per step: No extra forward pass; O(batch · log N) for the draw, O(batch) for the update, and O(N log N) eight times
 a pass for the ranks. 32 bytes of memory per instance, 40 if it goes by gradients.
 
-Verified: The distribution and the estimate of h against a transcription of the above. What it gains and loses against
-uniform sampling, the thesis's and its rivals is measured by `benchmarks/budget.py`.
+Verified: The distribution and h against a transcription of the above; gains and losses by `benchmarks/budget.py`.
 
 When to use it: Labelled data of any kind, clean or dirty, where the accuracy after a given time counts.
 
-When not: The loss is of another scale than a cross-entropy, so that exp(−loss) is 0 or 1 for all, and the ranks say
-nothing; what is rare is to stay so, then with `smallest_bin=0`.
+When not: The loss is of a scale at which exp(−loss) is 0 or 1 for all; what is rare is to stay so (`smallest_bin=0`).
 """
 
 from __future__ import annotations
@@ -63,6 +60,7 @@ from lightning_as.core.bins import Bins
 from lightning_as.core.draw import Draw, to_device
 from lightning_as.core.execution import loops
 from lightning_as.core.points import Kind, Points
+from lightning_as.core.ranking import weights_of_ranks
 from lightning_as.core.state import require
 from lightning_as.core.tree_in_bins import last_occurrence
 from lightning_as.strategies._score_schedule import ScoreSchedule, Scoring, check_scoring
@@ -282,23 +280,19 @@ class ClosenessSampling(Strategy):
         total, count, mean, largest = self._window.unbind()
         now = torch.where(count > 0, (total / count).clamp(max=1), mean)
         mean = torch.where(mean < 0, now, mean + (now - mean) / _AVERAGED)
-        self._window = torch.stack([total * 0, count * 0, mean, mean if first else torch.maximum(mean, largest)])
+        self._window = torch.stack(
+            [total * 0, count * 0, mean, mean.clamp(min=0) if first else torch.maximum(mean, largest)]
+        )
 
     def _weights(self) -> Tensor:
-        """The w of every instance, (N,) float64: of equal ones the mean over their ranks, of unknown ones over all."""
+        """The w of every instance, (N,) float64."""
         unknown, doubts = self._doubts < 0, self._doubts.clamp(min=0)
         if self._schedule.present == "gradient":
             scores = self._norms
         else:
             gamma = self.present_gamma if self._schedule.present == "closeness" else 0
             scores = doubts * (1 - doubts).pow(gamma)
-        scores = torch.where(unknown, -1.0, scores)
-        ascending, size = scores.sort().values, len(scores)
-        first = size - torch.searchsorted(ascending, scores, right=True)  # of the ranks of those that are equal
-        count = size - torch.searchsorted(ascending, scores) - first
-        first, count = (torch.where(unknown, whole, part) for whole, part in ((0, first), (size, count)))
-        step = -self.log_pressure.clamp(min=1e-9) / size  # the sums of the geometric sequence divide by it
-        return torch.exp(first * step) * torch.expm1(count * step) / (torch.expm1(step) * count)
+        return weights_of_ranks(scores, self.log_pressure, unknown)
 
     def _mixed(self, weights: Tensor) -> Tensor:
         """The r of every instance, (N,) float64, for its w."""
