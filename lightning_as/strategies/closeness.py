@@ -21,9 +21,9 @@ network that has learned wrong labels by heart no longer shows them. Then, with 
 
     c = (h − 0.02) / 0.06, between 0 and 1,        γ = c/2,        s = s₀^(1 − c/2).
 
-On clean data (c = 0) what is hard is worth its draws; on dirty data (c = 1) it is drawn with care, and so it is
-wherever a first pass leaves much with a small v, as with many classes. Equal instances share the mean weight of their
-ranks, and those whose loss is not known, or never finite, get that of all ranks.
+On clean data (c = 0) what is hard is worth its draws; on dirty data (c = 1) it is drawn with care, and so it is where a
+first pass leaves much with a small v, as with many classes. Equal instances share the mean weight of their ranks, and
+those whose loss is not known, or never finite, get that of all ranks.
 
 In the first pass and in the last part of the training all w are 1: what is seen last is then the data as they are, and
 the minimum found that of the mean loss, rare bins aside. A training without an end in sight, such as one with nothing
@@ -86,9 +86,8 @@ class ClosenessSampling(Strategy):
             Default: 0.2.
         warm_up: Passes of N drawn instances before the first ranks, at least 0. Default: 1.
         relaxation: Share of the training, in [0, 1], that ends it without ranks. Default: 0.3.
-        score: What the ranks go by: ``"closeness"``; ``"loss"``, the doubt alone, with γ = 0; ``"gradient"``, the root
-            of the gradient bound, smoothed as the doubt. A dict or a list of them changes it in the training, see
-            :class:`AdaptiveSampling`. Default: ``"closeness"``.
+        score: ``"closeness"``; ``"loss"``, the doubt alone; ``"gradient"``, the root of the bound, smoothed likewise; or
+            several, as of :class:`AdaptiveSampling`. Default: ``"closeness"``.
         points: ``"strata"`` or ``"independent"``, see :mod:`lightning_as.core.points`. Default: ``"strata"``.
 
     Raises:
@@ -116,12 +115,12 @@ class ClosenessSampling(Strategy):
         check_positive("pressure", pressure)
         if pressure < 1:
             raise ValueError(f"`pressure` must be at least 1, which is uniform, got {pressure}.")
-        if isinstance(gamma, str) and gamma != "follow":
-            raise ValueError(f"`gamma` must be a number of at least 0 or 'follow', got {gamma!r}.")
-        if gamma != "follow":
+        if not isinstance(gamma, str):
             check_positive("gamma", gamma, with_zero=True)
-        check_share("floor", floor)
-        check_share("smoothing", smoothing)
+        elif gamma != "follow":
+            raise ValueError(f"`gamma` must be a number of at least 0 or 'follow', got {gamma!r}.")
+        for name, share in (("floor", floor), ("smoothing", smoothing)):
+            check_share(name, share)
         check_share("smallest_bin", smallest_bin, with_one=True)
         check_positive("warm_up", warm_up, with_zero=True)
         check_share("relaxation", relaxation, with_one=True)
@@ -264,8 +263,7 @@ class ClosenessSampling(Strategy):
         table.index_copy_(0, indices, torch.where(known.index_select(0, last), moved, old))
 
     def _is_last_part(self) -> bool:
-        has_end = self.progress.total is not None and self.relaxation > 0
-        return has_end and self.progress.share >= 1 - self.relaxation
+        return self.progress.total is not None and self.progress.share >= 1 - self.relaxation
 
     def _take(self, probabilities: Tensor) -> None:
         """Draw from these probabilities from now on."""
