@@ -263,7 +263,7 @@ class ClosenessSampling(Strategy):
         table.index_copy_(0, indices, torch.where(known.index_select(0, last), moved, old))
 
     def _is_last_part(self) -> bool:
-        return self.progress.total is not None and self.progress.share >= 1 - self.relaxation
+        return self.progress.total is not None and 1 - self.progress.share <= self.relaxation > 0
 
     def _take(self, probabilities: Tensor) -> None:
         """Draw from these probabilities from now on."""

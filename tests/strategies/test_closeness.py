@@ -165,7 +165,7 @@ def test_the_estimate_of_what_is_hopeless_is_unbiased():
 @pytest.mark.parametrize("score", ["loss", "gradient", {0: "closeness", 0.5: "gradient"}, ["gradient", "loss"]])
 def test_ranks_go_by_the_score_in_force(score: Any):
     strategy, generator = (
-        started(ClosenessSampling(score=score, warm_up=0, relaxation=0, smoothing=0), 40, 20, 10),
+        started(ClosenessSampling(score=score, warm_up=0, relaxation=0, smoothing=0), 40, 20, 5),
         seeded(),
     )
     losses, bounds = (torch.rand(40, dtype=torch.float64, generator=generator) * 3 for _ in range(2))
