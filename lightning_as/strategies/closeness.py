@@ -86,7 +86,7 @@ class ClosenessSampling(Strategy):
             Default: 0.2.
         warm_up: Passes of N drawn instances before the first ranks, at least 0. Default: 1.
         relaxation: Share of the training, in [0, 1], that ends it without ranks. Default: 0.3.
-        score: ``"closeness"``; ``"loss"``, the doubt alone; ``"gradient"``, the root of the bound, smoothed likewise; or
+        score: ``"closeness"``; ``"loss"``, the doubt alone; ``"gradient"``, the root of the bound, smoothed too; or
             several, as of :class:`AdaptiveSampling`. Default: ``"closeness"``.
         points: ``"strata"`` or ``"independent"``, see :mod:`lightning_as.core.points`. Default: ``"strata"``.
 
