@@ -27,6 +27,7 @@ from benchmarks.budgets.tasks import TASKS, Figure
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C510A", "#000000")
 _COLUMNS = 4  # of a figure
+_BELOW = 6.0  # points under the lowest figure of uniform sampling at which an axis ends: some rivals learn nothing
 _HEADER = """\
 | task | metric | budget | rival | uniform, % | rival, % | difference, points | time / uniform | seeds |
 |---|---|---|---|---|---|---|---|---|"""
@@ -112,6 +113,8 @@ def plot(found: Runs, tasks: Sequence[str], kind: str, path: Path) -> None:
             style: dict[str, Any] = {"color": "#555555", "linewidth": 2.5} if rival == UNIFORM else {}
             style = {"color": _COLOURS[(number - 1) % len(_COLOURS)], "linewidth": 1.2, **style}
             axes.plot(*_line(found, task, rival), "o-", markersize=4, label=rival, **style)
+        lowest = min(_line(found, task, UNIFORM)[1], default=-math.inf) - _BELOW
+        axes.set_ylim(bottom=max(axes.get_ylim()[0], lowest))
         axes.set_title(task, loc="left", fontsize=10)
         axes.set_ylabel(f"{TASKS[task].metrics[0].replace('_', ' ')} (%)", fontsize=8)
         axes.spines[["top", "right"]].set_visible(False)
