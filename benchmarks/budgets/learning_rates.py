@@ -93,13 +93,9 @@ def factors(rivals: Mapping[str, Mapping[float, Mapping[int, Run]]], seeds: Sequ
         rivals: What there is of an optimizer and a task.
         seeds: That are asked for.
     """
-    whole = [
-        by_factor for by_factor in rivals.values() if all(set(seeds) <= set(by_factor.get(f, ())) for f in FACTORS)
-    ]
-    if not rivals or len(whole) < len(rivals):
+    if not set(seeds) <= set(common(rivals)):
         return list(FACTORS)
-    middle = [{factor: by_factor[factor] for factor in FACTORS} for by_factor in whole]
-    bests = {best(by_factor, seeds) for by_factor in middle}
+    bests = {best({factor: by_factor[factor] for factor in FACTORS}, seeds) for by_factor in rivals.values()}
     ends = zip((FACTORS[0], FACTORS[-1]), WIDEST, strict=True)
     return [*FACTORS, *(beyond for end, beyond in ends if end in bests)]
 
