@@ -8,12 +8,11 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, pad
+from torch.nn.functional import cross_entropy
 
 from benchmarks.budgets.data import BUCKETS
 
 _COLOURS = [125.3, 123.0, 113.9], [63.0, 62.1, 66.7]  # mean and standard deviation of CIFAR-10's training pixels
-_PADDING = 4  # pixels around an image that is cropped at random
 
 
 def convolutional(classes: int, dims: int) -> nn.Module:
@@ -74,23 +73,6 @@ class Block(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(B, outputs, H / stride, W / stride) of (B, inputs, H, W)."""
         return (self.inside(images) + self.around(images)).relu()
-
-
-def flip_and_crop(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Each image moved by up to four pixels, with black ones around it, and half of them mirrored.
-
-    Args:
-        images: (B, C, H, W).
-        generator: The only source of randomness.
-    """
-    size, _, height, width = images.shape
-    top, left = torch.randint(2 * _PADDING + 1, (2, size, 1), generator=generator)
-    rows, columns = top + torch.arange(height), left + torch.arange(width)
-    mirrored = torch.rand(size, generator=generator) < 0.5
-    columns[mirrored] = columns[mirrored].flip(1)
-    padded = pad(images, [_PADDING] * 4).permute(0, 2, 3, 1)
-    moved = padded[torch.arange(size)[:, None, None], rows[:, :, None], columns[:, None, :]]
-    return moved.permute(0, 3, 1, 2)
 
 
 class Classifier(LightningModule):

@@ -23,11 +23,12 @@ from torch.nn.functional import cross_entropy
 from torchmetrics.functional.classification import binary_average_precision, multiclass_accuracy
 
 from benchmarks.budgets.data import Data
-from benchmarks.budgets.networks import Classifier, flip_and_crop
+from benchmarks.budgets.networks import Classifier
 from benchmarks.budgets.rivals import make
 from benchmarks.budgets.table import Cell, append, cell_of, version
 from benchmarks.budgets.tasks import Task, made
 from lightning_as import AdaptiveDataLoader, AdaptiveSamplingCallback
+from lightning_as.data.augmentation import flip_and_crop
 from lightning_as.data.dataloader import as_it_is
 from lightning_as.data.image_data import ImageDataset
 

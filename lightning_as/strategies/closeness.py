@@ -166,7 +166,7 @@ class ClosenessSampling(Strategy):
     def start_epoch(self, generator: torch.Generator) -> None:
         super().start_epoch(generator)
         self._schedule.begin_epoch(self.progress)
-        if self.progress.epoch == 0:  # of another training, perhaps: its first pass is uniform, too
+        if self.progress.epoch == 0 and self._drawn:  # of another training: its first pass is uniform, too
             self._begin()
 
     @torch.inference_mode()

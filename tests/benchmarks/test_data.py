@@ -2,7 +2,7 @@ import torch
 from torch.nn.functional import pad
 
 from benchmarks.budgets.data import BUCKETS, hashed, standardised
-from benchmarks.budgets.networks import flip_and_crop
+from lightning_as.data.augmentation import flip_and_crop
 
 
 def test_texts_become_words_and_pairs_in_any_case():

@@ -17,7 +17,6 @@ from lightning_as import (
     AdaptiveDataLoader,
     AdaptiveDataModule,
     Draw,
-    RebinnedSampling,
     Uniform,
 )
 from lightning_as.losses import gradient_bound
@@ -284,31 +283,3 @@ def test_a_fit_draws_no_more_than_it_trains_on_and_knows_its_new_length(num_work
     trainer.fit_loop.max_epochs = 3
     trainer.fit(module, datamodule=data)
     assert trainer.global_step == strategy.drawn == strategy.progress.total == 12
-
-
-@pytest.mark.parametrize("num_workers", [0, pytest.param(2, marks=pytest.mark.slow)])
-def test_bins_are_made_by_the_model_of_the_end_of_an_epoch_also_of_one_that_is_cut_short(
-    num_workers: int, tmp_path: Path
-):
-    """With workers it may be the model of some batches earlier."""
-    entropies = list[Tensor]()
-
-    def note(trainer: Any, module: Any, *_: Any) -> None:
-        with torch.no_grad():
-            p = module.net(tiny_dataset().tensors[0]).double().softmax(1)
-        entropies.append(-(p * p.log()).sum(1))
-
-    data = AdaptiveDataModule(TinyData(num_workers=num_workers))
-    callbacks = [LambdaCallback(on_train_batch_start=note, on_train_epoch_end=note)]
-    options: dict[str, Any] = {"max_epochs": 2, "limit_train_batches": 4}
-    strategy = tiny_fit(tmp_path, RebinnedSampling(count=6), Tiny, data, callbacks=callbacks, **options).strategy
-    tags = strategy.present_bins.tags
-    assert strategy.present_bins.sizes == [16] * 6
-
-    def fits(found: Tensor) -> bool:
-        return all(float(found[tags <= j].max()) <= float(found[tags > j].min()) + 1e-6 for j in range(5))
-
-    fitting = [fits(found) for found in entropies]
-    # Before each batch, and after the last one of the first epoch, where the next one begins.
-    assert (fitting == [False] * 4 + [True] * 2 + [False] * 4) if num_workers == 0 else any(fitting[1:5])
-    assert sorted(strategy.bins.sizes) != [16] * 6

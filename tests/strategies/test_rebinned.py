@@ -1,16 +1,20 @@
 import itertools
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import LambdaCallback
 from torch import Tensor
 
+from lightning_as import AdaptiveDataModule
 from lightning_as.core.bins import Bins
 from lightning_as.strategies import RebinnedSampling, Scores
 from tests.helpers.oracle import AlgorithmOne
 from tests.helpers.statistics import double, seeded
 from tests.helpers.strategies import learn, random_losses, started
+from tests.helpers.tiny import Tiny, TinyData, tiny_dataset, tiny_fit
 
 TAGS = torch.arange(90) % 3
 BY: Any = pytest.mark.parametrize("by", ["entropy", "loss", "features"])
@@ -168,3 +172,31 @@ def test_states_of_equal_options_have_equal_shapes_however_many_bins_there_are()
         strategy.start_epoch(seeded())
         assert strategy.metrics()["bins"] == bins
     assert all(itertools.starmap(lambda one, other: one == other, itertools.pairwise(shapes)))
+
+
+@pytest.mark.parametrize("num_workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_bins_are_made_by_the_model_of_the_end_of_an_epoch_also_of_one_that_is_cut_short(
+    num_workers: int, tmp_path: Path
+):
+    """With workers it may be the model of some batches earlier."""
+    entropies = list[Tensor]()
+
+    def note(trainer: Any, module: Any, *_: Any) -> None:
+        with torch.no_grad():
+            p = module.net(tiny_dataset().tensors[0]).double().softmax(1)
+        entropies.append(-(p * p.log()).sum(1))
+
+    data = AdaptiveDataModule(TinyData(num_workers=num_workers))
+    callbacks = [LambdaCallback(on_train_batch_start=note, on_train_epoch_end=note)]
+    options: dict[str, Any] = {"max_epochs": 2, "limit_train_batches": 4}
+    strategy = tiny_fit(tmp_path, RebinnedSampling(count=6), Tiny, data, callbacks=callbacks, **options).strategy
+    tags = strategy.present_bins.tags
+    assert strategy.present_bins.sizes == [16] * 6
+
+    def fits(found: Tensor) -> bool:
+        return all(float(found[tags <= j].max()) <= float(found[tags > j].min()) + 1e-6 for j in range(5))
+
+    fitting = [fits(found) for found in entropies]
+    # Before each batch, and after the last one of the first epoch, where the next one begins.
+    assert (fitting == [False] * 4 + [True] * 2 + [False] * 4) if num_workers == 0 else any(fitting[1:5])
+    assert sorted(strategy.bins.sizes) != [16] * 6
