@@ -5,7 +5,8 @@ No forward pass is made for the latter: it takes the losses that are known, and 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -53,11 +54,11 @@ class Looks:
             targets: Its targets, if they are.
             size: B.
         """
-        look = None
+        look, loss = None, self._losses.loss
         if logits is not None and targets is not None and not self._losses.takes_batch:
             if losses is None and self._fits:
                 losses = self._try(logits, targets)
-            look = look_at(self._losses.loss, logits, targets)
+            look = look_at(loss, logits, targets)
         if look is None:
             device = torch.device("cpu") if losses is None else losses.device
             wide = torch.float32 if device.type == "mps" else torch.float64
@@ -66,7 +67,7 @@ class Looks:
             look[LOSS] = losses
         if bounds is not None:
             look[BOUND] = bounds
-        elif not self._is_plain():
+        elif not _is_plain(loss):
             look[BOUND] = torch.nan
         return look
 
@@ -78,14 +79,14 @@ class Looks:
             self._fits = False
             return None
 
-    def _is_plain(self) -> bool:
-        """Whether the gradient of the loss is that of the cross-entropy of the logits and labels alone."""
-        loss = self._losses.loss
-        return isinstance(loss, CrossEntropy) and not loss.label_smoothing and loss.class_weights is None
-
 
 def merged(look: Tensor, rows: Rows) -> Tensor:
     """What is known of the samples, by what their rows have shown: the mean of numbers, the last row's class."""
     if rows.owners is None:
         return look
     return torch.stack([rows.last(part) if at in (LABEL, OTHER) else rows.merge(part) for at, part in enumerate(look)])
+
+
+def _is_plain(loss: Callable[..., Any]) -> bool:
+    """Whether the gradient of a loss is that of the cross-entropy of logits and labels alone."""
+    return isinstance(loss, CrossEntropy) and not loss.label_smoothing and loss.class_weights is None
