@@ -177,7 +177,7 @@ class Fit:
         weights = self.weights.of(draw)
         if weights is not None:
             figures |= {"weight_mean": float(weights.mean()), "weight_max": float(weights.max())}
-        return self._figures.present() | figures
+        return self._figures.log() | figures
 
     def summary(self) -> str | None:
         """What was drawn, in a few lines; None if nothing was, or nobody keeps a record."""
