@@ -60,7 +60,7 @@ def main() -> None:
     trainer.fit(Classifier(), train_loader, val_loader)
     if trainer.is_global_zero:
         accuracy = trainer.callback_metrics["val/accuracy"]
-        print(f"trained; val accuracy {accuracy:.2f} with {trainer.world_size} process(es)")
+        print(f"trained; val accuracy {accuracy:.2f}, processes: {trainer.world_size}")
 
 
 if __name__ == "__main__":
