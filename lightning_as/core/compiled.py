@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_as.core.compiled_looks import look_at_logits, note_looks
 from lightning_as.core.compiled_trees import (
     Floats,
     Integers,
@@ -44,6 +45,8 @@ __all__ = [
     "draw_leaves",
     "draw_two_levels",
     "kernel",
+    "look_at_logits",
+    "note_looks",
     "place_instances",
     "set_leaves",
     "smooth_doubts",

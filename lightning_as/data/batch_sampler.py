@@ -247,6 +247,7 @@ class AdaptiveBatchSampler(DistributedSampler[list[int]]):
             "strategy_state": strategy.state_dict(),
             "progress": strategy.progress.state_dict(),
             "skipped": strategy.skipped,
+            "record": {} if strategy.record is None else strategy.record.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

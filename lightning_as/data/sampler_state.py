@@ -13,9 +13,9 @@ from lightning_as.core.draw import Draw
 from lightning_as.core.state import check_layout, check_sums, damaged, require, require_indices
 from lightning_as.strategies import Strategy
 
-FORMAT = 4
+FORMAT = 5
 """Layout of the state that is saved. 1, of the versions before the packages, had no number, 2 no checksums, 3 no
-points."""
+points, 4 no record."""
 
 
 def check_saved(state: Any, like: dict[str, Any]) -> None:
@@ -37,7 +37,7 @@ def check_saved(state: Any, like: dict[str, Any]) -> None:
         )
     saved = {key: part for key, part in state.items() if key != "checksums"}
     check_sums(saved, state.get("checksums"))
-    later = {"tags", "strategy", "strategy_state"}
+    later = {"tags", "strategy", "strategy_state", "record"}
     own, its = ({key: part for key, part in parts.items() if key not in later} for parts in (like, saved))
     check_layout(its | dict.fromkeys(later & saved.keys()), own | dict.fromkeys(later), "sampler")
 
@@ -56,6 +56,9 @@ def load_into(strategy: Strategy, state: dict[str, Any]) -> None:
         raise damaged(f"{type(strategy).__name__} cannot load it ({type(error).__name__}: {error})") from error
     strategy.progress.load_state_dict(state["progress"])
     strategy.skipped = state["skipped"]
+    if strategy.record is not None and state["record"] != {}:  # which was kept there as well
+        check_layout(state["record"], strategy.record.state_dict(), "record")
+        strategy.record.load_state_dict(state["record"])
 
 
 def generator_state(state: Tensor) -> Tensor:

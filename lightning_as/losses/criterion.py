@@ -185,6 +185,13 @@ def settings_of(criterion: Callable[..., Any]) -> dict[str, Any]:
     return {**options, "version": version}
 
 
+def is_binary(loss: Callable[..., Any]) -> bool:
+    """Whether a loss of each sample is the sigmoid cross-entropy, of this package or of torch."""
+    kinds = (nn.BCEWithLogitsLoss, functional.binary_cross_entropy_with_logits)
+    function = _function(loss.criterion) if isinstance(loss, Criterion) else None
+    return isinstance(loss, BinaryCrossEntropy) or type(function) is kinds[0] or function is kinds[1]
+
+
 def takes_batch(function: Callable[..., Any]) -> bool:
     """Whether a function is one of a batch alone: whether it has one parameter that must be given."""
     try:

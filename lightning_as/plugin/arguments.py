@@ -2,7 +2,51 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, NamedTuple, get_args
+
+from lightning_as.core.arguments import check_choice, check_positive, check_share
+from lightning_as.core.draw import Weighting
+from lightning_as.plugin.criterion import PerSample
+from lightning_as.plugin.forward import Forward
+from lightning_as.plugin.rows import check_kept
+from lightning_as.plugin.takeover import OtherData
+from lightning_as.plugin.weights import check_weighting
+from lightning_as.strategies import Strategy
+
+
+class Options(NamedTuple):
+    """What the callback was given, but for the strategy and the record; see :class:`AdaptiveSamplingCallback`."""
+
+    logits_from: str | None
+    recompute: bool
+    target_key: int | str | None
+    per_sample_loss: PerSample | str | None
+    gradient_bound: PerSample | Literal["autograd"] | None
+    weights: Weighting | Literal["source"]
+    weight_limit: float
+    weight_power: float
+    forward: Forward | None
+    weights_attribute: str
+    kept: int | str | None
+    compare_loss: bool
+    other_data: OtherData
+
+
+def check_options(options: Options, strategy: Strategy) -> None:
+    """Raise if an option is not what it must be.
+
+    Raises:
+        TypeError: If it is of another kind.
+        ValueError: If it is out of its range.
+    """
+    check_functions(options.forward, options.per_sample_loss, options.gradient_bound, options.logits_from)
+    check_choice("weights", options.weights, ("source", *get_args(Weighting)))
+    check_weighting(options.weights, strategy)
+    check_attribute(options.weights_attribute)
+    check_positive("weight_limit", options.weight_limit)
+    check_share("weight_power", options.weight_power, with_one=True)
+    check_choice("other_data", options.other_data, get_args(OtherData))
+    check_kept(options.kept, strategy)
 
 
 def check_functions(forward: Any, per_sample_loss: Any, gradient_bound: Any, logits_from: str | None) -> None:

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
-from lightning_as.core.arguments import check_choice, check_positive, check_share
-from lightning_as.core.draw import Weighting, effective_sample_size
+from lightning_as.core.draw import Weighting
 from lightning_as.data.batch_sampler import AdaptiveBatchSampler
-from lightning_as.plugin.arguments import check_attribute, check_functions
+from lightning_as.plugin.arguments import Options, check_options
 from lightning_as.plugin.criterion import PerSample
-from lightning_as.plugin.fit import Fit
-from lightning_as.plugin.forward import Forward, ForwardPass
-from lightning_as.plugin.observation import Observer
-from lightning_as.plugin.rows import check_kept, gather_kept
+from lightning_as.plugin.fit import Fit, begin
+from lightning_as.plugin.forward import Forward
+from lightning_as.plugin.recorded import Recorded
 from lightning_as.plugin.takeover import OtherData
-from lightning_as.plugin.weights import Weights, check_weighting
 from lightning_as.plugin.wiring import (
     check_processes_agree,
     claim,
@@ -32,7 +30,7 @@ from lightning_as.plugin.wiring import (
 from lightning_as.strategies import ClosenessSampling, Strategy
 
 
-class AdaptiveSamplingCallback(Callback):
+class AdaptiveSamplingCallback(Recorded):
     """Samples the training batches by a strategy, and updates it after every batch.
 
     The batches come from an :class:`AdaptiveDataLoader`, an :class:`AdaptiveDataModule` or one of the ready
@@ -48,10 +46,11 @@ class AdaptiveSamplingCallback(Callback):
     A Trainer has one such callback, and a callback a strategy of its own: of two, Lightning says that a `state_key` is
     missing.
 
-    Logged every ``log_every_n_steps``: ``adaptive/ess``, the number of instances that the distribution is effectively
-    spread over, as estimated from the batch (on the CPU also in the bar); with weights ``adaptive/weight_mean`` and
-    ``adaptive/weight_max``; the strategy's own figures, see its ``metrics``; and ``adaptive/skipped`` (losses that were
-    not finite).
+    Logged every ``log_every_n_steps``: ``adaptive/ess``, the share of the data that the draws are effectively spread
+    over (on the CPU also in the bar); ``adaptive/loss``, the data's mean loss; ``adaptive/gain`` and
+    ``adaptive/variance_ratio``, what the draws are worth, see :mod:`lightning_as.plugin.figures`; with weights
+    ``adaptive/weight_mean`` and ``adaptive/weight_max``; the strategy's own figures, see its ``metrics``; and
+    ``adaptive/skipped`` (losses that were not finite). At the end some lines sum up what was drawn.
 
     Args:
         strategy: The method; the thesis's is :class:`AdaptiveSampling`. Default: :class:`ClosenessSampling`.
@@ -87,6 +86,9 @@ class AdaptiveSamplingCallback(Callback):
             which are then averaged. Default: row i is of sample i.
         compare_loss: Whether the loss of the first batches is compared with the mean of the samples', with a warning
             where they differ. Default: True.
+        examples: Whether to keep a record of each instance for :meth:`examples`, 48 bytes, in the checkpoint, too; or a
+            path that ends in .csv or .parquet, to which the table is also written at the end of a fit, even of one
+            that breaks off. Default: True.
         other_data: When the data set is another than the strategy has learnt from, in the same bins, as by a second
             fit, a loader that is made anew or a checkpoint: ``"reset"`` starts the strategy anew, with a warning;
             ``"keep"`` lets it go on. Default: ``"reset"``.
@@ -94,6 +96,7 @@ class AdaptiveSamplingCallback(Callback):
     Raises:
         TypeError: If an argument is not what it must be.
         ValueError: If an argument is out of its range.
+        OSError: If `examples` is no file that can be written.
         MisconfigurationException: Before the first step, or at it, if something does not fit; see `docs/errors.md`.
 
     Example:
@@ -117,31 +120,28 @@ class AdaptiveSamplingCallback(Callback):
         kept: int | str | None = None,
         compare_loss: bool = True,
         other_data: OtherData = "reset",
+        examples: bool | str = True,
     ) -> None:
+        super().__init__(examples)
         self._fit: Fit | None = None
         self._sampler: AdaptiveBatchSampler | None = None  # of the last fit, whose state a later one takes over
         self.strategy = ClosenessSampling() if strategy is None else strategy
-        check_functions(forward, per_sample_loss, gradient_bound, logits_from)
-        check_choice("weights", weights, ("source", *get_args(Weighting)))
-        check_weighting(weights, self.strategy)
-        check_attribute(weights_attribute)
-        check_positive("weight_limit", weight_limit)
-        check_share("weight_power", weight_power, with_one=True)
-        check_choice("other_data", other_data, get_args(OtherData))
-        check_kept(kept, self.strategy)
-        self.logits_from = logits_from
-        self.recompute = recompute
-        self.target_key = target_key
-        self.per_sample_loss: PerSample | str | None = per_sample_loss
-        self.gradient_bound: PerSample | Literal["autograd"] | None = gradient_bound
-        self.weights: Weighting | Literal["source"] = weights
-        self.weight_limit = weight_limit
-        self.weight_power = weight_power
-        self.forward = forward
-        self.weights_attribute = weights_attribute
-        self.kept = kept
-        self.compare_loss = compare_loss
-        self.other_data: OtherData = other_data
+        self._options = Options(
+            logits_from,
+            recompute,
+            target_key,
+            per_sample_loss,
+            gradient_bound,
+            weights,
+            weight_limit,
+            weight_power,
+            forward,
+            weights_attribute,
+            kept,
+            compare_loss,
+            other_data,
+        )
+        check_options(self._options, self.strategy)
         self._restored: dict[str, Any] | None = None  # a state that waits for the sampler that it belongs to
         self._waiting: dict[str, Any] | None = None  # what was restored before another stage than a fit
         self._unused: dict[str, Any] | None = None  # what was restored for one that then failed
@@ -173,25 +173,12 @@ class AdaptiveSamplingCallback(Callback):
                 refuse_nested_fit(trainer, self._fit.trainer)
             refuse_overfit_batches(trainer)
             claim(self.strategy, self)
+            self._begin_record()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the parts to watch in the module, which by now has all its layers, but has not been compiled yet."""
         self._close()
-        scaled, limit, power = self.logits_from is not None, self.weight_limit, self.weight_power
-        weights = Weights(pl_module, self.strategy, self.weights, limit, power, scaled, self.weights_attribute)
-        own = ForwardPass(trainer, pl_module, self.logits_from, self.forward, self.target_key)
-        observer = Observer(
-            pl_module,
-            self.logits_from,
-            own.logits if self.recompute else None,
-            self.target_key,
-            self.per_sample_loss,
-            self.gradient_bound,
-            self.strategy.reads,
-            self.kept,
-            self.compare_loss,
-        )
-        self._fit = Fit(trainer, pl_module, self.strategy, observer, weights, own, self.other_data)
+        self._fit = begin(trainer, pl_module, self.strategy, self._options)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Attach the strategy to the loader's sampler, and bring back its state if a fit is resumed."""
@@ -231,16 +218,13 @@ class AdaptiveSamplingCallback(Callback):
         seen = None if skipped else fit.observe(outputs, batch, look=logs or bins.on_host)
         draw = fit.sampler.commit()
         if seen is not None:
-            told, rows = gather_kept(trainer, draw, [seen.losses, seen.bounds], fit.there, bins.device)
-            if len(told.indices):
-                self.strategy.update(told, *rows)
+            fit.learn(draw, seen)
         fit.end_batch()
         if trainer.is_last_batch:  # of the epoch: a checkpoint that is saved now is one of its end
             fit.sampler.end_epoch()
         if logs and not trainer.barebones:
-            in_bar = bins.on_host  # as Lightning looks at what is in the bar in every step
-            pl_module.log("adaptive/ess", float(effective_sample_size(draw.probabilities)), prog_bar=in_bar)
-            pl_module.log_dict({f"adaptive/{name}": value for name, value in fit.figures(draw).items()})
+            for name, value in fit.figures(draw).items():  # Lightning looks at what is in the bar in every step
+                pl_module.log(f"adaptive/{name}", value, prog_bar=name == "ess" and bins.on_host)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Tell the strategy what was found."""
@@ -250,6 +234,11 @@ class AdaptiveSamplingCallback(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Tell the sampler, which cannot know how many batches `limit_train_batches` leaves."""
         self._present.sampler.end_epoch()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say in a few lines what was drawn."""
+        if not trainer.barebones and (said := self._present.summary()) is not None:
+            rank_zero_info(said)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Leave the module as it was."""
@@ -291,5 +280,8 @@ class AdaptiveSamplingCallback(Callback):
         """Leave the module as it was before the fit, which is this Trainer's if one is given."""
         if self._fit is None or trainer not in (None, self._fit.trainer):
             return
+        is_first = self._fit.trainer.is_global_zero
         self._fit.close()
         self._fit = None
+        if is_first:
+            self._write_examples()

@@ -12,13 +12,17 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
 from lightning_as.core.draw import Draw
+from lightning_as.core.record import Look
 from lightning_as.data.batch_sampler import AdaptiveBatchSampler
 from lightning_as.data.dataloader import AdaptiveDataLoader
+from lightning_as.plugin.arguments import Options
 from lightning_as.plugin.candidates import Candidates
+from lightning_as.plugin.figures import Figures
 from lightning_as.plugin.forward import ForwardPass
 from lightning_as.plugin.hooks import is_compiled
-from lightning_as.plugin.observation import Observation, Observer
-from lightning_as.plugin.rows import Rows
+from lightning_as.plugin.looks import Observation, merged
+from lightning_as.plugin.observation import Observer
+from lightning_as.plugin.rows import Rows, gather_kept
 from lightning_as.plugin.scoring import Scorer
 from lightning_as.plugin.takeover import OtherData, take_over
 from lightning_as.plugin.turn import Turn
@@ -69,6 +73,7 @@ class Fit:
         # Bins of this process's share of the batch that is trained on.
         self._drawn = torch.empty(0, dtype=torch.int64, device="cpu")
         self._rows = Rows(0)
+        self._figures = Figures(strategy)
 
     def attach(self, previous: AdaptiveBatchSampler | None, state: dict[str, Any] | None) -> AdaptiveBatchSampler:
         """Have the batches drawn by the strategy, whichever loader they come from now.
@@ -145,12 +150,22 @@ class Fit:
         if seen is None:
             return None
         self._check_labels(seen.labels)
-        return Observation(self._rows.merge(seen.losses), self._rows.merge(seen.bounds), None)
+        losses, bounds = (self._rows.merge(part) for part in (seen.losses, seen.bounds))
+        return Observation(losses, bounds, None, merged(seen.look, self._rows))
 
-    @property
-    def there(self) -> Tensor | None:
-        """Whether a drawn sample came through to the batch, (B,) bool; None if all do, always."""
-        return self._rows.there
+    def learn(self, draw: Draw, seen: Observation) -> None:
+        """Tell the strategy, the record and the figures what was found of a batch, in all processes alike."""
+        rows = [seen.losses, seen.bounds, *seen.look]
+        there, device = self._rows.there, self.sampler.bins_at_work.device
+        told, (losses, bounds, *look) = gather_kept(self.trainer, draw, rows, there, device)
+        if not len(told.indices):
+            return
+        self._strategy.update(told, losses, bounds)
+        *numbers, labels, others = look
+        seen_by_all = Look(*numbers, labels.long(), others.long())
+        if self._strategy.record is not None:
+            self._strategy.record.add(told.indices, seen_by_all)
+        self._figures.add(told, seen_by_all)
 
     def end_batch(self) -> None:
         """Watch no longer; take back the weights; score what the strategy wants scored before the next draw."""
@@ -158,12 +173,16 @@ class Fit:
         self.refresh()
 
     def figures(self, draw: Draw) -> dict[str, float]:
-        """What is logged of a batch that was drawn, apart from the effective sample size."""
+        """What is logged of a batch that was drawn, and the last ones."""
         figures = self._strategy.metrics() | {"skipped": float(self._strategy.skipped)}
         weights = self.weights.of(draw)
         if weights is not None:
             figures |= {"weight_mean": float(weights.mean()), "weight_max": float(weights.max())}
-        return figures
+        return self._figures.present() | figures
+
+    def summary(self) -> str | None:
+        """What was drawn, in a few lines; None if nothing was, or nobody keeps a record."""
+        return self._figures.summary()
 
     def close(self) -> None:
         """Leave the module and the loader as they were."""
@@ -208,3 +227,33 @@ class Fit:
         """Raise if the bins are classes, and a batch has targets of others than were drawn."""
         if labels is not None:
             check_labels(self.sampler.bins, self._rows.spread(self._drawn), labels)
+
+
+def begin(trainer: Trainer, module: LightningModule, strategy: Strategy, options: Options) -> Fit:
+    """A fit of a module that has all its layers, but has not been compiled yet.
+
+    Raises:
+        MisconfigurationException: If an option and the module do not go together.
+    """
+    weights = Weights(
+        module,
+        strategy,
+        options.weights,
+        options.weight_limit,
+        options.weight_power,
+        options.logits_from is not None,
+        options.weights_attribute,
+    )
+    own = ForwardPass(trainer, module, options.logits_from, options.forward, options.target_key)
+    observer = Observer(
+        module,
+        options.logits_from,
+        own.logits if options.recompute else None,
+        options.target_key,
+        options.per_sample_loss,
+        options.gradient_bound,
+        strategy.reads,
+        options.kept,
+        options.compare_loss,
+    )
+    return Fit(trainer, module, strategy, observer, weights, own, options.other_data)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -16,22 +16,12 @@ from lightning_as.plugin.criterion import PerSample, SampleLosses
 from lightning_as.plugin.forward import describe
 from lightning_as.plugin.hooks import LinearGradients, TrainingHook, is_compiled
 from lightning_as.plugin.logits_hook import LogitsHook
+from lightning_as.plugin.looks import Looks, Observation
 from lightning_as.plugin.reach import warn_of_unreached
 from lightning_as.plugin.returned import as_logits, as_losses, check_logits
 from lightning_as.plugin.rows import Rows, find_rows
 from lightning_as.plugin.targets import targets_of
-from lightning_as.strategies.base import Reading
-
-
-class Observation(NamedTuple):
-    """What is known of a batch that was trained on; no tensor has a gradient."""
-
-    losses: Tensor
-    """The loss of each instance, (B,); zeros if nobody reads them."""
-    bounds: Tensor
-    """The squared norm of the gradient of each loss, (B,); zeros if nobody reads them."""
-    labels: Tensor | None
-    """The targets, (B,) integers; None if they were not asked for, or are no class indices."""
+from lightning_as.strategies.scores import Reading
 
 
 class Observer:
@@ -66,6 +56,7 @@ class Observer:
         self._target_key = target_key
         self._kept = kept
         self._losses = SampleLosses(module, per_sample_loss)
+        self._looks = Looks(self._losses)
         self._comparison = Comparison(module, self._losses, compare_loss)
         self._gradient_bound = gradient_bound
         self.reads = reads
@@ -175,8 +166,11 @@ class Observer:
             bounds = self._observed_bounds(gradients, size)
             if bounds is None:
                 return None
+        if logits is None and (logits := self._at_hand(found, size)) is not None and targets is None:
+            targets = self._targets_for_labels(batch)
+        look = self._looks.of(losses, bounds, logits, targets, size)
         losses, bounds = self._or_zeros(losses, size), self._or_zeros(bounds, size)
-        return Observation(losses, bounds, self._labels(batch, targets, size) if labelled else None)
+        return Observation(losses, bounds, self._labels(batch, targets, size) if labelled else None, look)
 
     def rows(self, batch: Any, drawn: int) -> Rows:
         """Which of the `drawn` samples each row of a batch came from, see :func:`find_rows`."""
@@ -269,6 +263,12 @@ class Observer:
             "give them by `hand_over(self, losses=…, logits=…)` in it; or let the callback compute them by a second "
             "forward pass, AdaptiveSamplingCallback(recompute=True)."
         )
+
+    def _at_hand(self, found: Mapping[str, Any], size: int) -> Tensor | None:
+        """The logits, (B, …), if they are there though nobody has asked for them."""
+        logits = found.get("logits", None if self.hook is None else self.hook.logits)
+        fits = isinstance(logits, Tensor) and logits.is_floating_point() and logits.dim() and len(logits) == size
+        return logits.detach() if fits else None
 
     def _unseen(self, hook: LogitsHook) -> MisconfigurationException:
         return MisconfigurationException(

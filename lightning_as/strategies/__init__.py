@@ -1,7 +1,8 @@
 """Selective-sampling methods: one paper, one file."""
 
 from lightning_as.strategies.adaptive import AdaptiveSampling
-from lightning_as.strategies.base import BatchSelector, Selection, Strategy
+from lightning_as.strategies.base import Strategy
+from lightning_as.strategies.batch_selector import BatchSelector, Selection
 from lightning_as.strategies.closeness import ClosenessSampling
 from lightning_as.strategies.gopal import GopalSampling
 from lightning_as.strategies.gradient_norm import GradientNormSampling

@@ -1,7 +1,8 @@
 """What the sampler and the callback ask of a selective-sampling method.
 
 There are two kinds. An *index sampler*, :class:`Strategy`, decides which instances are loaded. A *batch selector*,
-:class:`BatchSelector`, has a larger candidate batch loaded, has it scored by a forward pass, and trains on a part.
+:class:`lightning_as.strategies.batch_selector.BatchSelector`, has a larger candidate batch loaded, has it scored by a
+forward pass, and trains on a part.
 
 A method has to say how it draws, what its distribution is and what its state is; all else has a default.
 """
@@ -12,7 +13,7 @@ import logging
 import math
 from abc import ABC, abstractmethod
 from copy import copy
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,12 +21,13 @@ from torch import Tensor
 from lightning_as.core.bins import Bins
 from lightning_as.core.draw import Draw
 from lightning_as.core.progress import Progress
+from lightning_as.core.record import Record
 from lightning_as.strategies.scores import Reading, Scores
 
 _logger = logging.getLogger(__name__)
 
 # What is learned from stays below, so that no sum over a data set overflows.
-_LARGEST = 1e100
+LARGEST = 1e100
 
 
 class Strategy(ABC):
@@ -51,6 +53,9 @@ class Strategy(ABC):
 
     progress: Progress
     """How far the training has come. Whoever draws keeps it up to date, and saves it."""
+    record: Record | None = None
+    """What training has shown of each instance. Whoever trains keeps it up, and saves it; None if nobody asks."""
+    _recording: bool = False
     _bins: Bins | None = None
     _skipped: int = 0
     _unusable: Tensor | None = None
@@ -73,6 +78,13 @@ class Strategy(ABC):
         self._skipped = 0
         self._unusable = None
         self.progress = Progress()
+        self.record = Record(len(bins), bins.device) if self._recording else None
+
+    def keep_record(self, kept: bool) -> None:
+        """Keep a record of the instances, empty at first, from now on and whenever it is started; or have none."""
+        if kept != self._recording:
+            self._recording = kept
+            self.record = Record(len(self._bins), self._bins.device) if kept and self._bins is not None else None
 
     def work_on(self, bins: Bins) -> None:
         """Start, unless it is at work on these bins already. On a copy of them on another device it goes on."""
@@ -81,10 +93,11 @@ class Strategy(ABC):
         if self._bins is None or not self._bins.is_copy_of(bins):
             self.start(bins)
             return
-        state, skipped, progress = self.state_dict(), self.skipped, self.progress
+        state, skipped, progress, record = self.state_dict(), self.skipped, self.progress, self.record
         self.start(bins)
         self.load_state_dict(state)
         self.skipped, self.progress = skipped, progress
+        self.record = None if record is None else record.to(bins.device)
 
     def fresh(self) -> Strategy:
         """A copy that has learned nothing yet, on the same bins, in the same training."""
@@ -157,11 +170,11 @@ class Strategy(ABC):
             self.learn(draw, *self._usable(losses, bounds))
             return
         values = losses.tolist()  # a third of the time of looking with torch; NaN and infinity show in the sum
-        if not (min(values) >= 0 and sum(values) < _LARGEST and sum(bounds.tolist()) < _LARGEST):
+        if not (min(values) >= 0 and sum(values) < LARGEST and sum(bounds.tolist()) < LARGEST):
             finite = (losses.isfinite() & bounds.isfinite()).nonzero()[:, 0]
             self._note_skipped(len(losses) - len(finite))
             draw = draw.select(finite)
-            losses, bounds = (part[finite].clamp_(-_LARGEST, _LARGEST) for part in (losses, bounds))
+            losses, bounds = (part[finite].clamp_(-LARGEST, LARGEST) for part in (losses, bounds))
             if self.samples_by_loss and len(losses) and float(losses.min()) < 0:
                 raise ValueError(
                     f"`losses` must not be negative to sample by them, got {float(losses.min())}: add a constant, so "
@@ -235,7 +248,7 @@ class Strategy(ABC):
             usable &= losses >= 0
         unusable = (~usable).sum()
         self._unusable = unusable if self._unusable is None else self._unusable + unusable
-        losses, bounds = (torch.where(usable, part.clamp(-_LARGEST, _LARGEST), math.nan) for part in (losses, bounds))
+        losses, bounds = (torch.where(usable, part.clamp(-LARGEST, LARGEST), math.nan) for part in (losses, bounds))
         return losses, bounds
 
     def _note_skipped(self, count: int) -> None:
@@ -246,55 +259,3 @@ class Strategy(ABC):
                 count,
             )
         self._skipped += count
-
-
-class Selection(NamedTuple):
-    """What a batch selector chose of the candidates."""
-
-    positions: Tensor
-    """Where the chosen are among the candidates, (b,) int64; one may be chosen twice."""
-    weights: Tensor | None = None
-    """The factors on their losses, (b,) float64; None for the draw's own."""
-    probabilities: Tensor | None = None
-    """Their probabilities with the choice counted in, (b,) float64; None for the draw's own."""
-
-
-class BatchSelector(Strategy):
-    """A batch selector: draws candidates, and trains on a part of them.
-
-    :meth:`draw` is asked for a batch of `size`, and gives as many candidates as it likes, that many or a multiple. With
-    more, they are scored (:attr:`reads`), and :meth:`select` chooses. Among several processes each chooses from its own
-    share of the candidates, and all know what the others chose. One whose :class:`Selection` has the probabilities says
-    so by :attr:`knows_probabilities`.
-    """
-
-    # A share is all that a process has loaded. So another number of processes chooses otherwise of equal candidates, as
-    # also where a training goes on with another number than before.
-    knows_probabilities = False
-
-    @abstractmethod
-    def select(self, draw: Draw, scores: Scores, size: int, generator: torch.Generator) -> Selection:
-        """Choose `size` of the candidates of one process.
-
-        Args:
-            draw: The candidates, as they were drawn.
-            scores: Their scores, as far as :attr:`reads` asks for them, of this draw's rows.
-            size: Number of instances to train on.
-            generator: For what is random in the choice.
-
-        Returns:
-            The part that is trained on, in any order.
-        """
-
-    def probabilities(self) -> Tensor:
-        """The distribution of the candidates, which is uniform; what is chosen of them depends on their scores."""
-        return self._uniform(len(self.bins))
-
-    def _known(self, scores: Tensor) -> Tensor:
-        """Scores of candidates, (M,), with the mean of the others for those that are not finite, which are counted."""
-        known = scores.isfinite()
-        if not bool(known.all()):
-            self._note_skipped(int((~known).sum()))
-            others = scores[known].clamp(-_LARGEST, _LARGEST)
-            scores = torch.where(known, scores, others.mean() if len(others) else torch.zeros_like(scores))
-        return scores.clamp(-_LARGEST, _LARGEST)

@@ -53,7 +53,8 @@ from lightning_as.core.bins import Bins
 from lightning_as.core.draw import Draw
 from lightning_as.core.passes import Candidates
 from lightning_as.core.state import require
-from lightning_as.strategies.base import BatchSelector, Scores, Selection
+from lightning_as.strategies.batch_selector import BatchSelector, Selection
+from lightning_as.strategies.scores import Scores
 
 _LARGEST_LOSS = 10.0  # of the features
 _FIRST_CONSTANT = 2.0

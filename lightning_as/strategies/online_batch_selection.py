@@ -49,7 +49,8 @@ from lightning_as.core.draw import Draw
 from lightning_as.core.points import Kind, Points
 from lightning_as.core.ranking import Ranking
 from lightning_as.core.state import require, require_indices
-from lightning_as.strategies.base import Scores, Strategy
+from lightning_as.strategies.base import Strategy
+from lightning_as.strategies.scores import Scores
 
 FirstPass = Literal["sequential", "shuffled"]
 

@@ -52,8 +52,7 @@ from lightning_as.core.tree_in_bins import last_occurrence
 from lightning_as.strategies._k_means import k_means
 from lightning_as.strategies._score_schedule import Scoring
 from lightning_as.strategies.adaptive import AdaptiveSampling
-from lightning_as.strategies.base import Scores
-from lightning_as.strategies.scores import Reading
+from lightning_as.strategies.scores import Reading, Scores
 
 By = Literal["entropy", "loss", "features"]
 _MEASURES: dict[By, Reading] = {"entropy": "entropies", "loss": "losses", "features": "features"}

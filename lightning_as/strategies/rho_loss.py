@@ -38,7 +38,8 @@ from torch import Tensor
 from lightning_as.core.bins import Bins
 from lightning_as.core.draw import Draw
 from lightning_as.core.passes import Candidates, batches_of_candidates
-from lightning_as.strategies.base import BatchSelector, Scores, Selection
+from lightning_as.strategies.batch_selector import BatchSelector, Selection
+from lightning_as.strategies.scores import Scores
 
 _REMEDY = (
     "make them with `lightning-as irreducible-losses --output FILE` for the thesis's network on MNIST, or with "

@@ -44,7 +44,8 @@ from lightning_as.core.arguments import check_choice, check_integer, check_posit
 from lightning_as.core.bins import Bins
 from lightning_as.core.draw import Draw
 from lightning_as.core.passes import Candidates, batches_of_candidates
-from lightning_as.strategies.base import BatchSelector, Scores, Selection
+from lightning_as.strategies.batch_selector import BatchSelector, Selection
+from lightning_as.strategies.scores import Scores
 
 Form = Literal["percentile", "composer"]
 

@@ -46,7 +46,8 @@ from lightning_as.core.bins import Bins
 from lightning_as.core.draw import Draw
 from lightning_as.core.state import require, require_indices
 from lightning_as.strategies._k_means import k_means, means
-from lightning_as.strategies.base import Scores, Strategy
+from lightning_as.strategies.base import Strategy
+from lightning_as.strategies.scores import Scores
 
 Deviation = Literal["inputs", "gradients"]
 

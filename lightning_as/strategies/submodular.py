@@ -50,7 +50,8 @@ from lightning_as.core.arguments import check_integer, check_positive
 from lightning_as.core.bins import Bins
 from lightning_as.core.draw import Draw
 from lightning_as.core.state import require
-from lightning_as.strategies.base import Scores, Strategy
+from lightning_as.strategies.base import Strategy
+from lightning_as.strategies.scores import Scores
 
 
 class SubmodularBatchSelection(Strategy):

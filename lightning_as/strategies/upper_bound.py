@@ -43,7 +43,8 @@ from torch import Tensor
 from lightning_as.core.arguments import check_choice, check_integer, check_share
 from lightning_as.core.bins import Bins
 from lightning_as.core.draw import Draw
-from lightning_as.strategies.base import BatchSelector, Scores, Selection
+from lightning_as.strategies.batch_selector import BatchSelector, Selection
+from lightning_as.strategies.scores import Scores
 
 Score = Literal["bound", "loss"]
 TauForm = Literal["sqrt", "ratio"]

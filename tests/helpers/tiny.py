@@ -204,5 +204,9 @@ def differences(one: Any, other: Any, path: str = "") -> list[str]:
         one, other = dict(enumerate(one)), dict(enumerate(other))
     if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
         return [found for key in one for found in differences(one[key], other[key], f"{path}.{key}")]
-    same = torch.equal(one, other) if isinstance(one, Tensor) and isinstance(other, Tensor) else one == other
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        nan = one.isnan()
+        same = torch.equal(nan, other.isnan()) and torch.equal(one[~nan], other[~nan])
+    else:
+        same = one == other
     return [] if same else [path]

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from lightning_as.core.bins import Bins
 from lightning_as.core.draw import Draw
+from lightning_as.core.record import Look
 from lightning_as.strategies import BatchSelector, Scores, Selection
-from tests.helpers.statistics import double, seeded
+from tests.helpers.statistics import double
 from tests.helpers.strategies import as_drawn, started
 
 
@@ -72,27 +73,26 @@ def test_off_the_cpu_what_is_of_no_use_is_marked_and_counted_later():
     assert strategy.skipped == 4 + 2 * 2
 
 
-def test_an_unknown_score_of_a_candidate_counts_as_the_mean_of_the_others():
-    strategy = started(Last(), 5)
-    losses = double(3.0, math.nan, 1.0, math.inf, 4.0)  # of mean 8/3
-    selection = strategy.select(as_drawn(strategy, [0] * 5), Scores(losses=losses), 4, seeded())
-    assert [sorted(part.tolist()) for part in selection.positions.split([1, 2, 1])] == [[2], [1, 3], [0]]
-    assert strategy.skipped == 2
-    assert strategy._known(losses[[1, 3]]).tolist() == [0, 0]
-    assert strategy.probabilities().tolist() == [0.2] * 5
-
-
 def test_on_a_copy_of_its_bins_it_goes_on_and_on_others_it_begins_anew():
     with pytest.raises(RuntimeError, match=r"Last has no bins before it is started: call `start\(bins\)`"):
         _ = Last().bins
     strategy = started(Last(), 5, 8, 4)
+    strategy.keep_record(True)
     strategy.progress.step()
+    nothing = double(math.nan, math.nan)
+    strategy.record.add(torch.tensor([0, 1]), Look(*[nothing] * 4, *[torch.tensor([-1, -1])] * 2))
+    strategy.keep_record(True)  # which it does
     strategy.update(as_drawn(strategy, [0, 1]), double(math.nan, 1.0), double(1.0, 1.0))
     moved = copy.copy(strategy.bins)
     for bins in (strategy.bins, moved, moved):
         strategy.work_on(bins)
         assert strategy.bins is bins
         assert (strategy.skipped, strategy.progress.done, strategy.progress.total) == (1, 1, 8)
+        assert strategy.record is not None
+        assert strategy.record.batches == 1
         assert len(strategy.learned) == 1
     strategy.work_on(Bins([0, 0, 1, 1, 1]))
     assert (strategy.skipped, strategy.progress.done, strategy.learned) == (0, 0, [])
+    assert strategy.record.batches == 0
+    strategy.keep_record(False)
+    assert strategy.record is None

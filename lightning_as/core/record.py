@@ -1,0 +1,156 @@
+"""What training has shown of each instance: how often it was drawn, and how it fared whenever it was.
+
+The times learnt and forgotten are those of Toneva et al., "An Empirical Study of Example Forgetting during Deep Neural
+Network Learning" (ICLR 2019): the prediction was wrong before and is right now, or the reverse; before the first look
+it counts as wrong. The mean margin is the area under the margin of Pleiss et al., "Identifying Mislabeled Data using
+the Area Under the Margin Ranking" (NeurIPS 2020). Confidence and variability are the axes of the data maps of
+Swayamdipta et al., "Dataset Cartography" (EMNLP 2020), here over the last visits: those of an adaptive sampler are few
+for one instance and many for another, and of different times.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lightning_as.core.execution import Viewing, loops
+from lightning_as.core.state import require
+from lightning_as.core.tree_in_bins import last_occurrence
+
+SMOOTHING = 0.7
+"""The share that a smoothed number keeps of itself in each visit."""
+_LOSS, _SMOOTHED, _CONFIDENCE, _VARIANCE, _MARGIN = range(5)
+_DRAWN, _LAST, _LOOKS, _LEARNT, _FORGOTTEN, _LABEL, _OTHER = range(7)
+
+
+class Look(NamedTuple):
+    """What a batch has shown of its instances; NaN, or −1 of classes, where something is not known."""
+
+    losses: Tensor
+    """(B,) float64."""
+    bounds: Tensor
+    """The squared norms of the gradients of the losses with respect to the logits, (B,) float64."""
+    confidences: Tensor
+    """The probability of the given label, (B,) float64."""
+    margins: Tensor
+    """The logit of the label minus the largest other one, (B,) float64."""
+    labels: Tensor
+    """(B,) int64."""
+    others: Tensor
+    """The class of the largest other logit, (B,) int64."""
+
+
+class Record(Viewing):
+    """What is known of each of N instances, in 48 bytes of each.
+
+    A look is a batch in which an instance is, however often it is in it; of several the last counts.
+
+    Args:
+        size: N.
+        device: Where it is kept.
+    """
+
+    def __init__(self, size: int, device: torch.device) -> None:
+        self._numbers = torch.full((size, 5), torch.nan, dtype=torch.float32, device=device)
+        self._counts = torch.zeros((size, 7), dtype=torch.int32, device=device)
+        self._loops = loops(device)
+        self.batches = 0
+        """Number of batches that were noted."""
+
+    def to(self, device: torch.device) -> Record:
+        """The same on another device."""
+        moved = Record(len(self._numbers), device)
+        moved.load_state_dict(self.state_dict())
+        return moved
+
+    @torch.inference_mode()
+    def add(self, indices: Tensor, look: Look) -> None:
+        """Note a batch that was trained on, of these instances, (B,) int64. O(B)."""
+        self.batches += 1
+        if self._loops is not None:
+            own = self.views(self._numbers, self._counts)
+            parts = (indices, look.losses, look.confidences, look.margins, look.labels, look.others)
+            arrays = (part.contiguous().numpy() for part in parts)
+            self._loops.note_looks(*own, self.batches, *arrays, SMOOTHING)
+            return
+        last = last_occurrence(indices)
+        look = Look(*(part.index_select(0, last) for part in look))
+        numbers, counts = (table.index_select(0, indices) for table in (self._numbers, self._counts))
+        self._numbers.index_copy_(0, indices, self._moved(numbers, counts, look))
+        self._counts.index_copy_(0, indices, self._counted(counts, look))
+        self._counts[:, _DRAWN].index_add_(0, indices, torch.ones_like(counts[:, _DRAWN]))
+
+    def _moved(self, numbers: Tensor, counts: Tensor, look: Look) -> Tensor:
+        """The rows of numbers after a look at them, (B, 5)."""
+        loss, smoothed, confidence, variance, margin = numbers.double().unbind(1)
+        finite = look.losses.isfinite()
+        first, away = confidence.isnan(), (look.confidences - confidence).nan_to_num(0.0)
+        spread = SMOOTHING * (variance.nan_to_num(0.0) + (1 - SMOOTHING) * away.square())
+        moved = torch.where(first, look.confidences, confidence + (1 - SMOOTHING) * away)
+        looks = counts[:, _LOOKS] + 1
+        mean = torch.where(looks == 1, look.margins, margin + (look.margins - margin) / looks)
+        eased = torch.where(smoothed.isnan(), look.losses, torch.lerp(look.losses, smoothed, SMOOTHING))
+        known = _known(look)
+        parts = [
+            torch.where(finite, look.losses, loss),
+            torch.where(finite, eased, smoothed),
+            torch.where(known, moved, confidence),
+            torch.where(known, spread, variance),
+            torch.where(known, mean, margin),
+        ]
+        return torch.stack(parts, 1).float()
+
+    def _counted(self, counts: Tensor, look: Look) -> Tensor:
+        """The rows of counts after a look at them, (B, 7), but for the times drawn."""
+        drawn, _, looks, learnt, forgotten, label, other = counts.unbind(1)
+        known, right, was_right = _known(look), look.margins > 0, learnt > forgotten
+        parts = [
+            drawn,
+            torch.full_like(drawn, self.batches),
+            looks + known,
+            learnt + (known & right & ~was_right),
+            forgotten + (known & ~right & was_right),
+            torch.where(look.labels >= 0, look.labels + 1, label),
+            torch.where(known, look.others + 1, other),
+        ]
+        return torch.stack([part.to(torch.int32) for part in parts], 1)
+
+    def columns(self) -> dict[str, Tensor]:
+        """What is known, by name, (N,) each on the CPU: float64 with NaN, int64 with −1 for what is not known."""
+        loss, smoothed, confidence, variance, margin = self._numbers.cpu().double().unbind(1)
+        drawn, last, looks, learnt, forgotten, label, other = self._counts.cpu().long().unbind(1)
+        unseen = looks == 0
+        return {
+            "label": label - 1,
+            "drawn": drawn,
+            "share": drawn / max(int(drawn.sum()), 1),
+            "loss": loss,
+            "smoothed_loss": smoothed,
+            "confidence": confidence,
+            "variability": variance.sqrt(),
+            "margin": margin,
+            "other": other - 1,
+            "learnt": learnt.masked_fill(unseen, -1),
+            "forgotten": forgotten.masked_fill(unseen, -1),
+            "age": (self.batches - last).masked_fill(last == 0, -1),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """State as plain tensors and ints, on the CPU; copies."""
+        numbers, counts = (table.detach().to("cpu", copy=True) for table in (self._numbers, self._counts))
+        return {"numbers": numbers, "counts": counts, "batches": self.batches}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over a state of as many instances, whose layout has been checked."""
+        numbers, counts = state["numbers"], state["counts"]
+        require((numbers[:, _VARIANCE].nan_to_num(0) >= 0).all(), "`record.numbers` has a negative variance")
+        require((counts[:, _LAST] <= state["batches"]).all(), "`record.counts` has batches that were not")
+        self._numbers.copy_(numbers)
+        self._counts.copy_(counts)
+        self.batches = state["batches"]
+
+
+def _known(look: Look) -> Tensor:
+    return look.margins.isfinite() & look.confidences.isfinite()

@@ -1,0 +1,100 @@
+"""What is logged while it trains, and said at the end.
+
+Of the last 50 batches that were trained on, with r the probability of each drawn instance, l its loss and b the squared
+bound of its gradient, and with w = 1 / (N r):
+
+- ``adaptive/loss``, the mean of w l: an unbiased estimate of the mean loss of the data, at the parameters of these
+  batches. The loss of what was drawn alone is larger by design, the more so the better hard examples are found.
+- ``adaptive/gain``, Σ b / Σ w b: how many times the squared gradient of an instance that was drawn is that of one drawn
+  uniformly, which the same batch tells. 1 is uniform sampling; what all know already is not drawn where it is above.
+- ``adaptive/variance_ratio``, Σ w² b / Σ w b: the second moment of the gradient estimate with the weights w over that
+  of uniform sampling, of one draw. Below 1 weighted steps have less noise than uniform ones, above more; of a training
+  without weights it says how far the draws are from those that suit weights. Cf. Kutsuna, arXiv 2501.13296 (2025).
+- ``adaptive/ess``: the number of instances that the draws are effectively spread over, 1 / Σ r², as a share of N.
+
+Losses and bounds are those that the strategy reads, or that logits at hand give. What is not known is left out: bounds
+of a loss that is not the plain cross-entropy, for a strategy that reads none; and all but ess, which is that of the
+candidates, for batch selectors, whose probabilities of what is trained on nobody knows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+
+import torch
+from torch import Tensor
+
+from lightning_as.core.draw import Draw, effective_sample_size, importance_weights
+from lightning_as.core.record import Look
+from lightning_as.strategies import Strategy
+
+WINDOW = 50
+"""Batches that the figures are of."""
+
+
+class Figures:
+    """Keeps the last batches of a fit; what is computed is computed when it is logged.
+
+    Args:
+        strategy: The method, which may be started later.
+    """
+
+    def __init__(self, strategy: Strategy) -> None:
+        self._strategy = strategy
+        self._window: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=WINDOW)
+
+    def add(self, draw: Draw, look: Look) -> None:
+        """Keep a batch that was trained on."""
+        self._window.append((draw.probabilities, look.losses, look.bounds))
+
+    def present(self) -> dict[str, float]:
+        """What is logged of the last batches; nothing before there are any."""
+        if not self._window:
+            return {}
+        size = len(self._strategy.bins)
+        probabilities, losses, bounds = (torch.cat(parts) for parts in zip(*self._window, strict=True))
+        figures = {"ess": float(effective_sample_size(probabilities)) / size}
+        if not self._strategy.knows_probabilities:
+            return figures
+        return figures | estimates(probabilities, losses, bounds, size)
+
+    def summary(self) -> str | None:
+        """A few lines about a training that is over; None if there is nothing to say, or nobody keeps a record."""
+        if (record := self._strategy.record) is None or not record.batches:
+            return None
+        drawn = record.columns()["drawn"]
+        size, draws = len(drawn), int(drawn.sum())
+        tenth = int(drawn.sort(descending=True).values[: math.ceil(size / 10)].sum())
+        lines = [
+            f"{type(self._strategy).__name__} drew {draws:,} times from {size:,} examples, in {record.batches:,} "
+            f"batches: the most drawn example {int(drawn.max())} times, the most drawn tenth {tenth / draws:.0%} of "
+            f"the draws, and {int((drawn == 0).sum()) / size:.1%} of the examples never."
+        ]
+        if "gain" in (last := self.present()):
+            lines.append(
+                f"At the end what it drew had {last['gain']:.2g} times the squared gradient of a uniform draw, and the "
+                f"draws were spread over effectively {last['ess']:.0%} of the examples."
+            )
+        return "\n".join([*lines, "Example by example: `callback.examples()`."])
+
+
+def estimates(probabilities: Tensor, losses: Tensor, bounds: Tensor, size: int) -> dict[str, float]:
+    """The estimates from drawn instances, see the module.
+
+    Args:
+        probabilities: r of each, (B,).
+        losses: (B,); NaN where it is not known.
+        bounds: The squared norms of their gradients, (B,); likewise.
+        size: Number of instances in the data set, N.
+
+    Returns:
+        ``loss``, ``gain`` and ``variance_ratio``, as far as anything is known.
+    """
+    weights = importance_weights(probabilities, size)
+    loss = torch.nanmean(torch.where(losses.isfinite(), weights * losses, torch.nan))
+    bounds = torch.where(bounds.isfinite(), bounds, 0.0)
+    of_drawn, of_data, weighted = bounds.sum(), (weights * bounds).sum(), (weights.square() * bounds).sum()
+    numbers = torch.stack([loss, of_drawn / of_data, weighted / of_data]).tolist()
+    found = zip(("loss", "gain", "variance_ratio"), numbers, strict=True)
+    return {name: number for name, number in found if number == number}

@@ -1,0 +1,93 @@
+"""What a training step shows of its batch: what the strategy reads, and more for the record and the figures.
+
+No forward pass is made for the latter: it takes the losses that are known, and the logits that are at hand.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import Tensor
+
+from lightning_as.core.record import Look
+from lightning_as.losses import CrossEntropy, Margins, margins_of
+from lightning_as.plugin.criterion import SampleLosses
+from lightning_as.plugin.rows import Rows
+
+
+class Observation(NamedTuple):
+    """What is known of a batch that was trained on; no tensor has a gradient."""
+
+    losses: Tensor
+    """The loss of each instance, (B,); zeros if nobody reads them."""
+    bounds: Tensor
+    """The squared norm of the gradient of each loss, (B,); zeros if nobody reads them."""
+    labels: Tensor | None
+    """The targets, (B,) integers; None if they were not asked for, or are no class indices."""
+    look: Look
+    """What else is known of it, as far as that was at hand."""
+
+
+class Looks:
+    """Puts together what is known of each sample of a batch.
+
+    Args:
+        losses: The loss of each sample, as the callback was given it.
+    """
+
+    def __init__(self, losses: SampleLosses) -> None:
+        self._losses = losses
+        self._fits = True  # whether it takes the logits at hand, which a strategy that reads no losses has never tried
+
+    def of(
+        self, losses: Tensor | None, bounds: Tensor | None, logits: Tensor | None, targets: object, size: int
+    ) -> Look:
+        """What is known of a batch.
+
+        Args:
+            losses: Its losses, (B,); None if nobody has asked for them.
+            bounds: Its squared gradient bounds, (B,); None likewise.
+            logits: Its logits, (B, …), if they are at hand.
+            targets: Its targets, if they are.
+            size: B.
+        """
+        margins, device = None, torch.device("cpu")
+        if logits is not None and targets is not None:
+            device = logits.device
+            if losses is None and self._fits and not self._losses.takes_batch:
+                losses = self._try(logits, targets)
+            margins = None if self._losses.takes_batch else margins_of(self._losses.loss, logits, targets)
+        elif losses is not None:
+            device = losses.device
+        wide = torch.float32 if device.type == "mps" else torch.float64
+        unknown = torch.full((size,), torch.nan, dtype=wide, device=device)
+        if margins is None:
+            none = torch.full((size,), -1, dtype=torch.int64, device=device)
+            margins = Margins(none, none, unknown, unknown, unknown)
+        elif bounds is None and self._is_plain():
+            bounds = margins.bounds
+        losses, bounds = (unknown if part is None else part.detach() for part in (losses, bounds))
+        return Look(losses, bounds, margins.confidences, margins.margins, margins.labels, margins.others)
+
+    def _try(self, logits: Tensor, targets: object) -> Tensor | None:
+        """The losses, or None, now and from now on, if the loss is one of something else."""
+        try:
+            return self._losses.of_logits(logits, targets)
+        except MisconfigurationException:
+            self._fits = False
+            return None
+
+    def _is_plain(self) -> bool:
+        """Whether the gradient of the loss is that of the cross-entropy of the logits and labels alone."""
+        loss = self._losses.loss
+        return isinstance(loss, CrossEntropy) and not loss.label_smoothing and loss.class_weights is None
+
+
+def merged(look: Look, rows: Rows) -> Look:
+    """What is known of the samples, by what their rows have shown: the mean of numbers, the last row's class."""
+    if rows.owners is None:
+        return look
+    *numbers, labels, others = look
+    return Look(*(rows.merge(part) for part in numbers), *(rows.last(part) for part in (labels, others)))

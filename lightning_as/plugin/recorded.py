@@ -1,0 +1,54 @@
+"""The part of the callback that a user asks about the examples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lightning.pytorch import Callback
+
+from lightning_as.plugin.examples import Table, as_table, check_path, columns_of, write
+from lightning_as.strategies import Strategy
+
+
+class Recorded(Callback):
+    """A callback whose strategy keeps a record of each instance.
+
+    Args:
+        examples: As in :class:`AdaptiveSamplingCallback`.
+
+    Raises:
+        TypeError: If it is neither a bool nor a path.
+        ValueError: If it is a path to no table.
+        OSError: If it is one that cannot be written.
+    """
+
+    _strategy: Strategy
+
+    def __init__(self, examples: bool | str) -> None:
+        self._recording = examples is not False
+        self._path: Path | None = None if isinstance(examples, bool) else check_path(examples)
+
+    def examples(self) -> Table:
+        """What training has shown of each instance, one row of each in the data set's order, amid a fit or after it.
+
+        Returns:
+            A `pandas.DataFrame` where pandas is installed, else a dict of arrays (N,), with the columns that
+            `lightning_as.plugin.examples.COLUMNS` explains: integers where all are known, else with NaN. What goes by
+            logits is known where they are at hand and each sample has one label.
+
+        Raises:
+            RuntimeError: Before anything was trained on, and with ``examples=False``.
+        """
+        return as_table(columns_of(self._strategy))
+
+    def _begin_record(self) -> None:
+        """Have the strategy keep the record; refuse a file that cannot be written by now."""
+        self._strategy.keep_record(self._recording)
+        if self._path is not None:
+            check_path(self._path)
+
+    def _write_examples(self) -> None:
+        """Write the table, if that was asked for, and there is one."""
+        record = self._strategy.record
+        if self._path is not None and record is not None and record.batches:
+            write(columns_of(self._strategy), self._path)

@@ -1,0 +1,112 @@
+import csv
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from lightning_as import AdaptiveSamplingCallback, ClosenessSampling, GopalSampling, Uniform
+from lightning_as.plugin.examples import COLUMNS, check_path
+from tests.helpers.tiny import BATCH, EPOCH, Tiny, tiny_dataset, tiny_fit, tiny_trainer
+
+pytestmark = pytest.mark.filterwarnings("ignore:::lightning")
+
+
+def fitted(tmp_path: Path, strategy: Any = None, **ours: Any) -> tuple[AdaptiveSamplingCallback, Any]:
+    fit = tiny_fit(tmp_path, strategy or ClosenessSampling(warm_up=0), ours=ours, max_epochs=3)
+    return next(one for one in fit.trainer.callbacks if isinstance(one, AdaptiveSamplingCallback)), fit
+
+
+@pytest.mark.parametrize("strategy", [ClosenessSampling(warm_up=0), Uniform(), GopalSampling()], ids=lambda one: type(one).__name__)
+def test_the_table_has_what_the_training_has_shown(tmp_path: Path, strategy: Any):
+    """Also of a strategy that reads no losses, or nothing at all."""
+    callback, fit = fitted(tmp_path, strategy)
+    table = callback.examples()
+    features, labels = tiny_dataset().tensors
+    assert isinstance(table, pandas.DataFrame)
+    assert list(table) == list(COLUMNS)
+    drawn = torch.zeros(len(labels), dtype=torch.int64)
+    last, margins = torch.full((len(labels),), torch.nan), [dict[int, float]() for _ in labels]
+    positions = {tuple(row): at for at, row in enumerate(features.tolist())}
+    for number, ((x, y), logits) in enumerate(zip(fit.watch.batches, fit.watch.logits, strict=True)):
+        for row, loss, output, label in zip(
+            x.tolist(), cross_entropy(logits, y, reduction="none"), logits.tolist(), y.tolist(), strict=True
+        ):
+            at = positions[tuple(row)]
+            drawn[at] += 1
+            last[at] = loss
+            margins[at][number] = output[label] - max(value for c, value in enumerate(output) if c != label)
+    assert table["drawn"].tolist() == drawn.tolist()
+    assert table["drawn"].sum() == 3 * EPOCH * BATCH
+    torch.testing.assert_close(torch.tensor(table["loss"].to_numpy()).float(), last, equal_nan=True)
+    seen = [at for at in range(len(labels)) if margins[at]]
+    means = [sum(margins[at].values()) / len(margins[at]) for at in seen]
+    torch.testing.assert_close(table["margin"][seen].tolist(), means, rtol=1e-4, atol=1e-5)
+    assert table["label"].tolist() == labels.tolist()
+    assert table["index"].tolist() == list(range(len(labels)))
+    torch.testing.assert_close(torch.tensor(table["probability"].to_numpy()), callback.strategy.probabilities())
+    assert table["age"].min() == 0
+
+
+def test_without_pandas_there_are_arrays_and_files_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "examples.csv"
+    callback, _ = fitted(tmp_path, examples=str(path))
+    table = callback.examples()
+    read = pandas.read_csv(path)
+    pandas.testing.assert_frame_equal(read, table, check_dtype=False)
+    assert not list(tmp_path.glob(".*"))
+    parquet = tmp_path / "examples.parquet"
+    again, _ = fitted(tmp_path, examples=str(parquet))
+    pandas.testing.assert_frame_equal(pandas.read_parquet(parquet), again.examples())
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    monkeypatch.setattr("lightning_as.plugin.examples.find_spec", lambda name: None)
+    arrays = callback.examples()
+    assert list(arrays) == list(COLUMNS)
+    for name, column in arrays.items():
+        np.testing.assert_array_equal(column, table[name].to_numpy())
+    with pytest.raises(ValueError, match="needs pandas and pyarrow"):
+        check_path(parquet)
+    with path.open() as file:
+        assert next(csv.reader(file)) == list(COLUMNS)
+
+
+@pytest.mark.parametrize(
+    ("path", "error", "message"),
+    [
+        ("examples.txt", ValueError, r"must end in \.csv or \.parquet"),
+        ("missing/examples.csv", OSError, "cannot be written"),
+        (".csv", ValueError, "must end in"),
+        (3, TypeError, "must be True, False or a path, got 3"),
+    ],
+)
+def test_a_file_that_cannot_be_written_is_refused_at_once(tmp_path: Path, path: Any, error: type, message: str):
+    with pytest.raises(error, match=message):
+        AdaptiveSamplingCallback(examples=str(tmp_path / path) if isinstance(path, str) else path)
+
+
+def test_before_training_and_without_a_record_there_is_no_table(tmp_path: Path):
+    for callback in (AdaptiveSamplingCallback(), fitted(tmp_path, examples=False)[0]):
+        with pytest.raises(RuntimeError, match=r"Nothing is known of the examples yet: .*examples=False"):
+            callback.examples()
+
+
+class Breaking(Tiny):
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        if self.global_step == 4:
+            raise ValueError("a user's bug")
+        return super().training_step(batch, batch_idx)
+
+
+def test_a_fit_that_breaks_off_leaves_the_table_of_what_there_is_and_none_a_file(tmp_path: Path):
+    path = tmp_path / "examples.csv"
+    with pytest.raises(ValueError, match="a user's bug"):
+        tiny_fit(tmp_path, ClosenessSampling(), Breaking, ours={"examples": str(path)})
+    assert pandas.read_csv(path)["drawn"].sum() == 4 * BATCH
+    callback = AdaptiveSamplingCallback(logits_from="net", examples=str(tmp_path / "other.csv"))
+    with pytest.raises(Exception, match="cannot guide"):
+        tiny_trainer(tmp_path, callbacks=[callback]).fit(Tiny(), torch.utils.data.DataLoader(tiny_dataset(), BATCH))
+    assert not (tmp_path / "other.csv").exists()

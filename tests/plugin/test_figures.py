@@ -1,0 +1,78 @@
+import torch
+from torch import Tensor
+
+from lightning_as import Bins, ClosenessSampling, RHOLoss
+from lightning_as.core.draw import Draw
+from lightning_as.core.record import Look
+from lightning_as.plugin.figures import WINDOW, Figures, estimates
+from tests.helpers.statistics import double
+
+SIZE = 6
+PROBABILITIES = double(0.4, 0.25, 0.15, 0.1, 0.06, 0.04)
+LOSSES = double(2.0, 1.5, 0.1, 0.7, 0.02, 0.3)
+GRADIENTS = torch.tensor([[1.0, -1], [0.5, 0.2], [0.1, 0], [0.3, 0.3], [0, 0.02], [0.2, 0]], dtype=torch.float64)
+
+
+def look(losses: Tensor, bounds: Tensor) -> Look:
+    unknown = torch.full_like(losses, torch.nan)
+    none = torch.full(losses.shape, -1)
+    return Look(losses, bounds, unknown, unknown, none, none)
+
+
+def test_the_estimates_are_those_of_the_data_by_enumeration():
+    """The expectation over all draws of one instance, which is linear in each sum."""
+    bounds = GRADIENTS.square().sum(1)
+    each = [estimates(PROBABILITIES[[i]], LOSSES[[i]], bounds[[i]], SIZE) for i in range(SIZE)]
+    expected = sum(float(r) * one["loss"] for r, one in zip(PROBABILITIES, each, strict=True))
+    torch.testing.assert_close(expected, float(LOSSES.mean()))
+    # In the limit of many draws each instance is there in proportion to its probability.
+    counts = (PROBABILITIES * 10_000).round().long()
+    drawn = torch.arange(SIZE).repeat_interleave(counts)
+    found = estimates(PROBABILITIES[drawn], LOSSES[drawn], bounds[drawn], SIZE)
+    torch.testing.assert_close(found["loss"], float(LOSSES.mean()))
+    torch.testing.assert_close(found["gain"], float((PROBABILITIES * bounds).sum() / bounds.mean()))
+    weighted = GRADIENTS / (SIZE * PROBABILITIES)[:, None]  # of which the mean over draws is the gradient of the data
+    second = (PROBABILITIES[:, None] * weighted.square()).sum()
+    torch.testing.assert_close(found["variance_ratio"], float(second / GRADIENTS.square().sum(1).mean()))
+
+
+def test_uniform_draws_have_no_gain_and_what_is_not_known_is_left_out():
+    uniform = torch.full((4,), 1 / SIZE, dtype=torch.float64)
+    found = estimates(uniform, double(1, 2, torch.nan, torch.inf), double(1, 0.5, torch.nan, 0.25), SIZE)
+    torch.testing.assert_close(found, {"loss": 1.5, "gain": 1.0, "variance_ratio": 1.0})
+    unknown = torch.full((4,), torch.nan, dtype=torch.float64)
+    assert estimates(uniform, unknown, unknown, SIZE) == {}
+
+
+def test_they_are_of_the_last_batches():
+    strategy = ClosenessSampling()
+    figures = Figures(strategy)
+    assert figures.present() == {}
+    assert figures.summary() is None
+    strategy.keep_record(True)
+    strategy.start(Bins([0] * SIZE))
+    drawn = torch.tensor([0, 0, 3])
+    for losses in [double(9, 9, 9), *[double(1, 2, 3)] * WINDOW]:
+        draw = Draw(drawn, torch.zeros(3, dtype=torch.int64), PROBABILITIES[drawn])
+        figures.add(draw, look(losses, losses))
+        strategy.record.add(drawn, look(losses, losses))
+    present = figures.present()
+    torch.testing.assert_close(present["ess"], 1 / float(PROBABILITIES[drawn].mean()) / SIZE)
+    weights = 1 / (SIZE * PROBABILITIES[drawn])
+    torch.testing.assert_close(present["loss"], float((weights * double(1, 2, 3)).mean()))
+    summary = figures.summary()
+    assert summary is not None
+    assert (
+        "ClosenessSampling drew 153 times from 6 examples, in 51 batches: the most drawn example 102 times" in summary
+    )
+    assert "tenth 67% of the draws, and 66.7% of the examples never" in summary
+    assert f"had {present['gain']:.2g} times the squared gradient" in summary
+
+
+def test_a_selector_has_the_spread_of_its_candidates_alone():
+    strategy = RHOLoss(torch.zeros(SIZE))
+    strategy.start(Bins([0] * SIZE))
+    figures = Figures(strategy)
+    uniform = torch.full((3,), 1 / SIZE, dtype=torch.float64)
+    figures.add(Draw(torch.arange(3), torch.zeros(3, dtype=torch.int64), uniform), look(uniform, uniform))
+    torch.testing.assert_close(figures.present(), {"ess": 1.0})
