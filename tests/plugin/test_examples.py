@@ -21,7 +21,9 @@ def fitted(tmp_path: Path, strategy: Any = None, **ours: Any) -> tuple[AdaptiveS
     return next(one for one in fit.trainer.callbacks if isinstance(one, AdaptiveSamplingCallback)), fit
 
 
-@pytest.mark.parametrize("strategy", [ClosenessSampling(warm_up=0), Uniform(), GopalSampling()], ids=lambda one: type(one).__name__)
+@pytest.mark.parametrize(
+    "strategy", [ClosenessSampling(warm_up=0), Uniform(), GopalSampling()], ids=lambda one: type(one).__name__
+)
 def test_the_table_has_what_the_training_has_shown(tmp_path: Path, strategy: Any):
     """Also of a strategy that reads no losses, or nothing at all."""
     callback, fit = fitted(tmp_path, strategy)
