@@ -40,6 +40,12 @@ def test_links_hold_in_the_checkout_and_so_on_github(page: Path):
         assert "://" in target or (page.parent / target).exists(), target
 
 
+def test_tests_that_are_named_exist():
+    there = {path.name for path in (ROOT / "tests").rglob("*.py")}
+    for page in PAGES:
+        assert set(re.findall(r"test_\w+\.py", page.read_text())) <= there, page.name
+
+
 def test_the_readme_is_short_and_has_the_two_commands():
     lines = (ROOT / "README.md").read_text().splitlines()
     assert len(lines) <= 110
