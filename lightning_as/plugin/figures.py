@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from lightning_as.core.draw import Draw, effective_sample_size, importance_weights
-from lightning_as.core.record import Look
+from lightning_as.core.record import BOUND, LOSS
 from lightning_as.strategies import Strategy
 
 WINDOW = 50
@@ -44,9 +44,9 @@ class Figures:
         self._strategy = strategy
         self._window: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=WINDOW)
 
-    def add(self, draw: Draw, look: Look) -> None:
-        """Keep a batch that was trained on."""
-        self._window.append((draw.probabilities, look.losses, look.bounds))
+    def add(self, draw: Draw, look: Tensor) -> None:
+        """Keep a batch that was trained on, and the look at it, (6, B)."""
+        self._window.append((draw.probabilities, look[LOSS], look[BOUND]))
 
     def present(self) -> dict[str, float]:
         """What is logged of the last batches; nothing before there are any."""

@@ -3,7 +3,6 @@ from torch import Tensor
 
 from lightning_as import Bins, ClosenessSampling, RHOLoss
 from lightning_as.core.draw import Draw
-from lightning_as.core.record import Look
 from lightning_as.plugin.figures import WINDOW, Figures, estimates
 from tests.helpers.statistics import double
 
@@ -13,10 +12,8 @@ LOSSES = double(2.0, 1.5, 0.1, 0.7, 0.02, 0.3)
 GRADIENTS = torch.tensor([[1.0, -1], [0.5, 0.2], [0.1, 0], [0.3, 0.3], [0, 0.02], [0.2, 0]], dtype=torch.float64)
 
 
-def look(losses: Tensor, bounds: Tensor) -> Look:
-    unknown = torch.full_like(losses, torch.nan)
-    none = torch.full(losses.shape, -1)
-    return Look(losses, bounds, unknown, unknown, none, none)
+def look(losses: Tensor, bounds: Tensor) -> Tensor:
+    return torch.stack([losses, bounds, *[torch.full_like(losses, torch.nan)] * 4])
 
 
 def test_the_estimates_are_those_of_the_data_by_enumeration():
