@@ -1,0 +1,74 @@
+"""How long a run is: as the Trainer's options have it, or a share of that."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal, NamedTuple
+
+Budget = Literal["steps", "time"]
+"""What two runs have in common: the number of steps, or the seconds that they take."""
+
+NOISE = 0.01
+"""Budgets that differ by a smaller share count as the same: no clock tells them apart."""
+
+
+class Length(NamedTuple):
+    """What ends a training, in batches. A step is a batch that is trained on."""
+
+    total: int
+    """Number of steps in all."""
+    epoch: int
+    """Number of batches in an epoch."""
+    epochs: int
+    """The Trainer's `max_epochs`; -1 for no end."""
+    max_steps: int
+    """The Trainer's `max_steps`, of the optimizer; -1 for no end."""
+
+    def scaled(self, share: float) -> dict[str, Any]:
+        """Options of a Trainer that trains for a share of this length, or for several times it.
+
+        Where epochs end the training, there are as many as before, each of them shorter, so that what goes by epochs,
+        such as a learning-rate schedule of so many, ends when it did. Where that is too coarse for epochs of a few
+        batches, there are up to a tenth more or fewer. `estimated_stepping_batches` follows in any case.
+
+        Args:
+            share: Of the steps; positive.
+        """
+        longer: dict[str, Any] = {}
+        if share > 1 and self.max_steps > 0:
+            longer["max_steps"] = math.ceil(share * self.max_steps)
+        if self._ends_by_steps:
+            epochs = {"max_epochs": math.ceil(share * self.epochs)} if share > 1 and self.epochs > 0 else {}
+            return {**epochs, "max_steps": max(1, round(share * self.max_steps))}
+        epochs, epoch = _divided(max(1, round(share * self.total)), self.epochs, self.epoch)
+        return {**longer, "max_epochs": epochs, "limit_train_batches": epoch}
+
+    @property
+    def _ends_by_steps(self) -> bool:
+        return self.epochs < 0 or self.epochs * self.epoch > self.total
+
+
+def equal_time_share(uniform: tuple[float, float], other: tuple[float, float], steps: int) -> float:
+    """The share of the steps for which a strategy takes the time that uniform sampling takes for all of them.
+
+    Args:
+        uniform: Seconds before its first step, and for all of its steps.
+        other: The same of the strategy.
+        steps: How many these were.
+
+    Returns:
+        The share; 1 where it is so by less than :data:`NOISE`, and never less than one step.
+    """
+    share = max((sum(uniform) - other[0]) / other[1], 1 / steps)
+    return 1.0 if abs(share - 1) < NOISE else share
+
+
+def _divided(steps: int, epochs: int, longest: int) -> tuple[int, int]:
+    """Number and length of epochs that together have about so many steps.
+
+    The number is the same if the steps come close, or else nearly the same, or what it takes for more steps.
+    """
+    least = math.ceil(steps / longest)
+    counts = range(max(least, math.ceil(0.9 * epochs)), max(least, math.floor(1.1 * epochs)) + 1)
+    found = [(count, min(longest, round(steps / count))) for count in counts if count <= steps] or [(steps, 1)]
+    return min(found, key=lambda one: (max(abs(one[0] * one[1] - steps), NOISE * steps), abs(one[0] - epochs)))
