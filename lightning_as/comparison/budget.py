@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import math
+import statistics
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 Budget = Literal["steps", "time"]
 """What two runs have in common: the number of steps, or the seconds that they take."""
+
+Times = tuple[float, float]
+"""Seconds of a run: before its first step, and for all of its steps."""
 
 NOISE = 0.01
 """Budgets that differ by a smaller share count as the same: no clock tells them apart."""
@@ -48,18 +53,24 @@ class Length(NamedTuple):
         return self.epochs < 0 or self.epochs * self.epoch > self.total
 
 
-def equal_time_share(uniform: tuple[float, float], other: tuple[float, float], steps: int) -> float:
+def equal_time_share(uniform: Sequence[Times], other: Sequence[Times], steps: int) -> float:
     """The share of the steps for which a strategy takes the time that uniform sampling takes for all of them.
 
+    It is the median over the seeds, since the clock of a single run shows what else the machine had to do.
+
     Args:
-        uniform: Seconds before its first step, and for all of its steps.
-        other: The same of the strategy.
-        steps: How many these were.
+        uniform: Of uniform sampling, seed by seed.
+        other: Of the strategy, for the same seeds.
+        steps: How many steps these were.
 
     Returns:
         The share; 1 where it is so by less than :data:`NOISE`, and never less than one step.
     """
-    share = max((sum(uniform) - other[0]) / other[1], 1 / steps)
+    shares = [
+        (start + all_steps - own) / its_steps
+        for (start, all_steps), (own, its_steps) in zip(uniform, other, strict=True)
+    ]
+    share = max(statistics.median(shares), 1 / steps)
     return 1.0 if abs(share - 1) < NOISE else share
 
 

@@ -53,7 +53,8 @@ def compare(
     """Compare strategies with uniform sampling: plain shuffled epochs, without the callback.
 
     For each seed all rivals train from the same initial weights: for the same number of steps, and each strategy once
-    more for as many steps as fit into the time that uniform sampling took, unless that is the same number within 1 %.
+    more for as many steps as fit into the time that uniform sampling took, by the time of a step, in the median over
+    the seeds, unless that is the same number within 1 %.
     Schedules see the length of each run: `max_epochs` stays, with shorter epochs, `max_steps` and
     `estimated_stepping_batches` become less. Numbers of steps that the module has by heart cannot follow.
 
@@ -118,7 +119,7 @@ def compare(
 
 
 class _Schedule:
-    """Runs what is missing, seed by seed."""
+    """Runs what is missing: all at equal steps, from which it is known how many are to be made in equal time."""
 
     def __init__(self, setting: Setting, tried: dict[Rival, TryOut], seeds: Sequence[int], results: Results) -> None:
         self._setting = setting
@@ -129,30 +130,27 @@ class _Schedule:
 
     def run(self) -> dict[tuple[str, Budget], list[Run]]:
         """All runs, by rival and budget, seed by seed."""
-        found: dict[tuple[str, Budget], list[Run]] = {}
+        found: dict[tuple[str, Budget], list[Run]] = {(rival.name, "steps"): [] for rival in self._tried}
         with tqdm(total=self._left(), unit="step", smoothing=0) as self._bar:
             for seed in self._seeds:
-                at_equal_steps = {rival: self._one(rival, seed, "steps", 1.0) for rival in self._tried}
-                uniform, *others = self._tried
                 for rival in self._tried:
-                    found.setdefault((rival.name, "steps"), []).append(at_equal_steps[rival])
-                for rival in others:
-                    same = at_equal_steps[rival]
-                    found.setdefault((rival.name, "time"), []).append(
-                        self._in_time(rival, at_equal_steps[uniform], same)
-                    )
+                    found[rival.name, "steps"].append(self._one(rival, seed, "steps", 1.0))
+            uniform, *others = self._tried
+            for rival in others:
+                own = found[rival.name, "steps"]
+                found[rival.name, "time"] = self._in_time(rival, found[uniform.name, "steps"], own)
         return found
 
-    def _in_time(self, rival: Rival, uniform: Run, same: Run) -> Run:
-        """The run of a strategy in uniform sampling's time, which may be the one `same` number of steps."""
-        there = self._results.find(self._tried[rival].fingerprint, same.seed, "time")
-        if there is not None:
-            return there
-        times = [(one.trial.start_seconds, one.trial.steps * one.trial.step_seconds) for one in (uniform, same)]
-        share = equal_time_share(*times, steps=same.trial.steps)
-        steps = self._tried[rival].length.total
-        self._bar.total += (0 if share == 1 else round(share * steps)) - steps
-        return same if share == 1 else self._one(rival, same.seed, "time", share)
+    def _in_time(self, rival: Rival, uniform: list[Run], own: list[Run]) -> list[Run]:
+        """The runs of a strategy in uniform sampling's time, which may be those of the same number of steps."""
+        tried = self._tried[rival]
+        times = [
+            [(one.trial.start_seconds, one.trial.steps * one.trial.step_seconds) for one in of] for of in (uniform, own)
+        ]
+        share = equal_time_share(*times, steps=tried.length.total)
+        missing = sum(self._results.find(tried.fingerprint, run.seed, "time") is None for run in own)
+        self._bar.total += missing * ((0 if share == 1 else round(share * tried.length.total)) - tried.length.total)
+        return [run if share == 1 else self._one(rival, run.seed, "time", share) for run in own]
 
     def _one(self, rival: Rival, seed: int, budget: Budget, share: float) -> Run:
         """A run, from the table if it is there."""

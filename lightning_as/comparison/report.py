@@ -17,16 +17,16 @@ _COLOURS = {"steps": "#4477AA", "time": "#EE6677"}  # of Tol's bright scheme, to
 _LABELS = {"steps": "equal steps", "time": "equal time"}
 
 _HOW = """Runs of one seed have the same initial weights. At equal time a strategy trains for as many steps as fit into
-uniform sampling's training time of the same seed, by the measured time of a step, with the learning-rate schedule of
-that length. Means are over the seeds, and ± is the 95 % interval of the mean of the paired differences (Student's t).
+uniform sampling's training time, by the measured time of a step (the median over the seeds), with the learning-rate
+schedule of that length. Means are over the seeds, and ± is the 95 % interval of the mean of the paired differences
+(Student's t).
 The metric is that of a validation after the fit, of the last weights. Seconds are of training, without validations. Off
 in all runs: loggers, checkpoints, bars, summaries, profilers."""
 
 
 def table(rows: Sequence[Outcome], metric: Metric) -> str:
     """A table in Markdown, with columns of equal width, so that it can be read as text, too."""
-    unit = ", %" if metric.points else ""
-    header = ["rival", "at equal", "steps", "seconds", f"{metric.name}{unit}", "difference from uniform"]
+    header = ["rival", "at equal", "steps", "seconds", f"{metric.name}{_unit(metric)}", "difference from uniform"]
     lines = [header, ["-"] * len(header)]
     for row in rows:
         lines.append(
@@ -71,12 +71,20 @@ def write_report(
     picture = missing or "![Differences from uniform sampling, seed by seed](compare.png)"
     seeds = [str(run.seed) for run in next(iter(runs.values()))]
     each = [["rival", "at equal", *(f"seed {seed}" for seed in seeds)]]
-    each += [
-        [rival, budget, *(value_text(metric.of(run), metric) for run in own)] for (rival, budget), own in runs.items()
-    ]
+    for (rival, budget), own in runs.items():
+        each.append([rival, budget, *(f"{value_text(metric.of(run), metric)} ({run.trial.steps})" for run in own)])
     lines = [f"| {' | '.join(line)} |" for line in (each[0], ["---"] * len(each[0]), *each[1:])]
     sentences = "\n".join(f"**{sentence}**\n" for sentence in verdict.splitlines())
-    page = ["# Does it pay?", sentences, table(rows, metric), picture, _HOW, *notes, "Each run:", "\n".join(lines)]
+    page = [
+        "# Does it pay?",
+        sentences,
+        table(rows, metric),
+        picture,
+        _HOW,
+        *notes,
+        f"Each run, {metric.name}{_unit(metric)} (steps):",
+        "\n".join(lines),
+    ]
     (folder / "report.md").write_text("\n\n".join(page) + "\n", encoding="utf-8")
     return missing
 
@@ -116,3 +124,7 @@ def figure(rows: Sequence[Outcome], metric: Metric) -> Figure:
         axes.legend(frameon=False, fontsize=9)
     result.suptitle("Difference from uniform sampling: mean, 95 % interval, seeds", x=0.01, ha="left", fontsize=11)
     return result
+
+
+def _unit(metric: Metric) -> str:
+    return ", %" if metric.points else ""

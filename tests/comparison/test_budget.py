@@ -10,7 +10,7 @@ def test_epochs_stay_and_become_shorter():
     assert Length(1170, 234, 5, 9000).scaled(0.5) == {"max_epochs": 5, "limit_train_batches": 117}
     assert Length(1170, 234, 5, -1).scaled(1.2) == {"max_epochs": 6, "limit_train_batches": 234}
     assert Length(1170, 234, 5, -1).scaled(1e-9) == {"max_epochs": 1, "limit_train_batches": 1}
-    assert Length(600, 6, 100, -1).scaled(0.9) == {"max_epochs": 108, "limit_train_batches": 5}
+    assert Length(600, 6, 100, -1).scaled(0.9) == {"max_epochs": 107, "limit_train_batches": 5}
 
 
 def test_the_number_of_steps_is_met_as_well_as_whole_epochs_can():
@@ -48,4 +48,9 @@ def test_steps_that_end_a_training_are_scaled():
     ],
 )
 def test_equal_time_counts_the_start_and_knows_noise(uniform: tuple, other: tuple, share: float):
-    assert equal_time_share(uniform, other, steps=50) == pytest.approx(share)
+    assert equal_time_share([uniform], [other], steps=50) == pytest.approx(share)
+
+
+def test_the_share_is_the_median_of_the_seeds():
+    times = [(0.0, 100.0)] * 3
+    assert equal_time_share(times, [(0.0, 125.0), (0.0, 9999.0), (0.0, 20.0)], steps=50) == pytest.approx(0.8)

@@ -36,7 +36,13 @@ def test_the_report_has_all_there_is(tmp_path: Path):
     missing = write_report(tmp_path, ROWS, "Yes.\nNo.", ACCURACY, RUNS, ["A note."])
     page = (tmp_path / "report.md").read_text()
     assert missing is None
-    for part in ("**Yes.**\n\n**No.**", TABLE.strip(), "(compare.png)", "A note.", "| OBS | time | 91.00 | 93.00 |"):
+    for part in (
+        "**Yes.**\n\n**No.**",
+        TABLE.strip(),
+        "(compare.png)",
+        "A note.",
+        "| OBS | time | 91.00 (100) | 93.00 (101) |",
+    ):
         assert part in page
     assert (tmp_path / "compare.png").read_bytes().startswith(b"\x89PNG")
 
