@@ -9,6 +9,7 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 _STRETCHES = 5
@@ -21,12 +22,16 @@ class Clock(Callback):
     A step is all that comes between two batches: loading, drawing, training, what the callbacks do after it. What comes
     between the last batch before a validation and the end of that validation is left out.
 
+    The time is that of the wall; but where a single thread does all the work, on a CPU and without loader processes,
+    that of the processor, on which it does not show what else the machine has to do.
+
     Args:
         on_step: Called after each step. Default: nothing is.
     """
 
     def __init__(self, on_step: Callable[[], Any] | None = None) -> None:
         self._on_step = on_step
+        self._now = time.perf_counter
         self._marks = array("d")  # seconds of training, after each step
         self._zero = 0.0  # moved on by what does not count
         self._begun = False
@@ -48,26 +53,29 @@ class Clock(Callback):
         """
         return step_seconds(self._marks)
 
-    def begin(self) -> None:
+    def begin(self, trainer: Trainer) -> None:
         """Start."""
-        self._zero = self._last = time.perf_counter()
+        processes = getattr(trainer.train_dataloader, "num_workers", 0)
+        if trainer.strategy.root_device.type == "cpu" and torch.get_num_threads() == 1 and processes == 0:
+            self._now = time.process_time
+        self._zero = self._last = self._now()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if not self._begun:
-            now = time.perf_counter()
+            now = self._now()
             self.start_seconds, self._zero, self._begun = now - self._zero, now, True
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._last = time.perf_counter()
+        self._last = self._now()
         self._marks.append(self._last - self._zero)
         if self._on_step is not None:
             self._on_step()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._begun:  # and no check before it
-            now = time.perf_counter()
+            now = self._now()
             self._zero, self._last = self._zero + now - self._last, now
 
 
@@ -78,7 +86,7 @@ class _Beginning(Callback):
         self._clock = clock
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._clock.begin()
+        self._clock.begin(trainer)
 
 
 def step_seconds(marks: array[float]) -> float:

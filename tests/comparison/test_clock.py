@@ -1,5 +1,6 @@
 from array import array
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -9,19 +10,24 @@ from lightning_as.comparison.clock import Clock, step_seconds
 NOTHING: Any = None
 
 
+def a_trainer(device: str = "cuda", num_workers: int = 0) -> Any:
+    return Mock(**{"strategy.root_device.type": device, "train_dataloader.num_workers": num_workers})
+
+
 class Time:
     """Stands still, but where it is told to pass."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
         monkeypatch.setattr(clock.time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(clock.time, "process_time", lambda: self.now / 2)
 
 
 def test_a_step_is_all_but_validation(monkeypatch: pytest.MonkeyPatch):
     time, called = Time(monkeypatch), []
     watch = Clock(lambda: called.append(1))
     watch.on_validation_end(NOTHING, NOTHING)  # the check before training
-    watch.beginning.on_train_start(NOTHING, NOTHING)
+    watch.beginning.on_train_start(a_trainer(), NOTHING)
     time.now += 7.0
     for step in range(6):
         time.now += 0.0 if step == 0 else 2.0  # loading
@@ -35,6 +41,22 @@ def test_a_step_is_all_but_validation(monkeypatch: pytest.MonkeyPatch):
             watch.on_validation_end(NOTHING, NOTHING)
     assert (watch.start_seconds, watch.steps, len(called)) == (7.0, 6, 6)
     assert watch.step_seconds() == pytest.approx(5.0)
+
+
+@pytest.mark.parametrize(
+    ("device", "threads", "num_workers", "seconds"),
+    [("cpu", 1, 0, 1.5), ("cpu", 2, 0, 3.0), ("cpu", 1, 2, 3.0), ("cuda", 1, 0, 3.0)],
+)
+def test_the_processors_time_counts_where_one_thread_does_all(
+    monkeypatch: pytest.MonkeyPatch, device: str, threads: int, num_workers: int, seconds: float
+):
+    time, watch = Time(monkeypatch), Clock()
+    monkeypatch.setattr(clock.torch, "get_num_threads", lambda: threads)
+    watch.beginning.on_train_start(a_trainer(device, num_workers), NOTHING)
+    watch.on_train_batch_start(NOTHING, NOTHING, NOTHING, 0)
+    time.now += 3.0
+    watch.on_train_batch_end(NOTHING, NOTHING, NOTHING, NOTHING, 0)
+    assert watch.step_seconds() == seconds
 
 
 def marks(steps: list[float]) -> array:
