@@ -30,23 +30,19 @@ class Length(NamedTuple):
     """The Trainer's `max_steps`, of the optimizer; -1 for no end."""
 
     def scaled(self, share: float) -> dict[str, Any]:
-        """Options of a Trainer that trains for a share of this length, or for several times it.
+        """Options of a Trainer that trains for a share of this length.
 
         Where epochs end the training, there are as many as before, each of them shorter, so that what goes by epochs,
         such as a learning-rate schedule of so many, ends when it did. Where that is too coarse for epochs of a few
         batches, there are up to a tenth more or fewer. `estimated_stepping_batches` follows in any case.
 
         Args:
-            share: Of the steps; positive.
+            share: Of the steps, in (0, 1].
         """
-        longer: dict[str, Any] = {}
-        if share > 1 and self.max_steps > 0:
-            longer["max_steps"] = math.ceil(share * self.max_steps)
         if self._ends_by_steps:
-            epochs = {"max_epochs": math.ceil(share * self.epochs)} if share > 1 and self.epochs > 0 else {}
-            return {**epochs, "max_steps": max(1, round(share * self.max_steps))}
+            return {"max_steps": max(1, round(share * self.max_steps))}
         epochs, epoch = _divided(max(1, round(share * self.total)), self.epochs, self.epoch)
-        return {**longer, "max_epochs": epochs, "limit_train_batches": epoch}
+        return {"max_epochs": epochs, "limit_train_batches": epoch}
 
     @property
     def _ends_by_steps(self) -> bool:
@@ -64,22 +60,19 @@ def equal_time_share(uniform: Sequence[Times], other: Sequence[Times], steps: in
         steps: How many steps these were.
 
     Returns:
-        The share; 1 where it is so by less than :data:`NOISE`, and never less than one step.
+        The share, of one step at least and never more than 1, though the steps of a strategy may be shorter; and 1
+        where it is so by less than :data:`NOISE`.
     """
     shares = [
         (start + all_steps - own) / its_steps
         for (start, all_steps), (own, its_steps) in zip(uniform, other, strict=True)
     ]
     share = max(statistics.median(shares), 1 / steps)
-    return 1.0 if abs(share - 1) < NOISE else share
+    return 1.0 if share > 1 - NOISE else share
 
 
 def _divided(steps: int, epochs: int, longest: int) -> tuple[int, int]:
-    """Number and length of epochs that together have about so many steps.
-
-    The number is the same if the steps come close, or else nearly the same, or what it takes for more steps.
-    """
-    least = math.ceil(steps / longest)
-    counts = range(max(least, math.ceil(0.9 * epochs)), max(least, math.floor(1.1 * epochs)) + 1)
+    """Number and length of epochs that together have about so many steps: the same number if that comes close."""
+    counts = range(math.ceil(max(0.9 * epochs, steps / longest)), math.floor(1.1 * epochs) + 1)
     found = [(count, min(longest, round(steps / count))) for count in counts if count <= steps] or [(steps, 1)]
     return min(found, key=lambda one: (max(abs(one[0] * one[1] - steps), NOISE * steps), abs(one[0] - epochs)))

@@ -54,7 +54,7 @@ def compare(
 
     For each seed all rivals train from the same initial weights: for the same number of steps, and each strategy once
     more for as many steps as fit into the time that uniform sampling took, by the time of a step, in the median over
-    the seeds, unless that is the same number within 1 %.
+    the seeds; where that is more than 99 % of the steps, the first run serves for both.
     Schedules see the length of each run: `max_epochs` stays, with shorter epochs, `max_steps` and
     `estimated_stepping_batches` become less. Numbers of steps that the module has by heart cannot follow.
 

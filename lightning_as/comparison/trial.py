@@ -170,7 +170,7 @@ def _until_interrupted(trainer: Trainer, work: Callable[[], object]) -> None:
     try:
         work()
     except SystemExit as error:
-        if trainer.state.status == TrainerStatus.INTERRUPTED:
+        if isinstance(error.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from error
         raise
     if trainer.state.status == TrainerStatus.INTERRUPTED:

@@ -8,13 +8,13 @@ from lightning_as.comparison.budget import NOISE, Length, equal_time_share
 def test_epochs_stay_and_become_shorter():
     assert Length(1170, 234, 5, -1).scaled(0.97) == {"max_epochs": 5, "limit_train_batches": 227}
     assert Length(1170, 234, 5, 9000).scaled(0.5) == {"max_epochs": 5, "limit_train_batches": 117}
-    assert Length(1170, 234, 5, -1).scaled(1.2) == {"max_epochs": 6, "limit_train_batches": 234}
+    assert Length(1170, 234, 5, -1).scaled(1.0) == {"max_epochs": 5, "limit_train_batches": 234}
     assert Length(1170, 234, 5, -1).scaled(1e-9) == {"max_epochs": 1, "limit_train_batches": 1}
     assert Length(600, 6, 100, -1).scaled(0.9) == {"max_epochs": 107, "limit_train_batches": 5}
 
 
 def test_the_number_of_steps_is_met_as_well_as_whole_epochs_can():
-    for epochs, epoch, percent in itertools.product((1, 2, 7, 100), (1, 6, 41, 234), range(3, 230, 7)):
+    for epochs, epoch, percent in itertools.product((1, 2, 7, 100), (1, 6, 41, 234), range(3, 101, 4)):
         options = Length(epochs * epoch, epoch, epochs, -1).scaled(percent / 100)
         wanted = max(1, round(percent / 100 * epochs * epoch))
         assert 1 <= options["limit_train_batches"] <= epoch
@@ -25,15 +25,13 @@ def test_the_number_of_steps_is_met_as_well_as_whole_epochs_can():
             assert options["max_epochs"] in near
             best = min(abs(count * length - wanted) for count in near for length in range(1, epoch + 1))
             assert error <= max(NOISE * wanted, best)
-        if wanted >= 50 * epochs and percent <= 100:
+        if wanted >= 50 * epochs:
             assert options["max_epochs"] == epochs
 
 
 def test_steps_that_end_a_training_are_scaled():
     assert Length(1000, 234, -1, 1000).scaled(0.97) == {"max_steps": 970}
     assert Length(1000, 234, 5, 1000).scaled(0.97) == {"max_steps": 970}
-    assert Length(1000, 234, 5, 1000).scaled(1.3) == {"max_steps": 1300, "max_epochs": 7}
-    assert Length(1170, 234, 5, 1170).scaled(1.2) == {"max_steps": 1404, "max_epochs": 6, "limit_train_batches": 234}
 
 
 @pytest.mark.parametrize(
@@ -41,7 +39,7 @@ def test_steps_that_end_a_training_are_scaled():
     [
         ((0.0, 100.0), (0.0, 125.0), 0.8),
         ((1.0, 99.0), (20.0, 100.0), 0.8),
-        ((0.0, 100.0), (0.0, 80.0), 1.25),
+        ((0.0, 100.0), (0.0, 80.0), 1.0),  # rather a strategy at a disadvantage than epochs that nobody asked for
         ((0.0, 100.0), (0.0, 100.9), 1.0),
         ((0.0, 100.0), (0.0, 99.2), 1.0),
         ((0.0, 10.0), (11.0, 10.0), 1 / 50),  # what comes before the first step takes longer than all of uniform's

@@ -183,7 +183,7 @@ def test_what_cannot_be_compared_is_found_by_the_try_out():
 def test_an_interruption_is_one_and_the_next_is_heard():
     class Interrupted(Tiny):
         def on_train_batch_end(self, *_: Any) -> None:
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
 
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
@@ -194,7 +194,7 @@ def test_an_interruption_is_one_and_the_next_is_heard():
         def on_train_batch_end(self, *_: Any) -> None:
             raise SystemExit(3)
 
-    with pytest.raises((SystemExit, KeyboardInterrupt)):
+    with pytest.raises(SystemExit, match="3"):
         run_one(Setting(Exits, wrapped, CPU))
 
 
