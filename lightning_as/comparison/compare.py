@@ -131,7 +131,8 @@ class _Schedule:
     def run(self) -> dict[tuple[str, Budget], list[Run]]:
         """All runs, by rival and budget, seed by seed."""
         found: dict[tuple[str, Budget], list[Run]] = {(rival.name, "steps"): [] for rival in self._tried}
-        with tqdm(total=self._left(), unit="step", smoothing=0) as self._bar:
+        left = self._left()
+        with tqdm(total=left, unit="step", smoothing=0, disable=left == 0) as self._bar:
             for seed in self._seeds:
                 for rival in self._tried:
                     found[rival.name, "steps"].append(self._one(rival, seed, "steps", 1.0))

@@ -18,10 +18,10 @@ _LABELS = {"steps": "equal steps", "time": "equal time"}
 
 _HOW = """Runs of one seed have the same initial weights. At equal time a strategy trains for as many steps as fit into
 uniform sampling's training time, by the measured time of a step (the median over the seeds), with the learning-rate
-schedule of that length. Means are over the seeds, and ± is the 95 % interval of the mean of the paired differences
-(Student's t).
-The metric is that of a validation after the fit, of the last weights. Seconds are of training, without validations. Off
-in all runs: loggers, checkpoints, bars, summaries, profilers."""
+schedule of that length; where that is more than 99 % of the steps, the run at equal steps serves for both. Means are
+over the seeds, and ± is the 95 % interval of the mean of the paired differences (Student's t). The metric is that of a
+validation after the fit, of the last weights. Seconds are of training, without validations. Off in all runs: loggers,
+checkpoints, bars, summaries, profilers."""
 
 
 def table(rows: Sequence[Outcome], metric: Metric) -> str:
@@ -34,7 +34,7 @@ def table(rows: Sequence[Outcome], metric: Metric) -> str:
                 row.rival,
                 row.budget if row.differences else "",
                 f"{row.steps:.0f}",
-                f"{row.seconds:.3g}" if row.seconds < 100 else f"{row.seconds:.0f}",
+                f"{row.seconds:.{2 if row.seconds < 10 else 1}f}",
                 value_text(row.value, metric),
                 difference_text(row, metric) if row.differences else "",
             ]
@@ -74,7 +74,7 @@ def write_report(
     for (rival, budget), own in runs.items():
         each.append([rival, budget, *(f"{value_text(metric.of(run), metric)} ({run.trial.steps})" for run in own)])
     lines = [f"| {' | '.join(line)} |" for line in (each[0], ["---"] * len(each[0]), *each[1:])]
-    sentences = "\n".join(f"**{sentence}**\n" for sentence in verdict.splitlines())
+    sentences = "\n\n".join(f"**{sentence}**" for sentence in verdict.splitlines())
     page = [
         "# Does it pay?",
         sentences,
@@ -99,7 +99,9 @@ def figure(rows: Sequence[Outcome], metric: Metric) -> Figure:
     from matplotlib.figure import Figure  # late: an extra
 
     rivals = list(dict.fromkeys(row.rival for row in rows if row.differences))
-    result = Figure(figsize=(max(5.0, 2.2 + 1.6 * len(rivals)), 4.0), layout="constrained")
+    names = [rival.replace("(", "\n(") for rival in rivals]
+    widest = max(len(line) for name in names for line in name.splitlines())
+    result = Figure(figsize=(max(5.0, 1.5 + 0.1 * widest * len(rivals)), 4.2), layout="constrained")
     axes = result.subplots()
     axes.axhline(0, color="#777777", linewidth=0.8)
     for row in rows:
@@ -114,15 +116,15 @@ def figure(rows: Sequence[Outcome], metric: Metric) -> Figure:
             axes.errorbar(
                 at, row.difference, half, fmt="D", color=colour, capsize=4, markersize=6, label=label if first else None
             )
-    axes.set_xticks(range(len(rivals)), rivals)
+    axes.set_xticks(range(len(rivals)), names)
     axes.set_xlim(-0.6, len(rivals) - 0.4)
-    better = "up" if metric.mode == "max" else "down"
-    axes.set_ylabel(f"{metric.name}{', points' if metric.points else ''}: less uniform's ({better} is better)")
+    axes.set_ylabel(f"{'up' if metric.mode == 'max' else 'down'} is better")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#DDDDDD", linewidth=0.6)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False, fontsize=9)
-    result.suptitle("Difference from uniform sampling: mean, 95 % interval, seeds", x=0.01, ha="left", fontsize=11)
+    unit = ", points" if metric.points else ""
+    result.suptitle(f"{metric.name}{unit}: difference from uniform sampling\nmean, 95 % interval, seeds", fontsize=11)
     return result
 
 

@@ -28,7 +28,7 @@ def test_the_table_is_markdown_and_text():
     odd = [row._replace(value=math.nan, differences=row.differences and (math.nan,), seconds=1234.5) for row in ROWS]
     assert (
         table(odd, LOSS).splitlines()[-1]
-        == "| OBS     | time     | 100   | 1234    | –        | –                       |"
+        == "| OBS     | time     | 100   | 1234.5  | –        | –                       |"
     )
 
 
