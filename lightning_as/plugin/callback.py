@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lightning_as.core.draw import Weighting
 from lightning_as.data.batch_sampler import AdaptiveBatchSampler
-from lightning_as.plugin.arguments import Options, check_options
+from lightning_as.plugin.arguments import Options, check_options, check_strategy
 from lightning_as.plugin.criterion import PerSample
 from lightning_as.plugin.fit import Fit, begin
 from lightning_as.plugin.forward import Forward
@@ -125,7 +125,6 @@ class AdaptiveSamplingCallback(Recorded):
         super().__init__(examples)
         self._fit: Fit | None = None
         self._sampler: AdaptiveBatchSampler | None = None  # of the last fit, whose state a later one takes over
-        self.strategy = ClosenessSampling() if strategy is None else strategy
         self._options = Options(
             logits_from,
             recompute,
@@ -141,7 +140,8 @@ class AdaptiveSamplingCallback(Recorded):
             compare_loss,
             other_data,
         )
-        check_options(self._options, self.strategy)
+        check_options(self._options)
+        self.strategy = ClosenessSampling() if strategy is None else strategy
         self._restored: dict[str, Any] | None = None  # a state that waits for the sampler that it belongs to
         self._waiting: dict[str, Any] | None = None  # what was restored before another stage than a fit
         self._unused: dict[str, Any] | None = None  # what was restored for one that then failed
@@ -160,6 +160,7 @@ class AdaptiveSamplingCallback(Recorded):
                 "The strategy of an AdaptiveSamplingCallback cannot be replaced amid a fit: set it before, or end the "
                 "fit and begin another one."
             )
+        check_strategy(self._options, strategy)
         self._strategy = strategy
         self._sampler = None  # whose state is that of the strategy before
 
