@@ -55,7 +55,7 @@ def test_callbacks_of_ones_own_stay_and_what_writes_goes(tmp_path: Path):
     strategy = Uniform()
     callback, *others = Rival("mine", strategy).callbacks(given)
     assert isinstance(callback, AdaptiveSamplingCallback)
-    assert (callback._options.logits_from, callback._options.weights) == ("net", "none")
+    assert (callback.options.logits_from, callback.options.weights) == ("net", "none")
     assert callback.examples_path is None
     assert own.examples_path == tmp_path / "examples.csv"
     assert isinstance(callback.strategy, Uniform)
