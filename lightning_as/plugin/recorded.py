@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lightning.pytorch import Callback
 
-from lightning_as.plugin.examples import Table, as_table, check_path, columns_of, write
+from lightning_as.plugin.examples import Table, as_table, check_path, columns_of, known_of, write
 from lightning_as.plugin.suspects import suspects_of
 from lightning_as.strategies import Strategy
 
@@ -58,7 +58,7 @@ class Recorded(Callback):
             RuntimeError: Before anything was trained on, and with ``examples=False``.
             MisconfigurationException: If there are no logits at hand, or not one class of each example.
         """
-        return as_table(suspects_of(self._strategy))
+        return as_table(suspects_of(known_of(self._strategy)))
 
     def _begin_record(self) -> None:
         """Have the strategy keep the record; refuse a file that cannot be written by now."""

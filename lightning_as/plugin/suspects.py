@@ -10,11 +10,10 @@ What was measured is in `docs/suspects.md`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-
-from lightning_as.plugin.examples import known_of
-from lightning_as.strategies import Strategy
 
 COLUMNS = {
     "index": "position in the data set",
@@ -30,14 +29,15 @@ COLUMNS = {
 """The columns of the table, in their order, and what they are."""
 
 
-def suspects_of(strategy: Strategy) -> dict[str, np.ndarray]:
+def suspects_of(known: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The columns of the table, (M,) each, of the M examples whose margin is known, the most suspected first.
 
+    Args:
+        known: What is known of all, (N,) each, as by :func:`lightning_as.plugin.examples.known_of`.
+
     Raises:
-        RuntimeError: If there is no record, or nothing was trained on.
         MisconfigurationException: If no margin is known.
     """
-    known = known_of(strategy)
     score = -known["late_margin"]
     if np.isnan(score).all():
         raise MisconfigurationException(
