@@ -45,14 +45,15 @@ from benchmarks.budgets.table import append, version
 from benchmarks.budgets.tasks import TASKS
 from benchmarks.budgets.training import fit, prepare
 from lightning_as import AdaptiveSamplingCallback, ConvNetClassifier, MNISTDataModule
+from lightning_as.plugin.examples import known_of
 
 FIELDS = (
     "set", "method", "seed", "epoch", "score", "examples", "wrong", "average_precision", "suspected", "precision",
     "recall", "seconds", "version",
 )  # fmt: skip
 METHODS = ("ClosenessSampling", "Uniform", "AdaptiveSampling", "cleanlab")
-SCORES = {"margin": -1, "confidence": -1, "smoothed_loss": 1, "loss": 1}
-"""Columns of `examples()`, with the sign by which larger ones speak against the label."""
+SCORES = {"margin": -1, "late_margin": -1, "confidence": -1, "smoothed_loss": 1, "loss": 1}
+"""What is known of the examples, with the sign by which larger ones speak against the label."""
 QUALITIES = ("self_confidence", "normalized_margin", "confidence_weighted_entropy")
 FILTERS = ("prune_by_noise_rate", "prune_by_class", "both", "confident_learning", "predicted_neq_given")
 FOLDS = 3
@@ -83,22 +84,22 @@ class Judge(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         paused = time.process_time()
         ours = next(one for one in trainer.callbacks if isinstance(one, AdaptiveSamplingCallback))  # pyright: ignore[reportAttributeAccessIssue]
-        examples, suspects = ours.examples(), ours.suspects()
+        known, suspects = known_of(ours.strategy), ours.suspects()
         places, score = np.asarray(suspects["index"]), np.full(len(self.wrong), np.nan)
         score[places] = suspects["score"]
         flagged = np.zeros(len(self.wrong), bool)
         flagged[places] = suspects["suspected"]
         common = {"epoch": trainer.current_epoch + 1, "seconds": f"{paused - self._start - self._aside:.1f}"}
-        self.rows += [{**common, **row} for row in judged(examples, score, flagged, self.labels, self.wrong)]
+        self.rows += [{**common, **row} for row in judged(known, score, flagged, self.labels, self.wrong)]
         self._aside += time.process_time() - paused
 
 
 def judged(
-    examples: Mapping[str, np.ndarray], score: np.ndarray, flagged: np.ndarray, labels: np.ndarray, wrong: np.ndarray
+    known: Mapping[str, np.ndarray], score: np.ndarray, flagged: np.ndarray, labels: np.ndarray, wrong: np.ndarray
 ) -> list[Row]:
-    """How well each score and rule finds what is wrong: of `suspects()`, of columns of `examples()`, of margins."""
-    margin = np.asarray(examples["margin"])
-    scores = {name: sign * np.asarray(examples[name]) for name, sign in SCORES.items()}
+    """How well each score and rule finds what is wrong: of `suspects()`, of single columns, of margins below 0."""
+    margin = known["margin"]
+    scores = {name: sign * known[name] for name, sign in SCORES.items()}
     scores["margin_in_class"] = -standardised(margin, labels)
     ours: Row = {"score": "suspects", **ranked(score, wrong), **found(flagged, wrong)}
     others: list[Row] = [{"score": name, **ranked(each, wrong)} for name, each in scores.items()]
