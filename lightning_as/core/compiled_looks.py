@@ -19,17 +19,20 @@ def note_looks(
     indices: Integers,
     looks: Floats,
     smoothing: float,
+    weight: float,
 ) -> None:
     """Note what a batch has shown of its instances in the rows of a :class:`lightning_as.core.record.Record`.
 
     Args:
-        numbers: (N, 5): the last loss and the smoothed one, the smoothed confidence and its variance, the mean margin.
+        numbers: (N, 7): the last loss and the smoothed one, the smoothed confidence and its variance, the mean margin,
+            the late margin and the sum of its weights.
         counts: (N, 7): times drawn, the batch of the last time, margins known, times learnt and forgotten, label and
             other class, both by one larger.
         step: The number of the batch, from 1.
         indices: (B,); of equal ones the last counts, but for the times drawn.
         looks: (6, B): loss, bound, confidence, margin, label, other class; NaN for what is not known.
         smoothing: The share that a smoothed number keeps of itself.
+        weight: That of this batch in the late margin.
     """
     if looks.shape != (6, indices.size):
         raise ValueError("There must be six numbers for each instance.")
@@ -55,6 +58,8 @@ def note_looks(
         row[2] = confidence if math.isnan(row[2]) else row[2] + (1 - smoothing) * away
         count[2] += 1
         row[4] = margin if count[2] == 1 else row[4] + (margin - row[4]) / count[2]
+        row[6] = weight if count[2] == 1 else row[6] + weight
+        row[5] = margin if count[2] == 1 else row[5] + (margin - row[5]) * weight / row[6]
         was_right = count[3] > count[4]
         count[3] += margin > 0 and not was_right
         count[4] += was_right and margin <= 0

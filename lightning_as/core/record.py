@@ -5,7 +5,9 @@ Network Learning" (ICLR 2019): the prediction was wrong before and is right now,
 it counts as wrong. The mean margin is the area under the margin of Pleiss et al., "Identifying Mislabeled Data using
 the Area Under the Margin Ranking" (NeurIPS 2020). Confidence and variability are the axes of the data maps of
 Swayamdipta et al., "Dataset Cartography" (EMNLP 2020), here over the last visits: those of an adaptive sampler are few
-for one instance and many for another, and of different times.
+for one instance and many for another, and of different times. The late margin is a mean margin, too, to which each look
+counts by the square of its batch's number: what a network knows late in a training tells wrong labels from hard ones
+better, see `docs/suspects.md`.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ class of that other one."""
 
 
 class Record(Viewing):
-    """What is known of each of N instances, in 48 bytes of each.
+    """What is known of each of N instances, in 56 bytes of each.
 
     Of an instance that is several times in a batch the last look counts.
 
@@ -42,7 +44,7 @@ class Record(Viewing):
     """
 
     def __init__(self, size: int, device: torch.device) -> None:
-        self._numbers = torch.full((size, 5), torch.nan, dtype=torch.float32, device=device)
+        self._numbers = torch.full((size, 7), torch.nan, dtype=torch.float32, device=device)
         self._counts = torch.zeros((size, 7), dtype=torch.int32, device=device)
         loops(device)  # which takes a while the first time, and not amid a step
         self.batches = 0
@@ -60,7 +62,8 @@ class Record(Viewing):
         self.batches += 1
         if (compiled := loops(self._numbers.device)) is not None:
             own = self.views(self._numbers, self._counts)
-            compiled.note_looks(*own, self.batches, indices.contiguous().numpy(), look.numpy(), SMOOTHING)
+            arrays = indices.contiguous().numpy(), look.numpy()
+            compiled.note_looks(*own, self.batches, *arrays, SMOOTHING, self._weight)
             return
         look = look.index_select(1, last_occurrence(indices))
         numbers, counts = (table.index_select(0, indices) for table in (self._numbers, self._counts))
@@ -69,14 +72,16 @@ class Record(Viewing):
         self._counts[:, _DRAWN].index_add_(0, indices, torch.ones_like(counts[:, _DRAWN]))
 
     def _moved(self, numbers: Tensor, counts: Tensor, look: Tensor) -> Tensor:
-        """The rows of numbers after a look at them, (B, 5)."""
-        loss, smoothed, confidence, variance, margin = numbers.to(look.dtype).unbind(1)
+        """The rows of numbers after a look at them, (B, 7)."""
+        loss, smoothed, confidence, variance, margin, late, weight = numbers.to(look.dtype).unbind(1)
         finite = look[LOSS].isfinite()
         first, away = confidence.isnan(), (look[CONFIDENCE] - confidence).nan_to_num(0.0)
         spread = SMOOTHING * (variance.nan_to_num(0.0) + (1 - SMOOTHING) * away.square())
         moved = torch.where(first, look[CONFIDENCE], confidence + (1 - SMOOTHING) * away)
         looks = counts[:, _LOOKS] + 1
         mean = torch.where(looks == 1, look[MARGIN], margin + (look[MARGIN] - margin) / looks)
+        total = weight.nan_to_num(0.0) + self._weight
+        later = torch.where(looks == 1, look[MARGIN], late + (look[MARGIN] - late) * (self._weight / total))
         eased = torch.where(smoothed.isnan(), look[LOSS], torch.lerp(look[LOSS], smoothed, SMOOTHING))
         known = _known(look)
         parts = [
@@ -85,6 +90,8 @@ class Record(Viewing):
             torch.where(known, moved, confidence),
             torch.where(known, spread, variance),
             torch.where(known, mean, margin),
+            torch.where(known, later, late),
+            torch.where(known, total, weight),
         ]
         return torch.stack(parts, 1).float()
 
@@ -103,9 +110,14 @@ class Record(Viewing):
         ]
         return torch.stack([part.to(torch.int32) for part in parts], 1)
 
+    @property
+    def _weight(self) -> float:
+        """Of a look at the present batch in the late margin."""
+        return float(self.batches) ** 2
+
     def columns(self) -> dict[str, Tensor]:
         """What is known, by name, (N,) each on the CPU: float64 with NaN, int64 with −1 for what is not known."""
-        loss, smoothed, confidence, variance, margin = self._numbers.cpu().double().unbind(1)
+        loss, smoothed, confidence, variance, margin, late, _ = self._numbers.cpu().double().unbind(1)
         drawn, last, looks, learnt, forgotten, label, other = self._counts.cpu().long().unbind(1)
         unseen = looks == 0
         return {
@@ -117,6 +129,7 @@ class Record(Viewing):
             "confidence": confidence,
             "variability": variance.sqrt(),
             "margin": margin,
+            "late_margin": late,
             "other": other - 1,
             "learnt": learnt.masked_fill(unseen, -1),
             "forgotten": forgotten.masked_fill(unseen, -1),

@@ -86,7 +86,7 @@ class AdaptiveSamplingCallback(Recorded):
             which are then averaged. Default: row i is of sample i.
         compare_loss: Whether the loss of the first batches is compared with the mean of the samples', with a warning
             where they differ. Default: True.
-        examples: Whether to keep a record of each instance for :meth:`examples`, 48 bytes, in the checkpoint, too; or a
+        examples: Whether to keep a record of each instance for :meth:`examples`, 56 bytes, in the checkpoint, too; or a
             path that ends in .csv or .parquet, to which the table is also written at the end of a fit, even of one
             that breaks off. Default: True.
         other_data: When the data set is another than the strategy has learnt from, in the same bins, as by a second

@@ -43,6 +43,16 @@ def columns_of(strategy: Strategy) -> dict[str, np.ndarray]:
     Raises:
         RuntimeError: If there is no record, or nothing was trained on.
     """
+    found = known_of(strategy)
+    return {name: _known(found[name]) for name in COLUMNS}
+
+
+def known_of(strategy: Strategy) -> dict[str, np.ndarray]:
+    """All that is known, (N,) each, in the data set's order: the columns, with -1 for unknown integers, and more.
+
+    Raises:
+        RuntimeError: If there is no record, or nothing was trained on.
+    """
     if (record := strategy.record) is None or not record.batches:
         raise RuntimeError(
             "Nothing is known of the examples yet: ask for them in a fit or after it, with a callback that keeps a "
@@ -52,7 +62,7 @@ def columns_of(strategy: Strategy) -> dict[str, np.ndarray]:
     if bins.labels is not None:
         found["label"] = bins.labels[bins.tags]
     found |= {"index": torch.arange(len(bins), device="cpu"), "bin": bins.tags, "probability": strategy.probabilities()}
-    return {name: _known(found[name].cpu().numpy()) for name in COLUMNS}
+    return {name: column.cpu().numpy() for name, column in found.items()}
 
 
 def as_table(columns: Mapping[str, np.ndarray]) -> Table:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from lightning.pytorch import Callback
 
-from lightning_as.plugin.examples import Table, as_table, check_path, columns_of, write
+from lightning_as.plugin.examples import Table, as_table, check_path, columns_of, known_of, write
+from lightning_as.plugin.suspects import suspects_of
 from lightning_as.strategies import Strategy
 
 
@@ -41,6 +42,23 @@ class Recorded(Callback):
             RuntimeError: Before anything was trained on, and with ``examples=False``.
         """
         return as_table(columns_of(self._strategy))
+
+    def suspects(self) -> Table:
+        """The examples whose labels look wrong: a list to check by eye, the most suspected first.
+
+        What is hard and right is on it, too: see `docs/suspects.md` for how much of it is wrong.
+
+        Returns:
+            A `pandas.DataFrame` where pandas is installed, else a dict of arrays (M,), with the columns that
+            `lightning_as.plugin.suspects.COLUMNS` explains: a row for each of the M examples that were trained on with
+            logits at hand, of which those are ``suspected`` that are above a threshold. Equal scores are in the data
+            set's order.
+
+        Raises:
+            RuntimeError: Before anything was trained on, and with ``examples=False``.
+            MisconfigurationException: If there are no logits at hand, or not one class of each example.
+        """
+        return as_table(suspects_of(known_of(self._strategy)))
 
     def _begin_record(self) -> None:
         """Have the strategy keep the record; refuse a file that cannot be written by now."""

@@ -28,12 +28,17 @@ def looks(batches: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
     return found
 
 
+def _mean(values: list[float], weights: list[float]) -> float:
+    return sum(value * weight for value, weight in zip(values, weights, strict=True)) / sum(weights)
+
+
 class Naive:
     """One instance, from the definitions: all looks at it are kept."""
 
     def __init__(self) -> None:
         self.drawn, self.last, self.label, self.other = 0, math.nan, math.nan, math.nan
         self.losses, self.shares, self.margins = list[float](), list[float](), list[float]()
+        self.weights = list[float]()
 
     def row(self, batches: int) -> dict[str, float]:
         mean, variance = math.nan, math.nan
@@ -55,6 +60,7 @@ class Naive:
             "confidence": mean,
             "variability": math.sqrt(variance) if known else math.nan,
             "margin": sum(self.margins) / len(self.margins) if known else math.nan,
+            "late_margin": _mean(self.margins, self.weights) if known else math.nan,
             "other": self.other,
             "learnt": turns.count((False, True)) if known else math.nan,
             "forgotten": turns.count((True, False)) if known else math.nan,
@@ -77,6 +83,7 @@ def naive(batches: list[tuple[torch.Tensor, torch.Tensor]]) -> list[dict[str, fl
             if math.isfinite(share) and math.isfinite(margin):
                 row.shares.append(share)
                 row.margins.append(margin)
+                row.weights.append(number**2)
                 row.other = other
     return [row.row(len(batches)) for row in rows]
 
