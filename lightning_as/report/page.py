@@ -12,7 +12,7 @@ import numpy as np
 
 from lightning_as.report.drawings import Columns, as_svg
 from lightning_as.report.samples import View
-from lightning_as.report.sections import Facts, Plot, label_name, options_of
+from lightning_as.report.sections import Facts, Plot, in_percent, label_name, options_of
 
 SHOWN = 36
 """Examples of each list."""
@@ -66,7 +66,7 @@ def _tiles(facts: Facts) -> list[tuple[str, str, str]]:
     tiles = [
         ("Examples", f"{len(drawn):,}", f"in {bins:,} bins" if bins > 1 else "in one bin"),
         ("Batches", f"{record.batches:,}", f"{int(drawn.sum()):,} draws, {drawn.mean():.3g} per example"),
-        ("Never drawn", f"{(drawn == 0).mean():.1%}", f"{int((drawn == 0).sum()):,} examples"),
+        ("Never drawn", in_percent((drawn == 0).mean()), f"{int((drawn == 0).sum()):,} examples"),
     ]
     meanings: dict[str, tuple[str, Callable[[float], str], str]] = {
         "ess": ("Effective sample", "{:.0%}".format, "of the examples; 100% is uniform"),

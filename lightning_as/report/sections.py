@@ -155,10 +155,15 @@ def _lorenz(columns: Columns) -> Plot:
     drawn = columns["drawn"]
     text = (
         f"The most drawn tenth of the examples has {top_share(drawn):.0%} of all draws, and "
-        f"{(drawn == 0).mean():.1%} of the examples were never drawn. On the dotted diagonal all are drawn alike; the "
+        f"{in_percent((drawn == 0).mean())} of the examples were never drawn. On the dotted diagonal all are drawn alike; the "
         "further below it, the fewer have most of the draws (a Lorenz curve)."
     )
     return Plot("lorenz", "How unequal the draws are", drawings.lorenz(drawn), text)
+
+
+def in_percent(share: float) -> str:
+    """A share to a tenth of a percent; what is less, but not nothing, as such."""
+    return "<0.1%" if 0 < share < 0.0005 else f"{share:.1%}"
 
 
 def top_share(drawn: np.ndarray) -> float:
@@ -186,10 +191,10 @@ def _map(columns: Columns) -> Plot:
     text = (
         "Each dot is an example: how sure the network was of its label, and how much that varied, over its last "
         "visits. Top left is easy; right is ambiguous, and of most use; bottom left is hard, with what is rare and "
-        f"what is wrongly labelled. {forgotten.mean():.1%} were forgotten at least once: right, and then wrong."
+        f"what is wrongly labelled. {in_percent(forgotten.mean())} were forgotten at least once: right, and then wrong."
     )
     if known.sum() > drawings.POINTS:
         text += f" Shown are {drawings.POINTS:,} of them, taken at random."
     if not known.all():
-        text += f" {(~known).mean():.1%} of the examples were not looked at, and are not on the map."
+        text += f" {in_percent((~known).mean())} of the examples were not looked at, and are not on the map."
     return Plot(key, title, drawings.data_map(columns), text)
