@@ -33,7 +33,7 @@ _COLOURS = (
     "#b3475d",
     "#7a9a01",
 )
-_STATES = (("right, never forgotten", "#0a84c6"), ("right, forgotten before", "#c98f00"), ("wrong", "#d3452b"))
+_STATES = (("right", "#0a84c6"), ("right again", "#c98f00"), ("wrong", "#d3452b"))
 # By these names a page has its own colours, in light and in dark.
 _VARIABLES = {_INK: "--ink", _QUIET: "--quiet", _GRID: "--line", _ACCENT: "--accent"}
 _IDS = re.compile(r' id="(?!m[0-9a-f]{10}|p[0-9a-f]{10}|image)[^"]*"')  # of what nothing points to
@@ -127,7 +127,6 @@ def draws_by_bin(columns: Columns, names: Sequence[str]) -> Any:
     with _figure() as (figure, axes):
         bars = axes.barh([names[j] for j in order.tolist()], means[order], color=_ACCENT, height=0.7)
         axes.bar_label(bars, [f"{mean:.3g}" for mean in means[order]], padding=3, color=_INK)
-        axes.axvline(columns["drawn"].mean(), color=_QUIET, linewidth=1, linestyle=":")
         axes.set_xlabel("draws per example")
         axes.margins(x=0.15)
         axes.grid(visible=False, axis="y")
@@ -150,7 +149,7 @@ def data_map(columns: Columns) -> Any:
             axes.scatter(x[kind], y[kind], s=5, alpha=0.45, color=colour, linewidths=0, rasterized=True, label=name)
         axes.set(xlabel="variability of that probability", ylabel="confidence: probability of the label")
         axes.set(xlim=(0, max(0.05, float(x.max()) * 1.05)), ylim=(-0.02, 1.02))
-        keys = axes.legend(loc="lower center", bbox_to_anchor=(0.45, 1.0), ncols=3, handletextpad=0, columnspacing=0.6)
+        keys = figure.legend(loc="outside upper center", ncols=3, handletextpad=0)
         for key in keys.legend_handles:
             key.set(alpha=1, sizes=[20])
     return figure

@@ -155,8 +155,8 @@ def _lorenz(columns: Columns) -> Plot:
     drawn = columns["drawn"]
     text = (
         f"The most drawn tenth of the examples has {top_share(drawn):.0%} of all draws, and "
-        f"{in_percent((drawn == 0).mean())} of the examples were never drawn. On the dotted diagonal all are drawn alike; the "
-        "further below it, the fewer have most of the draws (a Lorenz curve)."
+        f"{in_percent((drawn == 0).mean())} of the examples were never drawn. On the dotted diagonal all are drawn "
+        "alike; the further below it, the fewer have most of the draws (a Lorenz curve)."
     )
     return Plot("lorenz", "How unequal the draws are", drawings.lorenz(drawn), text)
 
@@ -177,7 +177,9 @@ def _draws(facts: Facts) -> Plot:
     if len(sizes) == 1:
         return Plot(key, title, None, f"One bin: {facts.columns['drawn'].mean():.3g} draws of an example, on average.")
     names = bin_names(facts, range(len(sizes)))
-    text = "How often an example of each bin was drawn, on average; the dotted line is the mean of all examples."
+    text = (
+        f"How often an example of each bin was drawn; the mean of all examples is {facts.columns['drawn'].mean():.3g}."
+    )
     if len(sizes) > drawings.SHOWN:
         text += f" Of {len(sizes):,} bins those that were drawn most and least."
     return Plot(key, title, drawings.draws_by_bin(facts.columns, names), text)
@@ -190,8 +192,9 @@ def _map(columns: Columns) -> Plot:
     forgotten = columns["forgotten"][known] > 0
     text = (
         "Each dot is an example: how sure the network was of its label, and how much that varied, over its last "
-        "visits. Top left is easy; right is ambiguous, and of most use; bottom left is hard, with what is rare and "
-        f"what is wrongly labelled. {in_percent(forgotten.mean())} were forgotten at least once: right, and then wrong."
+        "visits. Top left is easy, right is ambiguous, and bottom left is hard: what is rare, and what is wrongly "
+        f"labelled. {in_percent(forgotten.mean())} were forgotten at least once: right, and then wrong; some of them "
+        "are right again."
     )
     if known.sum() > drawings.POINTS:
         text += f" Shown are {drawings.POINTS:,} of them, taken at random."

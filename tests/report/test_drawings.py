@@ -88,8 +88,8 @@ def test_the_map_has_each_example_that_was_looked_at_in_the_colour_of_what_becam
     }
     kinds = {kind.get_label(): kind.get_offsets().tolist() for kind in data_map(columns).axes[0].collections}
     assert kinds == {
-        "right, never forgotten": [[0.0, 0.9]],
-        "right, forgotten before": [[0.3, 0.5]],
+        "right": [[0.0, 0.9]],
+        "right again": [[0.3, 0.5]],
         "wrong": [[0.1, 0.1], [0.2, 0.7]],
     }
     many = {name: np.repeat(column, POINTS) for name, column in columns.items()}
