@@ -137,9 +137,11 @@ class SamplingReport(Callback):
             return
         loader = trainer.train_dataloader
         dataset = loader.dataset if isinstance(loader, DataLoader) else None
-        facts = Facts(strategy, columns_of(strategy), self._series, class_names(dataset))
+        columns = columns_of(strategy)
+        hard, suspects = hardest(columns), suspected(columns)
         if isinstance(loader, DataLoader):
-            self._read(loader, [*hardest(facts.columns), *suspected(facts.columns)])
+            self._read(loader, [*hard, *suspects])
+        facts = Facts(strategy, columns, self._series, class_names(dataset), hard, suspects)
         drawn = plots(facts)
         page = render(facts, drawn, self._views, status)
         try:

@@ -30,8 +30,10 @@ def suspected(columns: Columns) -> list[int]:
 
 
 def _first(ranked: np.ndarray) -> list[int]:
-    order = np.argsort(ranked, kind="stable")  # with what is not known at the end
-    return order[: min(SHOWN, int(np.isfinite(ranked).sum()))].tolist()
+    known = np.flatnonzero(np.isfinite(ranked))
+    if len(known) > SHOWN:  # not all of very many need be sorted
+        known = known[ranked[known] <= np.partition(ranked[known], SHOWN - 1)[SHOWN - 1]]
+    return known[np.argsort(ranked[known], kind="stable")][:SHOWN].tolist()
 
 
 def render(facts: Facts, plots: Sequence[Plot], views: Mapping[int, View], status: str) -> str:
@@ -43,8 +45,6 @@ def render(facts: Facts, plots: Sequence[Plot], views: Mapping[int, View], statu
         views: What there is to be seen of the examples that it lists, as far as that was read.
         status: How far the fit has come, in a sentence.
     """
-    columns = facts.columns
-    hard, suspects = hardest(columns), suspected(columns)
     return Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(
         strategy=escape(type(facts.strategy).__name__),
         options=escape(options_of(facts.strategy)),
@@ -52,9 +52,9 @@ def render(facts: Facts, plots: Sequence[Plot], views: Mapping[int, View], statu
         written=datetime.now().strftime("%Y-%m-%d %H:%M"),
         tiles="\n".join(_tile(*tile) for tile in _tiles(facts)),
         **{plot.key: _plot(plot) for plot in plots},
-        hardest=_examples(hard, facts, views, "No losses of single examples are known."),
-        suspected=_examples(suspects, facts, views, _none_suspected(columns)),
-        reading=_reading([*hard, *suspects], views),
+        hardest=_examples(facts.hard, facts, views, "No losses of single examples are known."),
+        suspected=_examples(facts.suspects, facts, views, _none_suspected(facts.columns)),
+        reading=_reading([*facts.hard, *facts.suspects], views),
     )
 
 

@@ -64,6 +64,10 @@ class Facts(NamedTuple):
     series: Series
     classes: Mapping[int, str]
     """The names of the labels, as far as they are known."""
+    hard: Sequence[int]
+    """The hardest examples, the hardest first."""
+    suspects: Sequence[int]
+    """Those whose labels look wrong, the most suspected first."""
 
 
 class Plot(NamedTuple):

@@ -37,7 +37,9 @@ def facts(logits: bool = True, classes: int = 4) -> Facts:
         strategy.record.add(indices, look)
     series = Series()
     series.note(3, {"ess": 0.25, "gain": 1.75, "variance_ratio": 0.5, "loss": 0.123}, lambda: times_as_often(strategy))
-    return Facts(strategy, columns_of(strategy), series, {0: "<b>zero</b>", 1: "one & only"})
+    columns = columns_of(strategy)
+    names = {0: "<b>zero</b>", 1: "one & only"}
+    return Facts(strategy, columns, series, names, hardest(columns), suspected(columns))
 
 
 def page(given: Facts, views: Any) -> str:
@@ -86,14 +88,14 @@ def test_the_head_has_the_figures_in_force():
 
 def test_texts_are_escaped_and_what_could_not_be_read_is_told():
     given = facts()
-    first, second, third, *rest = hardest(given.columns)
+    first, second, third, *rest = given.hard
     script = "<script>alert(1)</script>"
     views = {first: View(text=script), second: View(error=f"OSError: {script}"), third: View()}
     text = page(given, views)
     assert script not in text
     assert "<blockquote>&lt;script&gt;alert(1)&lt;/script&gt;</blockquote>" in text
     assert "1 could not be read from the data set, at first for this: OSError: &lt;script&gt;" in text
-    left = len(set(rest) | set(suspected(given.columns)) - {first, second, third})
+    left = len(set(rest) | set(given.suspects) - {first, second, third})
     assert f"{left} were not read, since that took too long" in text
 
 
@@ -114,7 +116,7 @@ def noise(index: int) -> View:
 def full(tmp_path: Path) -> Path:
     """A page with all that it can have: large pictures, many bins."""
     given = facts(classes=40)
-    listed = {*hardest(given.columns), *suspected(given.columns)}
+    listed = {*given.hard, *given.suspects}
     path = tmp_path / "report.html"
     path.write_text(page(given, {index: noise(index) for index in listed}), encoding="utf-8")
     return path

@@ -29,7 +29,7 @@ def facts(strategy: Strategy, bins: Bins, known: bool = True, noted: bool = True
     whole = np.arange(size) + 0.5 if known else np.full(size, np.nan)
     columns = {"bin": bins.tags.numpy(), "drawn": np.arange(size)}
     columns |= {name: whole for name in ("confidence", "variability", "learnt", "forgotten")}
-    return Facts(strategy, columns, series, {})
+    return Facts(strategy, columns, series, {}, [], [])
 
 
 def reasons(given: Facts) -> dict[str, str]:
