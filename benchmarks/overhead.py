@@ -15,6 +15,7 @@ Beside each ratio stands the share of the step that the sampler's own code takes
 Both are taken by one clock in one run, so that a machine whose speed drifts hardly shows in it; and as means, so that
 what is done once in many steps, such as to rank all instances, counts as well, which the median step does not have. It
 leaves out by what the rest of the step is slowed, such as hooks on the module, and that uniform sampling draws as well.
+What of it is the look at the batch, for the figures that are logged, and the record of the examples stands apart.
 
     python benchmarks/overhead.py [--quick] [--modes returned unedited weights workers ddp] [--batch-sizes 64 256 1024]
         [--strategy ClosenessSampling AdaptiveSampling]
@@ -40,6 +41,8 @@ from torch import Tensor
 
 import lightning_as.plugin.rows
 from lightning_as import AdaptiveSamplingCallback, ConvNetClassifier, MNISTDataModule, Strategy, strategies
+from lightning_as.core.record import Record
+from lightning_as.plugin.looks import Looks
 from lightning_as.plugin.wiring import gather_batch
 
 MODES = ("returned", "unedited", "weights", "workers", "ddp")
@@ -112,6 +115,16 @@ class Own:
         sampling.strategy.draw = self.clocked(sampling.strategy.draw)
 
 
+LOOKING = Own()
+"""What each step of the present run spends on the look at its batch, for the figures, and on the record of it."""
+
+
+def clock_looks() -> None:
+    """Put clocks on both, in all callbacks; what is logged, now and then, is not among it."""
+    Looks.of = LOOKING.clocked(Looks.of)
+    Record.add = LOOKING.clocked(Record.add, ends=True)
+
+
 class Setting:
     """One strategy and mode at one batch size: how to run some steps, with the callback or without."""
 
@@ -161,23 +174,26 @@ def see_everything(strategy: Strategy, batch_size: int) -> None:
         strategy.update(draw, losses, losses)
 
 
-def measure(setting: Setting, pairs: int, seconds: float) -> tuple[list[float], list[float], list[float], list[float]]:
-    """Ratios adaptive over uniform, uniform step times, shares of the collective and of own code, of each pair."""
+def measure(setting: Setting, pairs: int, seconds: float) -> dict[str, list[float]]:
+    """Of each pair the ratio, the uniform step, and the shares of the collective, of own code and of looks."""
     once, *_ = setting.run(10, adaptive=False)
     steps = max(12, round(seconds / once))
     setting.run(steps, adaptive=True)  # warm-up of both paths
     if setting.processes == 1:  # what forked processes learn stays with them
         see_everything(setting.sampling.strategy, 1024)
-    ratios, uniforms, shares, own = [], [], [], []
+    found: dict[str, list[float]] = {"ratios": [], "uniforms": [], "collective": [], "own": [], "looks": []}
     for pair in range(pairs):
         setting.own.steps.clear()
+        LOOKING.steps.clear()
         order = (False, True) if pair % 2 else (True, False)
         times = {adaptive: setting.run(steps, adaptive) for adaptive in order}
-        ratios.append(times[True][0] / times[False][0])
-        uniforms.append(times[False][0])
-        shares.append(times[True][1] / times[True][0])
-        own.append(statistics.fmean(setting.own.steps[3:] or [0.0]) / times[True][2])
-    return ratios, uniforms, shares, own
+        step, gathering, mean = times[True]
+        found["ratios"].append(step / times[False][0])
+        found["uniforms"].append(times[False][0])
+        found["collective"].append(gathering / step)
+        found["own"].append(statistics.fmean(setting.own.steps[3:] or [0.0]) / mean)
+        found["looks"].append(statistics.fmean(LOOKING.steps[3:] or [0.0]) / mean)
+    return found
 
 
 def main() -> None:
@@ -190,28 +206,32 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     lightning_as.plugin.rows.gather_batch = timed_gather
+    clock_looks()
     figures: dict[str, float] = {}
     modes = options.modes or (["returned"] if options.quick else MODES)
     names = options.strategy or STRATEGIES[: 1 if options.quick else 2]
     cells = [(mode, size) for mode in modes for size in (options.batch_sizes if mode == "returned" else [256])]
     for (mode, size), strategy in product(cells, names):
-        ratios, uniforms, shares, own = measure(
-            Setting(strategy, mode, size), 4 if options.quick else 24, 0.8 if options.quick else 2.0
-        )
-        low, middle, high = statistics.quantiles(ratios, n=4)
-        uniform = statistics.median(uniforms)
+        found = measure(Setting(strategy, mode, size), 4 if options.quick else 24, 0.8 if options.quick else 2.0)
+        low, middle, high = statistics.quantiles(found["ratios"], n=4)
+        uniform, shares = statistics.median(found["uniforms"]), found["collective"]
         name = f"{size}" if mode == "returned" else f"{mode}_{size}"
         name = name if strategy == names[0] else f"{strategy}_{name}"
         figures[f"ratio_{name}"] = round(middle, 4)
         figures[f"uniform_ms_{name}"] = round(uniform * 1e3, 3)
         print(
             f"{strategy}, {mode}, batch {size}: adaptive / uniform {middle:.3f} "
-            f"(quartiles {low:.3f} to {high:.3f} of {len(ratios)} pairs), uniform step {uniform * 1e3:.1f} ms",
+            f"(quartiles {low:.3f} to {high:.3f} of {len(found['ratios'])} pairs), uniform step {uniform * 1e3:.1f} ms",
             flush=True,
         )
         if mode != "ddp":  # what forked processes time stays with them
-            figures[f"own_share_{name}"] = round(statistics.median(own), 4)
-            print(f"  the sampler's own code takes {statistics.median(own):.1%} of an adaptive step", flush=True)
+            own, looks = (statistics.median(found[part]) for part in ("own", "looks"))
+            figures |= {f"own_share_{name}": round(own, 4), f"look_share_{name}": round(looks, 4)}
+            print(
+                f"  the sampler's own code takes {own:.1%} of an adaptive step, its look at the batch and the record "
+                f"of it {looks:.1%}",
+                flush=True,
+            )
         if mode == "ddp":
             figures[f"collective_share_{name}"] = round(statistics.median(shares), 4)
             print(f"  the collective takes {statistics.median(shares):.1%} of an adaptive step", flush=True)

@@ -17,11 +17,7 @@ def note_looks(
     counts: NDArray[np.int32],
     step: int,
     indices: Integers,
-    losses: Floats,
-    confidences: Floats,
-    margins: Floats,
-    labels: Integers,
-    others: Integers,
+    looks: Floats,
     smoothing: float,
 ) -> None:
     """Note what a batch has shown of its instances in the rows of a :class:`lightning_as.core.record.Record`.
@@ -32,16 +28,11 @@ def note_looks(
             other class, both by one larger.
         step: The number of the batch, from 1.
         indices: (B,); of equal ones the last counts, but for the times drawn.
-        losses: (B,), as the others: what is not finite, or negative of the integers, is not known.
-        confidences: See above.
-        margins: See above.
-        labels: See above.
-        others: See above.
+        looks: (6, B): loss, bound, confidence, margin, label, other class; NaN for what is not known.
         smoothing: The share that a smoothed number keeps of itself.
     """
-    known = min(losses.size, confidences.size, margins.size, labels.size, others.size)
-    if known != indices.size or max(losses.size, confidences.size, margins.size, labels.size, others.size) != known:
-        raise ValueError("There must be one number for each instance.")
+    if looks.shape != (6, indices.size):
+        raise ValueError("There must be six numbers for each instance.")
     for i in range(indices.size):
         if indices[i] < 0 or indices[i] >= len(counts):
             raise IndexError("An instance is not there.")
@@ -51,36 +42,37 @@ def note_looks(
         if count[1] == step:
             continue  # a later one of the batch has been noted
         count[1] = step
-        if math.isfinite(losses[i]):
-            row[0] = losses[i]
-            row[1] = losses[i] if math.isnan(row[1]) else smoothing * row[1] + (1 - smoothing) * losses[i]
-        if labels[i] >= 0:
-            count[5] = labels[i] + 1
-        if not math.isfinite(margins[i]) or not math.isfinite(confidences[i]):
+        loss, confidence, margin, label = looks[0, i], looks[2, i], looks[3, i], looks[4, i]
+        if math.isfinite(loss):
+            row[0] = loss
+            row[1] = loss if math.isnan(row[1]) else smoothing * row[1] + (1 - smoothing) * loss
+        if label >= 0:
+            count[5] = np.int32(label) + 1
+        if not math.isfinite(margin) or not math.isfinite(confidence):
             continue
-        away = 0.0 if math.isnan(row[2]) else confidences[i] - row[2]
+        away = 0.0 if math.isnan(row[2]) else confidence - row[2]
         row[3] = smoothing * ((0.0 if math.isnan(row[3]) else row[3]) + (1 - smoothing) * away * away)
-        row[2] = confidences[i] if math.isnan(row[2]) else row[2] + (1 - smoothing) * away
+        row[2] = confidence if math.isnan(row[2]) else row[2] + (1 - smoothing) * away
         count[2] += 1
-        row[4] = margins[i] if count[2] == 1 else row[4] + (margins[i] - row[4]) / count[2]
+        row[4] = margin if count[2] == 1 else row[4] + (margin - row[4]) / count[2]
         was_right = count[3] > count[4]
-        count[3] += margins[i] > 0 and not was_right
-        count[4] += was_right and margins[i] <= 0
-        count[6] = others[i] + 1
+        count[3] += margin > 0 and not was_right
+        count[4] += was_right and margin <= 0
+        count[6] = np.int32(looks[5, i]) + 1
 
 
 @kernel
-def look_at_logits(
-    logits: NDArray[Any], labels: Integers, others: Integers, margins: Floats, confidences: Floats, bounds: Floats
-) -> None:
-    """What logits, (B, C), say of labels, (B,), see :class:`lightning_as.losses.margins.Margins`.
+def look_at_logits(logits: NDArray[Any], targets: NDArray[Any], ignored: int, looks: Floats) -> None:
+    """What logits, (B, C), say of class indices, (B,): all of `looks`, (6, B), but the losses.
 
-    A label that is none of the classes leaves its entries as they are.
+    See :func:`lightning_as.losses.margins.look_at`. A target that is `ignored` or no class leaves its column as it is.
     """
     classes = logits.shape[1]
-    for i in range(len(labels)):
-        label = labels[i]
-        if label < 0 or label >= classes:
+    if looks.shape != (6, len(targets)) or len(logits) != len(targets):
+        raise ValueError("There must be six numbers and a row of logits for each target.")
+    for i in range(len(targets)):
+        label = np.int64(targets[i])
+        if label < 0 or label >= classes or label == ignored:
             continue
         given, best, other = np.float64(logits[i, label]), -math.inf, -1
         for j in range(classes):
@@ -95,5 +87,5 @@ def look_at_logits(
                 squares += exponential * exponential
         own = math.exp(given - largest)
         total = own + rest
-        others[i], margins[i], confidences[i] = other, given - best, own / total
-        bounds[i] = (squares + rest * rest) / (total * total)
+        looks[1, i] = (squares + rest * rest) / (total * total)
+        looks[2, i], looks[3, i], looks[4, i], looks[5, i] = own / total, given - best, label, other

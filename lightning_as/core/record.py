@@ -10,7 +10,7 @@ for one instance and many for another, and of different times.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,31 +21,20 @@ from lightning_as.core.tree_in_bins import last_occurrence
 
 SMOOTHING = 0.7
 """The share that a smoothed number keeps of itself in each visit."""
-_LOSS, _SMOOTHED, _CONFIDENCE, _VARIANCE, _MARGIN = range(5)
-_DRAWN, _LAST, _LOOKS, _LEARNT, _FORGOTTEN, _LABEL, _OTHER = range(7)
+_VARIANCE = 3  # in a row of numbers
+_DRAWN, _LAST, _LOOKS = range(3)  # in a row of counts
 
 
-class Look(NamedTuple):
-    """What a batch has shown of its instances; NaN, or −1 of classes, where something is not known."""
-
-    losses: Tensor
-    """(B,) float64."""
-    bounds: Tensor
-    """The squared norms of the gradients of the losses with respect to the logits, (B,) float64."""
-    confidences: Tensor
-    """The probability of the given label, (B,) float64."""
-    margins: Tensor
-    """The logit of the label minus the largest other one, (B,) float64."""
-    labels: Tensor
-    """(B,) int64."""
-    others: Tensor
-    """The class of the largest other logit, (B,) int64."""
+LOSS, BOUND, CONFIDENCE, MARGIN, LABEL, OTHER = range(6)
+"""The rows of a look at a batch, (6, B) float64 with NaN for what is not known: the loss; the squared norm of its
+gradient with respect to the logits; the probability of the label; its logit minus the largest other one; the label; the
+class of that other one."""
 
 
 class Record(Viewing):
     """What is known of each of N instances, in 48 bytes of each.
 
-    A look is a batch in which an instance is, however often it is in it; of several the last counts.
+    Of an instance that is several times in a batch the last look counts.
 
     Args:
         size: N.
@@ -55,7 +44,7 @@ class Record(Viewing):
     def __init__(self, size: int, device: torch.device) -> None:
         self._numbers = torch.full((size, 5), torch.nan, dtype=torch.float32, device=device)
         self._counts = torch.zeros((size, 7), dtype=torch.int32, device=device)
-        self._loops = loops(device)
+        loops(device)  # which takes a while the first time, and not amid a step
         self.batches = 0
         """Number of batches that were noted."""
 
@@ -66,35 +55,32 @@ class Record(Viewing):
         return moved
 
     @torch.inference_mode()
-    def add(self, indices: Tensor, look: Look) -> None:
-        """Note a batch that was trained on, of these instances, (B,) int64. O(B)."""
+    def add(self, indices: Tensor, look: Tensor) -> None:
+        """Note a batch that was trained on: its instances, (B,) int64, and the look at them, (6, B) float64. O(B)."""
         self.batches += 1
-        if self._loops is not None:
+        if (compiled := loops(self._numbers.device)) is not None:
             own = self.views(self._numbers, self._counts)
-            parts = (indices, look.losses, look.confidences, look.margins, look.labels, look.others)
-            arrays = (part.contiguous().numpy() for part in parts)
-            self._loops.note_looks(*own, self.batches, *arrays, SMOOTHING)
+            compiled.note_looks(*own, self.batches, indices.contiguous().numpy(), look.numpy(), SMOOTHING)
             return
-        last = last_occurrence(indices)
-        look = Look(*(part.index_select(0, last) for part in look))
+        look = look.index_select(1, last_occurrence(indices))
         numbers, counts = (table.index_select(0, indices) for table in (self._numbers, self._counts))
         self._numbers.index_copy_(0, indices, self._moved(numbers, counts, look))
         self._counts.index_copy_(0, indices, self._counted(counts, look))
         self._counts[:, _DRAWN].index_add_(0, indices, torch.ones_like(counts[:, _DRAWN]))
 
-    def _moved(self, numbers: Tensor, counts: Tensor, look: Look) -> Tensor:
+    def _moved(self, numbers: Tensor, counts: Tensor, look: Tensor) -> Tensor:
         """The rows of numbers after a look at them, (B, 5)."""
-        loss, smoothed, confidence, variance, margin = numbers.double().unbind(1)
-        finite = look.losses.isfinite()
-        first, away = confidence.isnan(), (look.confidences - confidence).nan_to_num(0.0)
+        loss, smoothed, confidence, variance, margin = numbers.to(look.dtype).unbind(1)
+        finite = look[LOSS].isfinite()
+        first, away = confidence.isnan(), (look[CONFIDENCE] - confidence).nan_to_num(0.0)
         spread = SMOOTHING * (variance.nan_to_num(0.0) + (1 - SMOOTHING) * away.square())
-        moved = torch.where(first, look.confidences, confidence + (1 - SMOOTHING) * away)
+        moved = torch.where(first, look[CONFIDENCE], confidence + (1 - SMOOTHING) * away)
         looks = counts[:, _LOOKS] + 1
-        mean = torch.where(looks == 1, look.margins, margin + (look.margins - margin) / looks)
-        eased = torch.where(smoothed.isnan(), look.losses, torch.lerp(look.losses, smoothed, SMOOTHING))
+        mean = torch.where(looks == 1, look[MARGIN], margin + (look[MARGIN] - margin) / looks)
+        eased = torch.where(smoothed.isnan(), look[LOSS], torch.lerp(look[LOSS], smoothed, SMOOTHING))
         known = _known(look)
         parts = [
-            torch.where(finite, look.losses, loss),
+            torch.where(finite, look[LOSS], loss),
             torch.where(finite, eased, smoothed),
             torch.where(known, moved, confidence),
             torch.where(known, spread, variance),
@@ -102,18 +88,18 @@ class Record(Viewing):
         ]
         return torch.stack(parts, 1).float()
 
-    def _counted(self, counts: Tensor, look: Look) -> Tensor:
+    def _counted(self, counts: Tensor, look: Tensor) -> Tensor:
         """The rows of counts after a look at them, (B, 7), but for the times drawn."""
         drawn, _, looks, learnt, forgotten, label, other = counts.unbind(1)
-        known, right, was_right = _known(look), look.margins > 0, learnt > forgotten
+        known, right, was_right = _known(look), look[MARGIN] > 0, learnt > forgotten
         parts = [
             drawn,
             torch.full_like(drawn, self.batches),
             looks + known,
             learnt + (known & right & ~was_right),
             forgotten + (known & ~right & was_right),
-            torch.where(look.labels >= 0, look.labels + 1, label),
-            torch.where(known, look.others + 1, other),
+            torch.where(look[LABEL] >= 0, look[LABEL] + 1, label),
+            torch.where(known, look[OTHER] + 1, other),
         ]
         return torch.stack([part.to(torch.int32) for part in parts], 1)
 
@@ -152,5 +138,5 @@ class Record(Viewing):
         self.batches = state["batches"]
 
 
-def _known(look: Look) -> Tensor:
-    return look.margins.isfinite() & look.confidences.isfinite()
+def _known(look: Tensor) -> Tensor:
+    return look[MARGIN].isfinite() & look[CONFIDENCE].isfinite()

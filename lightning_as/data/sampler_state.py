@@ -56,7 +56,8 @@ def load_into(strategy: Strategy, state: dict[str, Any]) -> None:
         raise damaged(f"{type(strategy).__name__} cannot load it ({type(error).__name__}: {error})") from error
     strategy.progress.load_state_dict(state["progress"])
     strategy.skipped = state["skipped"]
-    if strategy.record is not None and state["record"] != {}:  # which was kept there as well
+    require(isinstance(state["record"], dict), "`record` is no record")
+    if strategy.record is not None and state["record"]:  # which was kept there as well
         check_layout(state["record"], strategy.record.state_dict(), "record")
         strategy.record.load_state_dict(state["record"])
 

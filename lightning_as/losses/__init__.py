@@ -10,17 +10,16 @@ from lightning_as.losses.criterion import Criterion, per_sample, takes_batch
 from lightning_as.losses.cross_entropy import IGNORED, CrossEntropy
 from lightning_as.losses.elementwise import BinaryCrossEntropy, MeanSquaredError
 from lightning_as.losses.gradients import gradient_bound, squared_gradient_norms
-from lightning_as.losses.margins import Margins, margins_of
+from lightning_as.losses.margins import look_at
 
 __all__ = [
     "IGNORED",
     "BinaryCrossEntropy",
     "Criterion",
     "CrossEntropy",
-    "Margins",
     "MeanSquaredError",
     "gradient_bound",
-    "margins_of",
+    "look_at",
     "per_sample",
     "squared_gradient_norms",
     "takes_batch",

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from lightning_as.core.draw import Draw, effective_sample_size, importance_weights
-from lightning_as.core.record import Look
+from lightning_as.core.record import BOUND, LOSS
 from lightning_as.strategies import Strategy
 
 WINDOW = 50
@@ -43,21 +43,27 @@ class Figures:
     def __init__(self, strategy: Strategy) -> None:
         self._strategy = strategy
         self._window: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=WINDOW)
+        self._gain = self._spread = 0.0  # sums of what was logged
+        self._times = 0
 
-    def add(self, draw: Draw, look: Look) -> None:
-        """Keep a batch that was trained on."""
-        self._window.append((draw.probabilities, look.losses, look.bounds))
+    def add(self, draw: Draw, look: Tensor) -> None:
+        """Keep a batch that was trained on, and the look at it, (6, B)."""
+        self._window.append((draw.probabilities, look[LOSS], look[BOUND]))
 
-    def present(self) -> dict[str, float]:
-        """What is logged of the last batches; nothing before there are any."""
+    def log(self) -> dict[str, float]:
+        """What is logged now, of the last batches; nothing before there are any."""
         if not self._window:
             return {}
         size = len(self._strategy.bins)
         probabilities, losses, bounds = (torch.cat(parts) for parts in zip(*self._window, strict=True))
         figures = {"ess": float(effective_sample_size(probabilities)) / size}
-        if not self._strategy.knows_probabilities:
-            return figures
-        return figures | estimates(probabilities, losses, bounds, size)
+        if self._strategy.knows_probabilities:
+            figures |= estimates(probabilities, losses, bounds, size)
+        if "gain" in figures:
+            self._gain += figures["gain"]
+            self._spread += figures["ess"]
+            self._times += 1
+        return figures
 
     def summary(self) -> str | None:
         """A few lines about a training that is over; None if there is nothing to say, or nobody keeps a record."""
@@ -71,10 +77,11 @@ class Figures:
             f"batches: the most drawn example {int(drawn.max())} times, the most drawn tenth {tenth / draws:.0%} of "
             f"the draws, and {int((drawn == 0).sum()) / size:.1%} of the examples never."
         ]
-        if "gain" in (last := self.present()):
+        if self._times:
+            gain, spread = self._gain / self._times, self._spread / self._times
             lines.append(
-                f"At the end what it drew had {last['gain']:.2g} times the squared gradient of a uniform draw, and the "
-                f"draws were spread over effectively {last['ess']:.0%} of the examples."
+                f"On average what it drew had {gain:.3g} times the squared gradient of a uniform draw, and was spread "
+                f"over effectively {spread:.0%} of the examples."
             )
         return "\n".join([*lines, "Example by example: `callback.examples()`."])
 

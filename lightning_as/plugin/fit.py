@@ -12,7 +12,6 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
 from lightning_as.core.draw import Draw
-from lightning_as.core.record import Look
 from lightning_as.data.batch_sampler import AdaptiveBatchSampler
 from lightning_as.data.dataloader import AdaptiveDataLoader
 from lightning_as.plugin.arguments import Options
@@ -155,17 +154,17 @@ class Fit:
 
     def learn(self, draw: Draw, seen: Observation) -> None:
         """Tell the strategy, the record and the figures what was found of a batch, in all processes alike."""
-        rows = [seen.losses, seen.bounds, *seen.look]
-        there, device = self._rows.there, self.sampler.bins_at_work.device
-        told, (losses, bounds, *look) = gather_kept(self.trainer, draw, rows, there, device)
+        look, bins = seen.look, self.sampler.bins_at_work
+        alone = self.trainer.world_size == 1 and self._rows.there is None
+        rows = [seen.losses, seen.bounds, *(() if alone else look)]
+        told, (losses, bounds, *rest) = gather_kept(self.trainer, draw, rows, self._rows.there, bins.device)
         if not len(told.indices):
             return
         self._strategy.update(told, losses, bounds)
-        *numbers, labels, others = look
-        seen_by_all = Look(*numbers, labels.long(), others.long())
+        look = look.to(bins.device).to(torch.float64) if alone else torch.stack(rest)
         if self._strategy.record is not None:
-            self._strategy.record.add(told.indices, seen_by_all)
-        self._figures.add(told, seen_by_all)
+            self._strategy.record.add(told.indices, look)
+        self._figures.add(told, look)
 
     def end_batch(self) -> None:
         """Watch no longer; take back the weights; score what the strategy wants scored before the next draw."""
@@ -178,7 +177,7 @@ class Fit:
         weights = self.weights.of(draw)
         if weights is not None:
             figures |= {"weight_mean": float(weights.mean()), "weight_max": float(weights.max())}
-        return self._figures.present() | figures
+        return self._figures.log() | figures
 
     def summary(self) -> str | None:
         """What was drawn, in a few lines; None if nothing was, or nobody keeps a record."""

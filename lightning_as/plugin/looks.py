@@ -5,14 +5,15 @@ No forward pass is made for the latter: it takes the losses that are known, and 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
-from lightning_as.core.record import Look
-from lightning_as.losses import CrossEntropy, Margins, margins_of
+from lightning_as.core.record import BOUND, LABEL, LOSS, OTHER
+from lightning_as.losses import CrossEntropy, look_at
 from lightning_as.plugin.criterion import SampleLosses
 from lightning_as.plugin.rows import Rows
 
@@ -26,8 +27,8 @@ class Observation(NamedTuple):
     """The squared norm of the gradient of each loss, (B,); zeros if nobody reads them."""
     labels: Tensor | None
     """The targets, (B,) integers; None if they were not asked for, or are no class indices."""
-    look: Look
-    """What else is known of it, as far as that was at hand."""
+    look: Tensor
+    """All that is known of it, (6, B), see :data:`lightning_as.core.record.LOSS`."""
 
 
 class Looks:
@@ -43,8 +44,8 @@ class Looks:
 
     def of(
         self, losses: Tensor | None, bounds: Tensor | None, logits: Tensor | None, targets: object, size: int
-    ) -> Look:
-        """What is known of a batch.
+    ) -> Tensor:
+        """The look at a batch, see :data:`lightning_as.core.record.LOSS`, (6, B).
 
         Args:
             losses: Its losses, (B,); None if nobody has asked for them.
@@ -53,23 +54,22 @@ class Looks:
             targets: Its targets, if they are.
             size: B.
         """
-        margins, device = None, torch.device("cpu")
-        if logits is not None and targets is not None:
-            device = logits.device
-            if losses is None and self._fits and not self._losses.takes_batch:
+        look, loss = None, self._losses.loss
+        if logits is not None and targets is not None and not self._losses.takes_batch:
+            if losses is None and self._fits:
                 losses = self._try(logits, targets)
-            margins = None if self._losses.takes_batch else margins_of(self._losses.loss, logits, targets)
-        elif losses is not None:
-            device = losses.device
-        wide = torch.float32 if device.type == "mps" else torch.float64
-        unknown = torch.full((size,), torch.nan, dtype=wide, device=device)
-        if margins is None:
-            none = torch.full((size,), -1, dtype=torch.int64, device=device)
-            margins = Margins(none, none, unknown, unknown, unknown)
-        elif bounds is None and self._is_plain():
-            bounds = margins.bounds
-        losses, bounds = (unknown if part is None else part.detach() for part in (losses, bounds))
-        return Look(losses, bounds, margins.confidences, margins.margins, margins.labels, margins.others)
+            look = look_at(loss, logits, targets)
+        if look is None:
+            device = torch.device("cpu") if losses is None else losses.device
+            wide = torch.float32 if device.type == "mps" else torch.float64
+            look = torch.full((6, size), torch.nan, dtype=wide, device=device)
+        if losses is not None:
+            look[LOSS] = losses
+        if bounds is not None:
+            look[BOUND] = bounds
+        elif not _is_plain(loss):
+            look[BOUND] = torch.nan
+        return look
 
     def _try(self, logits: Tensor, targets: object) -> Tensor | None:
         """The losses, or None, now and from now on, if the loss is one of something else."""
@@ -79,15 +79,14 @@ class Looks:
             self._fits = False
             return None
 
-    def _is_plain(self) -> bool:
-        """Whether the gradient of the loss is that of the cross-entropy of the logits and labels alone."""
-        loss = self._losses.loss
-        return isinstance(loss, CrossEntropy) and not loss.label_smoothing and loss.class_weights is None
 
-
-def merged(look: Look, rows: Rows) -> Look:
+def merged(look: Tensor, rows: Rows) -> Tensor:
     """What is known of the samples, by what their rows have shown: the mean of numbers, the last row's class."""
     if rows.owners is None:
         return look
-    *numbers, labels, others = look
-    return Look(*(rows.merge(part) for part in numbers), *(rows.last(part) for part in (labels, others)))
+    return torch.stack([rows.last(part) if at in (LABEL, OTHER) else rows.merge(part) for at, part in enumerate(look)])
+
+
+def _is_plain(loss: Callable[..., Any]) -> bool:
+    """Whether the gradient of a loss is that of the cross-entropy of logits and labels alone."""
+    return isinstance(loss, CrossEntropy) and not loss.label_smoothing and loss.class_weights is None

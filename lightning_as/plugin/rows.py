@@ -53,13 +53,13 @@ class Rows(NamedTuple):
         return sums / counts.clamp(min=1)
 
     def last(self, of_rows: Tensor) -> Tensor:
-        """Of each sample's rows the last, (drawn,), of what is known of rows, (rows,); −1 for a sample without rows."""
+        """Of each sample's rows the last, (drawn,), of numbers, (rows,); NaN for a sample without rows."""
         if self.owners is None:
             return of_rows
         at = torch.full((self.drawn,), -1, dtype=torch.int64, device="cpu")
         at.scatter_reduce_(0, self.owners, torch.arange(len(self.owners), device="cpu"), "amax")
         at = at.to(of_rows.device)
-        return of_rows.index_select(0, at.clamp(min=0)).masked_fill(at < 0, -1)
+        return of_rows.index_select(0, at.clamp(min=0)).masked_fill(at < 0, torch.nan)
 
 
 def find_rows(batch: Any, drawn: int, kept: str | int | None) -> Rows:

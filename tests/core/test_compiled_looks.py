@@ -1,15 +1,16 @@
 """What the loops must refuse; that they are right is tested in test_record and losses/test_margins."""
 
+import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
-from lightning_as.core.record import Look, Record
-from tests.helpers.statistics import double
+from lightning_as.core import compiled_looks
+from lightning_as.core.record import Record
 
 
-def look(size: int) -> Look:
-    numbers, classes = double(*[0.5] * size), torch.zeros(size, dtype=torch.int64)
-    return Look(numbers, numbers, numbers, numbers, classes, classes)
+def look(size: int) -> Tensor:
+    return torch.full((6, size), 0.5, dtype=torch.float64)
 
 
 @pytest.mark.parametrize("index", [-1, 3, 10**6])
@@ -21,5 +22,7 @@ def test_an_instance_that_is_not_there_is_refused_before_anything_is_written(ind
 
 
 def test_numbers_that_do_not_go_together_are_refused():
-    with pytest.raises(ValueError, match="one number for each"):
-        Record(3, torch.device("cpu")).add(torch.tensor([0, 1]), look(2)._replace(margins=double(1)))
+    with pytest.raises(ValueError, match="six numbers for each instance"):
+        Record(3, torch.device("cpu")).add(torch.tensor([0, 1]), look(3))
+    with pytest.raises(ValueError, match="six numbers and a row of logits for each target"):
+        compiled_looks.look_at_logits(np.zeros((2, 4)), np.zeros(3, np.int64), -100, look(3).numpy())

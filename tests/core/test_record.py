@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_as.core.record import SMOOTHING, Look, Record
+from lightning_as.core.record import SMOOTHING, Record
 from tests.helpers.statistics import saved, seeded
 from tests.helpers.tiny import differences
 
@@ -13,7 +13,7 @@ SIZE, BATCH = 40, 24
 CPU = torch.device("cpu")
 
 
-def looks(batches: int) -> list[tuple[torch.Tensor, Look]]:
+def looks(batches: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Batches with instances that are drawn twice, and some numbers that are not known."""
     generator, found = seeded(3), []
     for _ in range(batches):
@@ -22,8 +22,9 @@ def looks(batches: int) -> list[tuple[torch.Tensor, Look]]:
         numbers[2] = numbers[2].sigmoid()
         unknown = torch.rand(4, BATCH, generator=generator) < 0.1
         numbers[unknown] = torch.tensor([math.nan, math.inf]).repeat(BATCH * 2)[: int(unknown.sum())].double()
-        labels = torch.where(torch.rand(BATCH, generator=generator) < 0.1, -1, indices % 3)
-        found.append((indices, Look(*numbers, labels, torch.randint(3, (BATCH,), generator=generator))))
+        labels = torch.where(torch.rand(BATCH, generator=generator) < 0.1, math.nan, (indices % 3).double())
+        others = torch.randint(3, (BATCH,), generator=generator).double()
+        found.append((indices, torch.cat([numbers, labels[None], others[None]])))
     return found
 
 
@@ -61,7 +62,7 @@ class Naive:
         }
 
 
-def naive(batches: list[tuple[torch.Tensor, Look]]) -> list[dict[str, float]]:
+def naive(batches: list[tuple[torch.Tensor, torch.Tensor]]) -> list[dict[str, float]]:
     rows = [Naive() for _ in range(SIZE)]
     for number, (indices, look) in enumerate(batches, 1):
         at = {index: place for place, index in enumerate(indices.tolist())}  # the last of each

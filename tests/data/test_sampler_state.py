@@ -20,13 +20,16 @@ TAGS = (torch.arange(96) % 4)[torch.randperm(96, generator=seeded())]
 EVERY = CATALOGUE | VARIANTS
 NOT_NEGATIVE = ("leaves", "probabilities", "weights", "accumulated")
 NO_INDICES = ("last", "counts")  # but numbers of batches
+MAY_BE_UNKNOWN = ("squares", "numbers")
 OPTIONAL = ("within", "weights", "constants", "features", "entropy", "reward")
 
 
 def trained(make: Callable[[], Strategy], batches: int) -> AdaptiveBatchSampler:
     """A sampler with two draws that are pending."""
     sampler = AdaptiveBatchSampler(Bins(TAGS), batch_size=16)
-    strategy = Driver(make(), sampler.bins).run(batches).strategy
+    strategy = make()
+    strategy.keep_record(True)
+    Driver(strategy, sampler.bins).run(batches)
     sampler.attach(strategy)
     batches_ahead = iter(sampler)
     next(batches_ahead), next(batches_ahead)
@@ -51,7 +54,7 @@ def damages(path: tuple[Any, ...], part: Any) -> list[Any]:
     if not part.numel() or path[0] in ("tags", "generator"):
         return others
     if part.is_floating_point():
-        values = [math.nan] * (name != "squares") + [-math.inf] + [-5.0] * (name in NOT_NEGATIVE)
+        values = [math.nan] * (name not in MAY_BE_UNKNOWN) + [-math.inf] + [-5.0] * (name in NOT_NEGATIVE)
     else:
         values = [] if part.dtype in (torch.bool, torch.uint8) else [-1] + [10**6] * (name not in NO_INDICES)
     for value in values:

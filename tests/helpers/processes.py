@@ -59,7 +59,8 @@ class Report(Callback):
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.found["batches"].append(tuple(batch))
-        self.found["states"].append(self.strategy.state_dict())
+        record = self.strategy.record
+        self.found["states"].append(self.strategy.state_dict() | {"record": record and record.state_dict()})
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         draws = [draw for draw, _, _ in self.strategy.told] if isinstance(self.strategy, Recording) else []

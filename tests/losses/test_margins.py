@@ -6,28 +6,29 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lightning_as.losses import BinaryCrossEntropy, Criterion, CrossEntropy, MeanSquaredError, margins_of
+from lightning_as.losses import BinaryCrossEntropy, Criterion, CrossEntropy, MeanSquaredError, look_at
 from tests.helpers.statistics import seeded
 
 
 def naive(logits: list[list[float]], labels: list[int]) -> list[list[float]]:
-    """From the definitions, sample by sample: label, other, margin, confidence, squared norm of the gradient."""
+    """From the definitions, sample by sample: squared norm of the gradient, confidence, margin, label, other."""
     rows = []
     for row, label in zip(logits, labels, strict=True):
         if not 0 <= label < len(row):
-            rows.append([-1, -1, *[math.nan] * 3])
+            rows.append([math.nan] * 5)
             continue
         others = {at: value for at, value in enumerate(row) if at != label}
         other = max(others, key=lambda at: others[at])
         shares = [math.exp(value) / sum(map(math.exp, row)) for value in row]
         squared = sum((share - (at == label)) ** 2 for at, share in enumerate(shares))
-        rows.append([label, other, row[label] - row[other], shares[label], squared])
+        rows.append([squared, shares[label], row[label] - row[other], label, other])
     return rows
 
 
-def check(found: Any, expected: list[list[float]]) -> None:
-    for part, column in zip(found, zip(*expected, strict=True), strict=True):
-        torch.testing.assert_close(part.double(), torch.tensor(column, dtype=torch.float64), equal_nan=True)
+def check(found: Tensor | None, expected: list[list[float]]) -> None:
+    assert found is not None
+    assert bool(found[0].isnan().all())
+    torch.testing.assert_close(found[1:], torch.tensor(expected, dtype=torch.float64).T, equal_nan=True)
 
 
 @pytest.mark.usefixtures("execution")
@@ -38,9 +39,9 @@ def test_of_classes_they_are_as_defined(dtype: torch.dtype, classes: int):
     labels = torch.randint(classes, (12,), generator=seeded(1))
     labels[3], labels[5] = -100, 1
     expected = naive(logits.double().tolist(), labels.tolist())
-    check(margins_of(CrossEntropy(), logits, labels), expected)
+    check(look_at(CrossEntropy(), logits, labels), expected)
     check(
-        margins_of(CrossEntropy(ignore_index=1), logits, labels[:, None].to(torch.int32)),
+        look_at(CrossEntropy(ignore_index=1), logits, labels[:, None].to(torch.int32)),
         naive(logits.double().tolist(), labels.masked_fill(labels == 1, -1).tolist()),
     )
 
@@ -53,10 +54,10 @@ def test_of_classes_they_are_as_defined(dtype: torch.dtype, classes: int):
 def test_of_one_logit_the_other_class_has_the_logit_zero(loss: Any):
     logits = torch.tensor([1.5, -2.0, 0.3, 0.7], dtype=torch.float64)
     for targets in (torch.tensor([1.0, 0.0, 0.0, 0.5]), torch.tensor([[1.0], [0.0], [0.0], [0.5]])):
-        found = margins_of(loss, logits[:, None], targets)
+        found = look_at(loss, logits[:, None], targets)
         expected = naive([[0.0, value] for value in logits.tolist()], [1, 0, 0, -1])
-        check(found, [[*row[:4], row[4] / 2] for row in expected])
-    assert margins_of(loss, logits[:, None], torch.tensor([True, False, True, True])) is not None
+        check(found, [[row[0] / 2, *row[1:]] for row in expected])
+    assert look_at(loss, logits[:, None], torch.tensor([True, False, True, True])) is not None
 
 
 @pytest.mark.parametrize(
@@ -70,4 +71,4 @@ def test_of_one_logit_the_other_class_has_the_logit_zero(loss: Any):
     ],
 )
 def test_where_no_sample_has_one_label_there_are_none(loss: Any, logits: Tensor, targets: Any):
-    assert margins_of(loss, logits, targets) is None
+    assert look_at(loss, logits, targets) is None

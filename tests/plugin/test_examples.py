@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from lightning_as import AdaptiveSamplingCallback, ClosenessSampling, GopalSampling, Uniform
 from lightning_as.plugin.examples import COLUMNS, check_path
-from tests.helpers.tiny import BATCH, EPOCH, Tiny, tiny_dataset, tiny_fit, tiny_trainer
+from tests.helpers.tiny import BATCH, EPOCH, tiny_dataset, tiny_fit
 
 pytestmark = pytest.mark.filterwarnings("ignore:::lightning")
 
@@ -21,7 +21,9 @@ def fitted(tmp_path: Path, strategy: Any = None, **ours: Any) -> tuple[AdaptiveS
     return next(one for one in fit.trainer.callbacks if isinstance(one, AdaptiveSamplingCallback)), fit
 
 
-@pytest.mark.parametrize("strategy", [ClosenessSampling(warm_up=0), Uniform(), GopalSampling()], ids=lambda one: type(one).__name__)
+@pytest.mark.parametrize(
+    "strategy", [ClosenessSampling(warm_up=0), Uniform(), GopalSampling()], ids=lambda one: type(one).__name__
+)
 def test_the_table_has_what_the_training_has_shown(tmp_path: Path, strategy: Any):
     """Also of a strategy that reads no losses, or nothing at all."""
     callback, fit = fitted(tmp_path, strategy)
@@ -72,41 +74,3 @@ def test_without_pandas_there_are_arrays_and_files_are_the_same(tmp_path: Path, 
         check_path(parquet)
     with path.open() as file:
         assert next(csv.reader(file)) == list(COLUMNS)
-
-
-@pytest.mark.parametrize(
-    ("path", "error", "message"),
-    [
-        ("examples.txt", ValueError, r"must end in \.csv or \.parquet"),
-        ("missing/examples.csv", OSError, "cannot be written"),
-        (".csv", ValueError, "must end in"),
-        (3, TypeError, "must be True, False or a path, got 3"),
-    ],
-)
-def test_a_file_that_cannot_be_written_is_refused_at_once(tmp_path: Path, path: Any, error: type, message: str):
-    with pytest.raises(error, match=message):
-        AdaptiveSamplingCallback(examples=str(tmp_path / path) if isinstance(path, str) else path)
-
-
-def test_before_training_and_without_a_record_there_is_no_table(tmp_path: Path):
-    for callback in (AdaptiveSamplingCallback(), fitted(tmp_path, examples=False)[0]):
-        with pytest.raises(RuntimeError, match=r"Nothing is known of the examples yet: .*examples=False"):
-            callback.examples()
-
-
-class Breaking(Tiny):
-    def training_step(self, batch: Any, batch_idx: int) -> Any:
-        if self.global_step == 4:
-            raise ValueError("a user's bug")
-        return super().training_step(batch, batch_idx)
-
-
-def test_a_fit_that_breaks_off_leaves_the_table_of_what_there_is_and_none_a_file(tmp_path: Path):
-    path = tmp_path / "examples.csv"
-    with pytest.raises(ValueError, match="a user's bug"):
-        tiny_fit(tmp_path, ClosenessSampling(), Breaking, ours={"examples": str(path)})
-    assert pandas.read_csv(path)["drawn"].sum() == 4 * BATCH
-    callback = AdaptiveSamplingCallback(logits_from="net", examples=str(tmp_path / "other.csv"))
-    with pytest.raises(Exception, match="cannot guide"):
-        tiny_trainer(tmp_path, callbacks=[callback]).fit(Tiny(), torch.utils.data.DataLoader(tiny_dataset(), BATCH))
-    assert not (tmp_path / "other.csv").exists()

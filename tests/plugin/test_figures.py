@@ -3,7 +3,6 @@ from torch import Tensor
 
 from lightning_as import Bins, ClosenessSampling, RHOLoss
 from lightning_as.core.draw import Draw
-from lightning_as.core.record import Look
 from lightning_as.plugin.figures import WINDOW, Figures, estimates
 from tests.helpers.statistics import double
 
@@ -13,10 +12,8 @@ LOSSES = double(2.0, 1.5, 0.1, 0.7, 0.02, 0.3)
 GRADIENTS = torch.tensor([[1.0, -1], [0.5, 0.2], [0.1, 0], [0.3, 0.3], [0, 0.02], [0.2, 0]], dtype=torch.float64)
 
 
-def look(losses: Tensor, bounds: Tensor) -> Look:
-    unknown = torch.full_like(losses, torch.nan)
-    none = torch.full(losses.shape, -1)
-    return Look(losses, bounds, unknown, unknown, none, none)
+def look(losses: Tensor, bounds: Tensor) -> Tensor:
+    return torch.stack([losses, bounds, *[torch.full_like(losses, torch.nan)] * 4])
 
 
 def test_the_estimates_are_those_of_the_data_by_enumeration():
@@ -47,7 +44,7 @@ def test_uniform_draws_have_no_gain_and_what_is_not_known_is_left_out():
 def test_they_are_of_the_last_batches():
     strategy = ClosenessSampling()
     figures = Figures(strategy)
-    assert figures.present() == {}
+    assert figures.log() == {}
     assert figures.summary() is None
     strategy.keep_record(True)
     strategy.start(Bins([0] * SIZE))
@@ -56,7 +53,7 @@ def test_they_are_of_the_last_batches():
         draw = Draw(drawn, torch.zeros(3, dtype=torch.int64), PROBABILITIES[drawn])
         figures.add(draw, look(losses, losses))
         strategy.record.add(drawn, look(losses, losses))
-    present = figures.present()
+    present = figures.log()
     torch.testing.assert_close(present["ess"], 1 / float(PROBABILITIES[drawn].mean()) / SIZE)
     weights = 1 / (SIZE * PROBABILITIES[drawn])
     torch.testing.assert_close(present["loss"], float((weights * double(1, 2, 3)).mean()))
@@ -66,7 +63,7 @@ def test_they_are_of_the_last_batches():
         "ClosenessSampling drew 153 times from 6 examples, in 51 batches: the most drawn example 102 times" in summary
     )
     assert "tenth 67% of the draws, and 66.7% of the examples never" in summary
-    assert f"had {present['gain']:.2g} times the squared gradient" in summary
+    assert f"had {present['gain']:.3g} times the squared gradient" in summary
 
 
 def test_a_selector_has_the_spread_of_its_candidates_alone():
@@ -75,4 +72,4 @@ def test_a_selector_has_the_spread_of_its_candidates_alone():
     figures = Figures(strategy)
     uniform = torch.full((3,), 1 / SIZE, dtype=torch.float64)
     figures.add(Draw(torch.arange(3), torch.zeros(3, dtype=torch.int64), uniform), look(uniform, uniform))
-    torch.testing.assert_close(figures.present(), {"ess": 1.0})
+    torch.testing.assert_close(figures.log(), {"ess": 1.0})

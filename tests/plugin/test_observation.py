@@ -74,7 +74,7 @@ def test_logits_are_returned_by_the_step_seen_by_the_hook_or_recomputed(logits_f
 def test_losses_and_bounds_are_those_of_the_functions_and_targets_that_are_named():
     logits, targets = normal(B, 1), (TARGETS % 2).float()
     for loss in (BinaryCrossEntropy(pos_weight=3.0), lambda z, y: (z[:, 0] - y).pow(4)):
-        losses, bounds, _ = observed(observer(per_sample_loss=loss), {"logits": logits}, (INPUTS, targets))
+        losses, bounds, *_ = observed(observer(per_sample_loss=loss), {"logits": logits}, (INPUTS, targets))
         expected = by_autograd(logits, targets, loss)
         torch.testing.assert_close((losses.double(), bounds.double()), expected, rtol=1e-5, atol=1e-6)
     own = normal(B, C).requires_grad_()
@@ -88,7 +88,7 @@ def test_losses_and_bounds_are_those_of_the_functions_and_targets_that_are_named
 
 def test_what_nobody_reads_is_zero_and_needs_nothing():
     loss_alone = observer(reads=frozenset({"losses"}))
-    losses, bounds, _ = observed(loss_alone, {"logits": normal(B, C), "losses": torch.ones(B)}, "no targets here")
+    losses, bounds, *_ = observed(loss_alone, {"logits": normal(B, C), "losses": torch.ones(B)}, "no targets here")
     assert (losses.tolist(), bounds.tolist()) == ([1.0] * B, [0.0] * B)
     nothing = observer(reads=frozenset())
     assert [row.tolist() for row in observed(nothing, None, "nothing here")[:2]] == [[0.0] * B] * 2

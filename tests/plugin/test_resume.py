@@ -41,6 +41,7 @@ def check(rest: Fitted, whole: Fitted, done: int) -> None:
     assert 0 < len(rest.strategy.indices()) == len(whole.strategy.indices()) - done
     assert rest.strategy.indices() == whole.strategy.indices()[done:]
     assert differences(rest.strategy.state_dict(), whole.strategy.state_dict()) == []
+    assert differences(rest.strategy.record.state_dict(), whole.strategy.record.state_dict()) == []
     assert differences(rest.module.state_dict(), whole.module.state_dict()) == []
     assert not [message for message in rest.messages if "resum" in message.lower() or "mid-epoch" in message]
 

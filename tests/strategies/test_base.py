@@ -9,7 +9,6 @@ from torch import Tensor
 
 from lightning_as.core.bins import Bins
 from lightning_as.core.draw import Draw
-from lightning_as.core.record import Look
 from lightning_as.strategies import BatchSelector, Scores, Selection
 from tests.helpers.statistics import double
 from tests.helpers.strategies import as_drawn, started
@@ -79,8 +78,7 @@ def test_on_a_copy_of_its_bins_it_goes_on_and_on_others_it_begins_anew():
     strategy = started(Last(), 5, 8, 4)
     strategy.keep_record(True)
     strategy.progress.step()
-    nothing = double(math.nan, math.nan)
-    strategy.record.add(torch.tensor([0, 1]), Look(*[nothing] * 4, *[torch.tensor([-1, -1])] * 2))
+    strategy.record.add(torch.tensor([0, 1]), torch.full((6, 2), math.nan, dtype=torch.float64))
     strategy.keep_record(True)  # which it does
     strategy.update(as_drawn(strategy, [0, 1]), double(math.nan, 1.0), double(1.0, 1.0))
     moved = copy.copy(strategy.bins)
