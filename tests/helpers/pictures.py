@@ -49,5 +49,5 @@ class PictureNet(Tiny):
         super().__init__(lr=0.05)
         self.net = nn.Sequential(nn.Flatten(), nn.Linear(300, 4))
 
-    def training_step(self, batch: Any, batch_idx: int) -> Any:
-        return super().training_step((batch[0].float() / 255, batch[1]), batch_idx)
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        return batch[0].float() / 255, batch[1]

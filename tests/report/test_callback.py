@@ -19,12 +19,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:::lightning")
 STEPS = SIZE // BATCH  # of an epoch
 
 
-@pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Spares the drawing, which takes longer than these fits."""
-    monkeypatch.setattr("lightning_as.report.page.as_svg", lambda figure, described: "<svg></svg>")
-
-
 def fit(tmp_path: Path, callbacks: tuple[Callback, ...] = (), make: Any = PictureNet, **options: Any) -> Fitted:
     """A fit with a report of pictures, which is at the end of the callbacks."""
     report = SamplingReport(tmp_path / "report.html")

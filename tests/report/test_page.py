@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from lightning_as import Bins, Uniform
-from lightning_as.core.record import Look
 from lightning_as.plugin.examples import columns_of
 from lightning_as.report.page import SHOWN, hardest, render, suspected
 from lightning_as.report.samples import View, view_of
@@ -30,10 +29,8 @@ def facts(logits: bool = True, classes: int = 4) -> Facts:
     for _ in range(3):
         indices = torch.from_numpy(draws.permutation(SIZE - UNSEEN))
         losses, shares, margins = (torch.from_numpy(draws.random(SIZE - UNSEEN)) for _ in range(3))
-        look = Look(losses, nan, shares, margins - 0.8, labels[indices], (labels[indices] + 1) % 4)
-        if not logits:
-            none = torch.full_like(look.labels, -1)
-            look = Look(losses, nan, nan, nan, none, none)
+        known = [shares, margins - 0.8, labels[indices], (labels[indices] + 1) % 4]
+        look = torch.stack([losses, nan, *(known if logits else [nan] * 4)])
         strategy.record.add(indices, look)
     series = Series()
     series.note(3, {"ess": 0.25, "gain": 1.75, "variance_ratio": 0.5, "loss": 0.123}, lambda: times_as_often(strategy))
@@ -53,6 +50,7 @@ def cards(text: str) -> list[list[tuple[int, str]]]:
     return [[(int(index), card) for index, card in one] for one in found]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_lists_are_those_of_the_table_and_each_example_has_its_numbers():
     given = facts()
     table = given.columns
@@ -71,6 +69,7 @@ def test_the_lists_are_those_of_the_table_and_each_example_has_its_numbers():
         assert f"or {names[table['other'][index]]}?" in card
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_head_has_the_figures_in_force():
     given = facts()
     told = dict(re.findall(r"<dt>(.*?)</dt><dd><b>(.*?)</b>", page(given, {})))
@@ -86,6 +85,7 @@ def test_the_head_has_the_figures_in_force():
     assert "Uniform(replacement=False)" in page(given, {})
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_texts_are_escaped_and_what_could_not_be_read_is_told():
     given = facts()
     first, second, third, *rest = given.hard
@@ -99,6 +99,7 @@ def test_texts_are_escaped_and_what_could_not_be_read_is_told():
     assert f"{left} were not read, since that took too long" in text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_without_pictures_texts_and_logits_the_page_says_so():
     given = facts(logits=False)
     text = page(given, dict.fromkeys(range(SIZE), View()))
