@@ -126,7 +126,7 @@ def draws_by_bin(columns: Columns, names: Sequence[str]) -> Any:
         order = np.append(order[: SHOWN // 2], order[-(SHOWN // 2) :])
     with _figure() as (figure, axes):
         bars = axes.barh([names[j] for j in order.tolist()], means[order], color=_ACCENT, height=0.7)
-        axes.bar_label(bars, [f"{mean:.3g}" for mean in means[order]], padding=3, color=_INK)
+        axes.bar_label(bars, [f"{mean:#.3g}".rstrip(".") for mean in means[order]], padding=3, color=_INK)
         axes.set_xlabel("draws per example")
         axes.margins(x=0.15)
         axes.grid(visible=False, axis="y")
