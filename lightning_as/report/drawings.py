@@ -74,7 +74,8 @@ def bins_in_time(series: Series, names: Sequence[str]) -> Any:
         for j in chosen:
             axes.plot(series.at, times[:, j], color=_COLOURS[int(j) % SHOWN], label=names[j], **_marks(series))
         axes.axhline(1, color=_QUIET, linewidth=1, linestyle=":")
-        axes.set(xlabel="batches", ylabel="times as often as uniformly", ylim=(0, 1.08 * max(1.0, times.max())))
+        axes.set(ylabel="times as often as uniformly", ylim=(0, 1.08 * max(1.0, times.max())))
+        _by_batches(axes, series)
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), handlelength=1, labelspacing=0.3)
     return figure
 
@@ -87,7 +88,8 @@ def in_time(series: Series, name: str, label: str, reference: float | None = Non
         axes.plot(np.array(series.at)[known], values[known], color=_ACCENT, **_marks(series))
         if reference is not None:
             axes.axhline(reference, color=_QUIET, linewidth=1, linestyle=":")
-        axes.set(xlabel="batches", ylabel=label, ylim=(0, 1.08 * max(values[known].max(), reference or 0.0, 1e-12)))
+        axes.set(ylabel=label, ylim=(0, 1.08 * max(values[known].max(), reference or 0.0, 1e-12)))
+        _by_batches(axes, series)
         if percent:
             _in_percent(axes.yaxis)
     return figure
@@ -144,9 +146,10 @@ def data_map(columns: Columns) -> Any:
     x, y = columns["variability"][known], columns["confidence"][known]
     right, forgotten = columns["learnt"][known] > columns["forgotten"][known], columns["forgotten"][known] > 0
     kinds = (right & ~forgotten, right & forgotten, ~right)
+    size = 5 if len(known) > 1000 else 16
     with _figure(height=3.3) as (figure, axes):
         for (name, colour), kind in zip(_STATES, kinds, strict=True):
-            axes.scatter(x[kind], y[kind], s=5, alpha=0.45, color=colour, linewidths=0, rasterized=True, label=name)
+            axes.scatter(x[kind], y[kind], s=size, alpha=0.45, color=colour, linewidths=0, rasterized=True, label=name)
         axes.set(xlabel="variability of that probability", ylabel="confidence: probability of the label")
         axes.set(xlim=(0, max(0.05, float(x.max()) * 1.05)), ylim=(-0.02, 1.02))
         keys = figure.legend(loc="outside upper center", ncols=3, handletextpad=0)
@@ -200,6 +203,11 @@ def _figure(height: float = _SIZE[1]) -> Iterator[tuple[Any, Any]]:
 def _marks(series: Series) -> dict[str, Any]:
     """How a line is drawn: of few points with a mark on each."""
     return {"linewidth": 1.6, "marker": "o" if len(series.at) < 10 else "", "markersize": 3}
+
+
+def _by_batches(axes: Any, series: Series) -> None:
+    axes.set(xlabel="batches", xlim=(0, 1.03 * series.at[-1]))
+    axes.xaxis.get_major_locator().set_params(integer=True)
 
 
 def _in_percent(*axes: Any) -> None:

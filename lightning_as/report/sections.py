@@ -117,7 +117,8 @@ def bin_names(facts: Facts, chosen: Sequence[int]) -> list[str]:
     labels = facts.strategy.bins.labels
     if labels is None:
         return [f"bin {j}" for j in chosen]
-    names = [f"label {label_name(float(labels[j]), facts.classes)}" for j in chosen]
+    names = [label_name(float(labels[j]), facts.classes) for j in chosen]
+    names = [f"label {name}" if name.isdecimal() else name for name in names]
     return [name if len(name) <= _LETTERS else name[: _LETTERS - 1] + "…" for name in names]
 
 
@@ -196,9 +197,9 @@ def _map(columns: Columns) -> Plot:
     forgotten = columns["forgotten"][known] > 0
     text = (
         "Each dot is an example: how sure the network was of its label, and how much that varied, over its last "
-        "visits. Top left is easy, right is ambiguous, and bottom left is hard: what is rare, and what is wrongly "
-        f"labelled. {in_percent(forgotten.mean())} were forgotten at least once: right, and then wrong; some of them "
-        "are right again."
+        "visits. Easy ones are at the top left, ambiguous ones on the right, hard ones at the bottom left: rare, or "
+        f"wrongly labelled. {in_percent(forgotten.mean())} were forgotten at least once: right, and then wrong; some "
+        "of them are right again."
     )
     if known.sum() > drawings.POINTS:
         text += f" Shown are {drawings.POINTS:,} of them, taken at random."

@@ -90,7 +90,7 @@ def test_bins_are_compared_with_uniform_draws_and_of_very_many_the_largest_are_w
 
 def test_bins_that_are_classes_have_their_names():
     given = facts(Uniform(), Bins.from_labels([3, 5, 5]))._replace(classes={5: "a name that is far too long"})
-    assert bin_names(given, [0, 1]) == ["label 3", "label 5 a name th…"]
+    assert bin_names(given, [0, 1]) == ["label 3", "5 a name that is …"]
     assert bin_names(facts(Uniform(), Bins([0, 1])), [1]) == ["bin 1"]
     assert [label_name(label, {1: "one"}) for label in (1.0, 2.0, float("nan"))] == ["1 one", "2", "not known"]
 
