@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 from tests.helpers.statistics import seeded
 from tests.helpers.tiny import Tiny
 
-NAMES = ["<i>zero</i>", "one & only", "$two$", "three"]
+NAMES = ["<i>zero</i>", "one & only", r"$\two$", "three"]
 SIZE, BATCH = 120, 10
 
 
