@@ -39,7 +39,6 @@ _VARIABLES = {_INK: "--ink", _QUIET: "--quiet", _GRID: "--line", _ACCENT: "--acc
 _IDS = re.compile(r' id="(?!m[0-9a-f]{10}|p[0-9a-f]{10}|image)[^"]*"')  # of what nothing points to
 _STYLE: Any = {
     "font.size": 10,
-    "text.parse_math": False,
     "svg.fonttype": "none",
     "text.color": _INK,
     "axes.labelcolor": _QUIET,
@@ -72,7 +71,7 @@ def bins_in_time(series: Series, names: Sequence[str]) -> Any:
         for j in set(range(len(names))) - set(chosen):
             axes.plot(series.at, times[:, j], color=_GRID, linewidth=0.8)
         for j in chosen:
-            axes.plot(series.at, times[:, j], color=_COLOURS[int(j) % SHOWN], label=names[j], **_marks(series))
+            axes.plot(series.at, times[:, j], color=_COLOURS[int(j) % SHOWN], label=_plain(names[j]), **_marks(series))
         axes.axhline(1, color=_QUIET, linewidth=1, linestyle=":")
         axes.set(ylabel="times as often as uniformly", ylim=(0, 1.08 * max(1.0, times.max())))
         _by_batches(axes, series)
@@ -127,7 +126,7 @@ def draws_by_bin(columns: Columns, names: Sequence[str]) -> Any:
     if len(order) > SHOWN:
         order = np.append(order[: SHOWN // 2], order[-(SHOWN // 2) :])
     with _figure() as (figure, axes):
-        bars = axes.barh([names[j] for j in order.tolist()], means[order], color=_ACCENT, height=0.7)
+        bars = axes.barh([_plain(names[j]) for j in order.tolist()], means[order], color=_ACCENT, height=0.7)
         axes.bar_label(bars, [f"{mean:#.3g}".rstrip(".") for mean in means[order]], padding=3, color=_INK)
         axes.set_xlabel("draws per example")
         axes.margins(x=0.15)
@@ -182,10 +181,12 @@ def as_svg(figure: Any, described: str) -> str:
 
 def as_picture(figure: Any) -> Any:
     """A PIL image of a figure, on white."""
+    import matplotlib
     from PIL import Image
 
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=150, facecolor="white")
+    with matplotlib.rc_context(_STYLE):
+        figure.savefig(file, format="png", dpi=150, facecolor="white")
     return Image.open(file)
 
 
@@ -203,6 +204,11 @@ def _figure(height: float = _SIZE[1]) -> Iterator[tuple[Any, Any]]:
 def _marks(series: Series) -> dict[str, Any]:
     """How a line is drawn: of few points with a mark on each."""
     return {"linewidth": 1.6, "marker": "o" if len(series.at) < 10 else "", "markersize": 3}
+
+
+def _plain(name: str) -> str:
+    """A name that is no formula, whatever is in it."""
+    return name.replace("$", r"\$")
 
 
 def _by_batches(axes: Any, series: Series) -> None:
