@@ -2,6 +2,7 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
+from lightning_as.comparison.compare import compare
 from lightning_as.core.bins import Bins
 from lightning_as.core.draw import Draw, importance_weights
 from lightning_as.data.batch_sampler import AdaptiveBatchSampler
@@ -91,6 +92,7 @@ __all__ = [
     "Uniform",
     "UpperBoundImportanceSampling",
     "__version__",
+    "compare",
     "hand_over",
     "importance_weights",
     "irreducible_losses",

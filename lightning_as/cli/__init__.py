@@ -6,6 +6,7 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import lightning
 import torch
@@ -22,6 +23,7 @@ from lightning_as.cli.arguments import (
     check_strategy,
     with_preset_paths,
 )
+from lightning_as.cli.compare import DESCRIPTION, add_arguments, check_strategies, compare_as_configured
 from lightning_as.data.dataloader import as_it_is
 from lightning_as.data.image_data import ImageDataModule
 from lightning_as.data.mnist import MNISTDataModule
@@ -34,10 +36,19 @@ from lightning_as.strategies import BatchSelector
 from lightning_as.strategies.cards import document, listing
 
 _DESCRIPTION = """Train with adaptive sampling. The subcommands below are those of LightningCLI; beside them there are
-`lightning-as strategies` (the sampling methods) and `irreducible-losses` (what RHOLoss needs), each with a --help of
-its own. `fit --config NAME` takes a file or a preset, and several of them, the later over the earlier; a name that is
-neither lists the presets. `fit --print_config` shows the whole configuration."""
+`lightning-as strategies` (the sampling methods), `compare` (whether one pays on your task) and `irreducible-losses`
+(what RHOLoss needs), each with a --help of its own. `fit --config NAME` takes a file or a preset, and several of them,
+the later over the earlier; a name that is neither lists the presets. `fit --print_config` shows the whole
+configuration."""
 
+_CLASSES: dict[str, Any] = {
+    "model_class": LightningModule,
+    "datamodule_class": LightningDataModule,
+    "subclass_mode_model": True,
+    "subclass_mode_data": True,
+    "seed_everything_default": 0,
+}
+_DEFAULTS = {"default_config_files": [str(PRESETS / f"{DEFAULT_PRESET}.yaml")]}
 _GONE_COMMANDS = {
     "experiment": "`python -m thesis run STUDY`, in a checkout of the repository,",
     "report": "`python -m thesis report`, in a checkout of the repository,",
@@ -77,6 +88,21 @@ class AdaptiveSamplingCLI(LightningCLI):
             _print_rows(summary(self.trainer, self.model, self.datamodule, seconds))
 
 
+class _CompareCLI(AdaptiveSamplingCLI):
+    """Parses what `fit` parses and what a comparison needs, and makes the parts of each run."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        add_arguments(parser)
+
+    def before_instantiate_classes(self) -> None:
+        """Leave out loggers, some of which begin a run of their service when they are made."""
+        self.config.trainer.logger = False
+        self.config.trainer.profiler = None
+
+    def instantiate_trainer(self, **kwargs: Any) -> Any:
+        """Make none: each run has one of its own."""
+
+
 def summary(
     trainer: Trainer, model: LightningModule, data: LightningDataModule, seconds: float
 ) -> list[tuple[str, str]]:
@@ -102,6 +128,7 @@ def summary(
 def main() -> None:
     """Run ``lightning-as`` with the arguments of the process."""
     commands = {
+        "compare": _compare,
         "strategies": _strategies,
         "irreducible-losses": _irreducible_losses,
     }
@@ -111,24 +138,32 @@ def main() -> None:
         return
     if command in _GONE_COMMANDS:
         sys.exit(f"lightning-as: `{command}` is gone: {_GONE_COMMANDS[command]} took its place.")
-    # LightningCLI reads them there, as do the processes that it may launch.
-    sys.argv[1:] = with_preset_paths(sys.argv[1:])
-    sys.path.insert(0, "")  # for a model or a DataModule of the user's in the working directory, as `python -m` has it
-    check_options(sys.argv[1:])  # before what is gone is taken for misspelt
-    check_names(sys.argv[1:], default=True)
-    default = str(PRESETS / f"{DEFAULT_PRESET}.yaml")
+    _prepare(sys.argv[1:])
     AdaptiveSamplingCLI(
-        model_class=LightningModule,
-        datamodule_class=LightningDataModule,
-        subclass_mode_model=True,
-        subclass_mode_data=True,
-        seed_everything_default=0,
+        **_CLASSES,
         save_config_kwargs={"overwrite": True},
         parser_kwargs={
             "description": _DESCRIPTION,
-            **{name: {"default_config_files": [default]} for name in ("fit", "validate", "test", "predict")},
+            **{name: _DEFAULTS for name in ("fit", "validate", "test", "predict")},
         },
     )
+
+
+def _prepare(arguments: Sequence[str]) -> None:
+    """Look at the arguments of a LightningCLI, and put them where it reads them."""
+    # So do the processes that it may launch.
+    sys.argv[1:] = with_preset_paths(arguments)
+    sys.path.insert(0, "")  # for a model or a DataModule of the user's in the working directory, as `python -m` has it
+    check_options(sys.argv[1:])  # before what is gone is taken for misspelt
+    check_names(sys.argv[1:], default=True)
+
+
+def _compare(arguments: Sequence[str]) -> None:
+    """The command ``lightning-as compare``."""
+    check_strategies(arguments)
+    _prepare(arguments)
+    parser = {"prog": "lightning-as compare", "description": DESCRIPTION, **_DEFAULTS}
+    compare_as_configured(_CompareCLI(**_CLASSES, save_config_callback=None, run=False, parser_kwargs=parser))
 
 
 def _strategies(arguments: Sequence[str]) -> None:

@@ -32,7 +32,7 @@ class Options(NamedTuple):
     other_data: OtherData
 
 
-def check_options(options: Options, strategy: Strategy) -> None:
+def check_options(options: Options) -> None:
     """Raise if an option is not what it must be.
 
     Raises:
@@ -41,11 +41,15 @@ def check_options(options: Options, strategy: Strategy) -> None:
     """
     check_functions(options.forward, options.per_sample_loss, options.gradient_bound, options.logits_from)
     check_choice("weights", options.weights, ("source", *get_args(Weighting)))
-    check_weighting(options.weights, strategy)
     check_attribute(options.weights_attribute)
     check_positive("weight_limit", options.weight_limit)
     check_share("weight_power", options.weight_power, with_one=True)
     check_choice("other_data", options.other_data, get_args(OtherData))
+
+
+def check_strategy(options: Options, strategy: Strategy) -> None:
+    """Raise a `ValueError` if options do not go with a strategy."""
+    check_weighting(options.weights, strategy)
     check_kept(options.kept, strategy)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lightning_as.core.draw import Weighting
 from lightning_as.data.batch_sampler import AdaptiveBatchSampler
-from lightning_as.plugin.arguments import Options, check_options
+from lightning_as.plugin.arguments import Options, check_options, check_strategy
 from lightning_as.plugin.criterion import PerSample
 from lightning_as.plugin.fit import Fit, begin
 from lightning_as.plugin.forward import Forward
@@ -125,8 +125,7 @@ class AdaptiveSamplingCallback(Recorded):
         super().__init__(examples)
         self._fit: Fit | None = None
         self._sampler: AdaptiveBatchSampler | None = None  # of the last fit, whose state a later one takes over
-        self.strategy = ClosenessSampling() if strategy is None else strategy
-        self._options = Options(
+        self.options = Options(
             logits_from,
             recompute,
             target_key,
@@ -141,7 +140,9 @@ class AdaptiveSamplingCallback(Recorded):
             compare_loss,
             other_data,
         )
-        check_options(self._options, self.strategy)
+        """What it was given, but for the strategy and the record."""
+        check_options(self.options)
+        self.strategy = ClosenessSampling() if strategy is None else strategy
         self._restored: dict[str, Any] | None = None  # a state that waits for the sampler that it belongs to
         self._waiting: dict[str, Any] | None = None  # what was restored before another stage than a fit
         self._unused: dict[str, Any] | None = None  # what was restored for one that then failed
@@ -160,6 +161,7 @@ class AdaptiveSamplingCallback(Recorded):
                 "The strategy of an AdaptiveSamplingCallback cannot be replaced amid a fit: set it before, or end the "
                 "fit and begin another one."
             )
+        check_strategy(self.options, strategy)
         self._strategy = strategy
         self._sampler = None  # whose state is that of the strategy before
 
@@ -178,7 +180,7 @@ class AdaptiveSamplingCallback(Recorded):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the parts to watch in the module, which by now has all its layers, but has not been compiled yet."""
         self._close()
-        self._fit = begin(trainer, pl_module, self.strategy, self._options)
+        self._fit = begin(trainer, pl_module, self.strategy, self.options)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Attach the strategy to the loader's sampler, and bring back its state if a fit is resumed."""

@@ -26,7 +26,8 @@ class Recorded(Callback):
 
     def __init__(self, examples: bool | str) -> None:
         self._recording = examples is not False
-        self._path: Path | None = None if isinstance(examples, bool) else check_path(examples)
+        self.examples_path: Path | None = None if isinstance(examples, bool) else check_path(examples)
+        """Where the table is written at the end of a fit; None for nowhere."""
 
     @property
     def keeps_record(self) -> bool:
@@ -49,11 +50,11 @@ class Recorded(Callback):
     def _begin_record(self) -> None:
         """Have the strategy keep the record; refuse a file that cannot be written by now."""
         self._strategy.keep_record(self._recording)
-        if self._path is not None:
-            check_path(self._path)
+        if self.examples_path is not None:
+            check_path(self.examples_path)
 
     def _write_examples(self) -> None:
         """Write the table, if that was asked for, and there is one."""
         record = self._strategy.record
-        if self._path is not None and record is not None and record.batches:
-            write(columns_of(self._strategy), self._path)
+        if self.examples_path is not None and record is not None and record.batches:
+            write(columns_of(self._strategy), self.examples_path)

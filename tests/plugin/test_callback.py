@@ -20,6 +20,7 @@ from lightning_as import (
     ClosenessSampling,
     GradientNormSampling,
     PrioritizedSampling,
+    RHOLoss,
     Uniform,
 )
 from lightning_as.plugin.figures import estimates
@@ -128,6 +129,13 @@ def test_arguments_out_of_range(arguments: dict[str, Any], error: type[Exception
     with pytest.raises(error, match=message):
         AdaptiveSamplingCallback(**arguments)
     assert isinstance(AdaptiveSamplingCallback(weight_power=1.0).strategy, ClosenessSampling)
+
+
+def test_a_strategy_that_does_not_go_with_the_options_cannot_be_set_later():
+    callback = AdaptiveSamplingCallback(kept="rows")
+    with pytest.raises(ValueError, match="`kept='rows'` does not go with RHOLoss"):
+        callback.strategy = RHOLoss(torch.zeros(4))
+    assert isinstance(callback.strategy, ClosenessSampling)
 
 
 @pytest.mark.parametrize(

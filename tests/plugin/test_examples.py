@@ -74,3 +74,8 @@ def test_without_pandas_there_are_arrays_and_files_are_the_same(tmp_path: Path, 
         check_path(parquet)
     with path.open() as file:
         assert next(csv.reader(file)) == list(COLUMNS)
+
+
+def test_the_columns_are_explained_in_the_docs():
+    page = (Path(__file__).parents[2] / "docs" / "watching.md").read_text()
+    assert "\n".join(f"| `{name}` | {meaning} |" for name, meaning in COLUMNS.items()) in page
