@@ -18,6 +18,7 @@ from lightning_as.models.residual import ResidualNetClassifier
 from lightning_as.plugin.callback import AdaptiveSamplingCallback
 from lightning_as.plugin.hand_over import hand_over
 from lightning_as.plugin.irreducible import irreducible_losses
+from lightning_as.report.callback import SamplingReport
 from lightning_as.strategies import (
     AdaptiveSampling,
     BatchSelector,
@@ -80,6 +81,7 @@ __all__ = [
     "RebinnedSampling",
     "RepeatedRandomSubset",
     "ResidualNetClassifier",
+    "SamplingReport",
     "Scores",
     "Selection",
     "SelectiveBackprop",

@@ -106,6 +106,12 @@ def test_a_score_that_changes_is_told_in_json_or_yaml(run: Any, tmp_path: Path, 
     run("fit", *QUICK, *UNKEPT, f"{FLAG}=AdaptiveSampling", f"{FLAG}.score={given}")
 
 
+def test_a_report_is_added_by_a_flag(run: Any, tmp_path: Path):
+    report = ["--trainer.callbacks+=SamplingReport", "--trainer.callbacks.path=page.html"]
+    run("fit", *QUICK, *UNKEPT, f"{FLAG}=GopalSampling", *report)
+    assert "What GopalSampling drew" in (tmp_path / "page.html").read_text()
+
+
 def test_the_presets_are_all_there():
     names = {card.preset for card in cards()} | {"default", "distance_weighted", "cifar10"}
     for optimizer, size in itertools.product(("adadelta", "adam"), (64, 256, 1024)):

@@ -30,6 +30,11 @@ class Recorded(Callback):
         self.examples_path: Path | None = None if isinstance(examples, bool) else check_path(examples)
         """Where the table is written at the end of a fit; None for nowhere."""
 
+    @property
+    def keeps_record(self) -> bool:
+        """Whether there is, or will be, something to tell of the examples."""
+        return self._recording
+
     def examples(self) -> Table:
         """What training has shown of each instance, one row of each in the data set's order, amid a fit or after it.
 

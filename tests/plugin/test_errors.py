@@ -2,10 +2,10 @@ import ast
 import re
 from pathlib import Path
 
-import lightning_as.plugin
+import lightning_as
 
-PLUGIN = Path(lightning_as.plugin.__file__).parent
-TABLE = PLUGIN.parents[1] / "docs" / "errors.md"
+PACKAGE = Path(lightning_as.__file__).parent
+TABLE = PACKAGE.parent / "docs" / "errors.md"
 
 
 def beginning(message: ast.expr) -> str:
@@ -18,7 +18,8 @@ def beginning(message: ast.expr) -> str:
 def test_every_wiring_error_of_the_plugin_is_in_the_table_and_nothing_else():
     words = {
         beginning(node.args[0])
-        for path in PLUGIN.glob("*.py")
+        for package in ("plugin", "report")
+        for path in (PACKAGE / package).glob("*.py")
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "MisconfigurationException"
     }
