@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from lightning_as import AdaptiveSamplingCallback, CIFAR10DataModule, cli
+from lightning_as import AdaptiveSampling, AdaptiveSamplingCallback, CIFAR10DataModule, cli
 from lightning_as.cli.arguments import presets
 from lightning_as.strategies.cards import cards
 
@@ -45,7 +45,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, mnist: Any, capsys: Any
 def settings(run: Callable[..., str], *arguments: str) -> tuple[Any, ...]:
     """Options of the callback and the strategy that a command would use; optimizer, batch size and epochs."""
     whole = yaml.safe_load(run("fit", *arguments, "--print_config"))
-    ((_, callback),) = (one.values() for one in whole["trainer"]["callbacks"])
+    (callback,) = (one["init_args"] for one in whole["trainer"]["callbacks"])
     of_all = (whole["model"]["init_args"]["optimizer"], whole["data"]["init_args"]["batch_size"])
     return callback, callback.pop("strategy"), (*of_all, whole["trainer"]["max_epochs"])
 
@@ -71,6 +71,22 @@ def test_without_a_preset_it_starts_what_python_starts(run: Any):
     defaults = inspect.signature(AdaptiveSamplingCallback).parameters
     assert callback == {name: defaults[name].default for name in defaults if name != "strategy"}
     assert of_all == ("adadelta", 256, 5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options"),
+    [
+        ([f"{FLAG}=AdaptiveSampling"], {}),
+        (
+            ["--config=closeness", "--config=thesis", f"{FLAG}.beta=7"],
+            {"floor": 0.0, "points": "independent", "beta": 7},
+        ),
+    ],
+)
+def test_a_strategy_in_the_default_s_place_keeps_none_of_its_options(run: Any, arguments: list[str], options: Any):
+    _, strategy, _ = settings(run, *arguments)
+    defaults = {name: one.default for name, one in inspect.signature(AdaptiveSampling).parameters.items()}
+    assert strategy == {"class_path": "lightning_as.AdaptiveSampling", "init_args": {**defaults, **options}}
 
 
 def test_presets_compose_and_flags_override_them(run: Any, tmp_path: Path):

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from lightning_as.cli.arguments import (
     DEFAULT_PRESET,
+    DEFAULT_STRATEGY,
     PRESETS,
     check_names,
     check_options,
@@ -24,6 +25,7 @@ from lightning_as.cli.arguments import (
     with_preset_paths,
 )
 from lightning_as.cli.compare import DESCRIPTION, add_arguments, check_strategies, compare_as_configured
+from lightning_as.cli.own_defaults import with_own_defaults
 from lightning_as.data.dataloader import as_it_is
 from lightning_as.data.image_data import ImageDataModule
 from lightning_as.data.mnist import MNISTDataModule
@@ -155,7 +157,9 @@ def _prepare(arguments: Sequence[str]) -> None:
     sys.argv[1:] = with_preset_paths(arguments)
     sys.path.insert(0, "")  # for a model or a DataModule of the user's in the working directory, as `python -m` has it
     check_options(sys.argv[1:])  # before what is gone is taken for misspelt
+    check_strategy(sys.argv[1:])
     check_names(sys.argv[1:], default=True)
+    sys.argv[1:] = with_own_defaults(sys.argv[1:], DEFAULT_STRATEGY)
 
 
 def _compare(arguments: Sequence[str]) -> None:

@@ -22,7 +22,8 @@ DEFAULT_PRESET = "default"
 
 
 _STRATEGY = "--trainer.callbacks.strategy"
-_DEFAULT_STRATEGY = "ClosenessSampling"
+DEFAULT_STRATEGY = "ClosenessSampling"
+"""What samples unless something else is named."""
 _GONE_PRESETS = {
     **{
         f"uniform_{setting}": f"`--config {setting} --config uniform`"
@@ -68,7 +69,7 @@ def check_options(arguments: Sequence[str]) -> None:
         option for option in _GONE_OPTIONS if strategy[-1] in _ADAPTIVE and _given(arguments, f"{_STRATEGY}.{option}")
     ]
     for _, name in _given(arguments, "--config", "-c"):
-        if _is_file(name):
+        if is_file(name):
             gone += _gone_options(_read(Path(name)))
     if gone:
         sys.exit(f"lightning-as: the option `{gone[0]}` is gone: {_GONE_OPTIONS[gone[0]]}.")
@@ -122,7 +123,7 @@ def check_names(arguments: Sequence[str], default: bool = False) -> None:
         _check_names(arguments, "--trainer.callbacks", "AdaptiveSamplingCallback")
     named = [name for _, name in _given(arguments, _STRATEGY) if name != "null"]
     if named or default or (ours and all(ours)):
-        _check_names(arguments, _STRATEGY, named[-1] if named else _DEFAULT_STRATEGY)
+        _check_names(arguments, _STRATEGY, named[-1] if named else DEFAULT_STRATEGY)
 
 
 def _check_names(arguments: Sequence[str], flag: str, class_path: str) -> None:
@@ -140,7 +141,7 @@ def _check_names(arguments: Sequence[str], flag: str, class_path: str) -> None:
         if given.startswith(f"{flag}.") and option not in (*parameters, "class_path", "init_args", "help"):
             nearest = get_close_matches(option, parameters, 1)
             hint = f"did you mean `{nearest[0]}`? It" if nearest else "it"
-            if name == _DEFAULT_STRATEGY and option in inspect.signature(AdaptiveSampling).parameters:
+            if name == DEFAULT_STRATEGY and option in inspect.signature(AdaptiveSampling).parameters:
                 hint = f"AdaptiveSampling has it, which `{_STRATEGY}=AdaptiveSampling` names. {name}"
             sys.exit(f"lightning-as: `{given}` is no option of {name}: {hint} has {', '.join(parameters) or 'none'}.")
 
@@ -156,7 +157,7 @@ def _given(arguments: Sequence[str], *flags: str) -> list[tuple[int, str]]:
 
 
 def _preset_path(name: str) -> str:
-    if _is_file(name) or ":" in name:  # a YAML text
+    if is_file(name) or ":" in name:  # a YAML text
         return name
     if name in _GONE_PRESETS:
         sys.exit(f"lightning-as: the preset `{name}` is gone: {_GONE_PRESETS[name]} took its place.")
@@ -167,7 +168,8 @@ def _preset_path(name: str) -> str:
     return str(PRESETS / f"{name}.yaml")
 
 
-def _is_file(name: str) -> bool:
+def is_file(name: str) -> bool:
+    """Whether a name is that of a file."""
     try:
         return Path(name).is_file()
     except OSError:  # a YAML text is too long for a name
