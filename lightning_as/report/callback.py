@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader
 
 from lightning_as.plugin.callback import AdaptiveSamplingCallback
-from lightning_as.plugin.examples import columns_of
+from lightning_as.plugin.examples import columns_of, known_of
 from lightning_as.plugin.wiring import logs_now
 from lightning_as.report.drawings import as_picture
 from lightning_as.report.page import hardest, render, suspected
@@ -138,7 +138,7 @@ class SamplingReport(Callback):
         loader = trainer.train_dataloader
         dataset = loader.dataset if isinstance(loader, DataLoader) else None
         columns = columns_of(strategy)
-        hard, suspects = hardest(columns), suspected(columns)
+        hard, suspects = hardest(columns), suspected(known_of(strategy))
         if isinstance(loader, DataLoader):
             self._read(loader, [*hard, *suspects])
         facts = Facts(strategy, columns, self._series, class_names(dataset), hard, suspects)

@@ -71,7 +71,9 @@ def bins_in_time(series: Series, names: Sequence[str]) -> Any:
         for j in set(range(len(names))) - set(chosen):
             axes.plot(series.at, times[:, j], color=_GRID, linewidth=0.8)
         for j in chosen:
-            axes.plot(series.at, times[:, j], color=_COLOURS[int(j) % SHOWN], label=_plain(names[j]), **_marks(series))
+            axes.plot(
+                series.at, times[:, j], color=_COLOURS[int(j) % SHOWN], label=_plain(names[int(j)]), **_marks(series)
+            )
         axes.axhline(1, color=_QUIET, linewidth=1, linestyle=":")
         axes.set(ylabel="times as often as uniformly", ylim=(0, 1.08 * max(1.0, times.max())))
         _by_batches(axes, series)
@@ -126,7 +128,7 @@ def draws_by_bin(columns: Columns, names: Sequence[str]) -> Any:
     if len(order) > SHOWN:
         order = np.append(order[: SHOWN // 2], order[-(SHOWN // 2) :])
     with _figure() as (figure, axes):
-        bars = axes.barh([_plain(names[j]) for j in order.tolist()], means[order], color=_ACCENT, height=0.7)
+        bars = axes.barh([_plain(names[int(j)]) for j in order], means[order], color=_ACCENT, height=0.7)
         axes.bar_label(bars, [f"{mean:#.3g}".rstrip(".") for mean in means[order]], padding=3, color=_INK)
         axes.set_xlabel("draws per example")
         axes.margins(x=0.15)

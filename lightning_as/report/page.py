@@ -10,6 +10,7 @@ from string import Template
 
 import numpy as np
 
+from lightning_as.plugin.suspects import suspects_of
 from lightning_as.report.drawings import Columns, as_svg
 from lightning_as.report.samples import View
 from lightning_as.report.sections import Facts, Plot, in_percent, label_name, options_of
@@ -24,9 +25,12 @@ def hardest(columns: Columns) -> list[int]:
     return _first(-columns["smoothed_loss"])
 
 
-def suspected(columns: Columns) -> list[int]:
-    """The examples whose labels look wrong, the most suspected first: another class was preferred on average."""
-    return _first(np.where(columns["margin"] < 0, columns["margin"], np.nan))
+def suspected(known: Columns) -> list[int]:
+    """The examples that :func:`suspects_of` suspects of all that is known, the most suspected first."""
+    if not np.isfinite(known["margin"]).any():
+        return []
+    table = suspects_of(known)
+    return table["index"][table["suspected"]][:SHOWN].tolist()
 
 
 def _first(ranked: np.ndarray) -> list[int]:
@@ -118,7 +122,7 @@ def _signed(number: float) -> str:
 def _none_suspected(columns: Columns) -> str:
     if not np.isfinite(columns["margin"]).any():
         return "Not known: the logits were not at hand, or the samples have no one label each."
-    return "None: no example had another class preferred to its label, on average over its visits."
+    return "None: no label stands out, and has another class preferred to it on average."
 
 
 def _reading(indices: Sequence[int], views: Mapping[int, View]) -> str:

@@ -70,7 +70,8 @@ def test_the_page_is_of_the_table_and_written_after_each_epoch_and_at_the_end(tm
     text, table = page(tmp_path), adaptive_of(fitted).examples()
     assert "Training has ended, after 3 epochs." in text
     hard = table.sort_values("smoothed_loss", ascending=False, kind="stable")["index"][:36].tolist()
-    doubted = table[table["margin"] < 0].sort_values("margin", kind="stable")["index"][:36].tolist()
+    suspects = adaptive_of(fitted).suspects()
+    doubted = suspects[suspects["suspected"]]["index"][:36].tolist()
     assert listed(text) == [hard, doubted]
     assert sum(index % 10 == 0 for index in doubted) >= 8  # the wrong labels
     assert text.count('<img src="data:image/png') == sum(map(len, listed(text)))

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from lightning_as import Bins, Uniform
-from lightning_as.plugin.examples import columns_of
+from lightning_as.plugin.examples import columns_of, known_of
+from lightning_as.plugin.suspects import suspects_of
 from lightning_as.report.page import SHOWN, hardest, render, suspected
 from lightning_as.report.samples import View, view_of
 from lightning_as.report.sections import Facts, plots, times_as_often
@@ -36,7 +37,7 @@ def facts(logits: bool = True, classes: int = 4) -> Facts:
     series.note(3, {"ess": 0.25, "gain": 1.75, "variance_ratio": 0.5, "loss": 0.123}, lambda: times_as_often(strategy))
     columns = columns_of(strategy)
     names = {0: "<b>zero</b>", 1: "one & only"}
-    return Facts(strategy, columns, series, names, hardest(columns), suspected(columns))
+    return Facts(strategy, columns, series, names, hardest(columns), suspected(known_of(strategy)))
 
 
 def page(given: Facts, views: Any) -> str:
@@ -53,11 +54,12 @@ def cards(text: str) -> list[list[tuple[int, str]]]:
 @pytest.mark.usefixtures("undrawn")
 def test_the_lists_are_those_of_the_table_and_each_example_has_its_numbers():
     given = facts()
-    table = given.columns
-    losses, margins = table["smoothed_loss"].tolist(), table["margin"].tolist()
+    table, ranked = given.columns, suspects_of(known_of(given.strategy))
+    losses = table["smoothed_loss"].tolist()
     seen = range(SIZE - UNSEEN)
     hard = sorted(seen, key=lambda index: -losses[index])[:SHOWN]
-    doubted = sorted((index for index in seen if margins[index] < 0), key=lambda index: margins[index])[:SHOWN]
+    doubted = ranked["index"][ranked["suspected"]][:SHOWN].tolist()
+    assert len(doubted) > 9
     found = cards(page(given, {}))
     assert [[index for index, _ in one] for one in found] == [hard, doubted]
     for index, card in found[0] + found[1]:
