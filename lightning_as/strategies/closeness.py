@@ -41,7 +41,7 @@ a pass for the ranks. 32 bytes of memory per instance, 40 if it goes by gradient
 
 Verified: The distribution and h against a transcription of the above; gains and losses by `benchmarks/budget.py`.
 
-When to use it: Labelled data of any kind, clean or dirty, where the accuracy after a given time counts.
+When to use it: Labelled data of any kind, where the accuracy after a given time counts; your learning rate stays.
 
 When not: The loss is of a scale at which exp(−loss) is 0 or 1 for all; what is rare is to stay so (`smallest_bin=0`).
 """
