@@ -6,7 +6,7 @@ bound of its gradient, and with w = 1 / (N r):
 - ``adaptive/loss``, the mean of w l: an unbiased estimate of the mean loss of the data, at the parameters of these
   batches. The loss of what was drawn alone is larger by design, the more so the better hard examples are found.
 - ``adaptive/gain``, Σ b / Σ w b: how many times the squared gradient of an instance that was drawn is that of one drawn
-  uniformly, which the same batch tells. 1 is uniform sampling; what all know already is not drawn where it is above.
+  uniformly, which the same batch tells. 1 is uniform sampling; above it less is drawn of what is known already.
 - ``adaptive/variance_ratio``, Σ w² b / Σ w b: the second moment of the gradient estimate with the weights w over that
   of uniform sampling, of one draw. Below 1 weighted steps have less noise than uniform ones, above more; of a training
   without weights it says how far the draws are from those that suit weights. Cf. Kutsuna, arXiv 2501.13296 (2025).
