@@ -217,8 +217,8 @@ def cross_validated(run: Run, data: Data, wrong: np.ndarray, options: argparse.N
 
 def judged_by_cleanlab(probabilities: np.ndarray, labels: np.ndarray, wrong: np.ndarray) -> list[Row]:
     """How well its scores and filters find what is wrong by out-of-sample probabilities, (N, C)."""
-    from cleanlab.filter import find_label_issues  # late: not all have it
-    from cleanlab.rank import get_label_quality_scores
+    from cleanlab.filter import find_label_issues  # late: not all have it  # pyright: ignore[reportMissingImports]
+    from cleanlab.rank import get_label_quality_scores  # pyright: ignore[reportMissingImports]
 
     rows = list[Row]()
     for name, adjusted in [*product(QUALITIES[:2], (False, True)), (QUALITIES[2], False)]:
