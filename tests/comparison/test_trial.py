@@ -180,6 +180,15 @@ def test_what_cannot_be_compared_is_found_by_the_try_out():
         run_one(Setting(Tiny, wrapped, CPU), limit_train_batches=0)
 
 
+@pytest.fixture
+def heard() -> Iterator[None]:
+    """Python's own answer to an interruption, which it has not where it was started in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heard")
 def test_an_interruption_is_one_and_the_next_is_heard():
     class Interrupted(Tiny):
         def on_train_batch_end(self, *_: Any) -> None:
