@@ -21,10 +21,8 @@ import argparse
 import csv
 import json
 import os
-import statistics
 import sys
 import time
-from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from importlib.util import find_spec
 from itertools import product
@@ -45,6 +43,8 @@ from benchmarks.budgets.rivals import UNIFORM, make
 from benchmarks.budgets.table import append, version
 from benchmarks.budgets.tasks import TASKS
 from benchmarks.budgets.training import fit, prepare
+from benchmarks.wrong_labels.report import figures, markdown, summed
+from benchmarks.wrong_labels.scores import Row, judged, judged_by_cleanlab
 from lightning_as import AdaptiveSamplingCallback, ConvNetClassifier, MNISTDataModule
 from lightning_as.plugin.examples import known_of
 
@@ -53,15 +53,10 @@ FIELDS = (
     "recall", "seconds", "version",
 )  # fmt: skip
 METHODS = ("ClosenessSampling", "Uniform", "AdaptiveSampling", "cleanlab")
-SCORES = {"margin": -1, "late_margin": -1, "confidence": -1, "smoothed_loss": 1, "loss": 1}
-"""What is known of the examples, with the sign by which larger ones speak against the label."""
-QUALITIES = ("self_confidence", "normalized_margin", "confidence_weighted_entropy")
-FILTERS = ("prune_by_noise_rate", "prune_by_class", "both", "confident_learning", "predicted_neq_given")
 FOLDS = 3
 _HELD_OUT_BATCH = 500
 _CIFAR, _IMAGES = "cifar10n-worse", 15_000
 _CACHE = Path.home() / ".cache" / "lightning_as_budget"
-Row = dict[str, object]
 
 
 class OnMNIST(NamedTuple):
@@ -112,43 +107,6 @@ class Judge(Callback):
         common = {"epoch": trainer.current_epoch + 1, "seconds": f"{paused - self._start - self._aside:.1f}"}
         self.rows += [{**common, **row} for row in judged(known, score, flagged, self.labels, self.wrong)]
         self._aside += time.process_time() - paused
-
-
-def judged(
-    known: Mapping[str, np.ndarray], score: np.ndarray, flagged: np.ndarray, labels: np.ndarray, wrong: np.ndarray
-) -> list[Row]:
-    """How well each score and rule finds what is wrong: of `suspects()`, of single columns, of margins below 0."""
-    margin = known["margin"]
-    scores = {name: sign * known[name] for name, sign in SCORES.items()}
-    scores["margin_in_class"] = -standardised(margin, labels)
-    ours: Row = {"score": "suspects", **ranked(score, wrong), **found(flagged, wrong)}
-    others: list[Row] = [{"score": name, **ranked(each, wrong)} for name, each in scores.items()]
-    return [ours, *others, {"score": "margin_below_0", **found(margin < 0, wrong)}]
-
-
-def average_precision(score: np.ndarray, wrong: np.ndarray) -> float:
-    """The mean, over the wrong ones, of the precision of all down to them; unknown scores are the last."""
-    hits = wrong[np.argsort(-np.nan_to_num(score, nan=-np.inf), kind="stable")]
-    return float((np.cumsum(hits) / np.arange(1, len(hits) + 1))[hits].mean())
-
-
-def ranked(score: np.ndarray, wrong: np.ndarray) -> Row:
-    return {"average_precision": f"{average_precision(score, wrong):.4f}"}
-
-
-def found(flagged: np.ndarray, wrong: np.ndarray) -> Row:
-    both = (flagged & wrong).sum()
-    shares = {"suspected": flagged.mean(), "precision": both / max(flagged.sum(), 1), "recall": both / wrong.sum()}
-    return {name: f"{share:.4f}" for name, share in shares.items()}
-
-
-def standardised(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """The values, with the mean 0 and the deviation 1 in each class."""
-    made = values.astype(np.float64)
-    for label in np.unique(labels):
-        own = values[labels == label]
-        made[labels == label] = (own - np.nanmean(own)) / np.nanstd(own)
-    return made
 
 
 def measure(run: Run, options: argparse.Namespace) -> list[Row]:
@@ -215,21 +173,6 @@ def cross_validated(run: Run, data: Data, wrong: np.ndarray, options: argparse.N
     return [{**common, **row} for row in judged_by_cleanlab(probabilities, data.labels.numpy(), wrong)]
 
 
-def judged_by_cleanlab(probabilities: np.ndarray, labels: np.ndarray, wrong: np.ndarray) -> list[Row]:
-    """How well its scores and filters find what is wrong by out-of-sample probabilities, (N, C)."""
-    from cleanlab.filter import find_label_issues  # late: not all have it  # pyright: ignore[reportMissingImports]
-    from cleanlab.rank import get_label_quality_scores  # pyright: ignore[reportMissingImports]
-
-    rows = list[Row]()
-    for name, adjusted in [*product(QUALITIES[:2], (False, True)), (QUALITIES[2], False)]:
-        quality = get_label_quality_scores(labels, probabilities, method=name, adjust_pred_probs=adjusted)
-        rows.append({"score": name + "_adjusted" * adjusted, **ranked(-quality, wrong)})
-    for name in FILTERS:
-        flagged = find_label_issues(labels, probabilities, filter_by=name, n_jobs=1)  # pyright: ignore[reportArgumentType]
-        rows.append({"score": name, **found(np.asarray(flagged), wrong)})
-    return rows
-
-
 def out_of_sample(data: Data, seed: int, options: argparse.Namespace) -> np.ndarray:
     """(N, C): of each example by a network that was trained on the folds that it is not in."""
     order = np.random.default_rng(seed).permutation(len(data.labels))
@@ -274,68 +217,6 @@ def has_cleanlab() -> bool:
         print("cleanlab is not installed, and left out: `pip install cleanlab`.", flush=True)
         return False
     return True
-
-
-Key = tuple[str, str, str, int]
-
-
-def summed(rows: Sequence[Mapping[str, object]]) -> dict[Key, dict[str, float]]:
-    """The means over the seeds of what is known, by set, method, score and epoch."""
-    groups: dict[Key, list[Mapping[str, object]]] = {}
-    for row in rows:
-        key = str(row["set"]), str(row["method"]), str(row["score"]), int(str(row["epoch"]))
-        groups.setdefault(key, []).append(row)
-    names = ("average_precision", "suspected", "precision", "recall", "wrong", "seconds")
-    return {
-        key: {
-            "seeds": float(len(group)),
-            **{name: statistics.mean(float(str(row[name])) for row in group) for name in names if group[0][name] != ""},
-        }
-        for key, group in groups.items()
-    }
-
-
-def markdown(found: Mapping[Key, Mapping[str, float]]) -> str:
-    """A table of each set at the last epoch of each method, and one of the ranking after each epoch."""
-    lines = ["# Suspected wrong labels", "", "Made by `python benchmarks/suspects.py --report`; means over the seeds."]
-    for name in dict.fromkeys(key[0] for key in found):
-        own = {key[1:]: value for key, value in found.items() if key[0] == name}
-        last = {method: max(epoch for other, _, epoch in own if other == method) for method, _, _ in own}
-        wrong = next(iter(own.values()))["wrong"]
-        lines += [
-            "",
-            f"## {name}: {wrong:.1%} are wrong",
-            "",
-            "| method | epochs | seeds | processor s | score or rule ",
-        ]
-        lines[-1] += "| average precision | suspected | precision | recall |"
-        lines.append("|---|---|---|---|---|---|---|---|---|")
-        for (method, score, epoch), value in own.items():
-            if epoch == last[method]:
-                figures = [value.get(each) for each in ("average_precision", "suspected", "precision", "recall")]
-                cells = ["" if figure is None else f"{figure:.3f}" for figure in figures]
-                start = [method, str(epoch), f"{value['seeds']:.0f}", f"{value['seconds']:.0f}", score]
-                lines.append(f"| {' | '.join(start + cells)} |")
-        epochs = sorted({epoch for _, score, epoch in own if score == "suspects"})
-        lines += ["", "Average precision of `suspects()` after each epoch:", ""]
-        lines += ["| method | " + " | ".join(map(str, epochs)) + " |", "|---" * (len(epochs) + 1) + "|"]
-        for method in dict.fromkeys(method for method, score, _ in own if score == "suspects"):
-            values = [own.get((method, "suspects", epoch), {}).get("average_precision") for epoch in epochs]
-            lines.append(f"| {method} | " + " | ".join("" if one is None else f"{one:.3f}" for one in values) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def figures(found: Mapping[Key, Mapping[str, float]]) -> dict[str, float]:
-    """Of each set and method, at its last epoch: the ranking, and what is suspected; the best of cleanlab's."""
-    made = dict[str, float]()
-    for name, method, _, _ in found:
-        last = max(epoch for first, other, _, epoch in found if (first, other) == (name, method))
-        own = {key[2]: value for key, value in found.items() if key[:2] == (name, method) and key[3] == last}
-        chosen = own.values() if method == "cleanlab" else [own["suspects"]]
-        made[f"{name}/{method}/average_precision"] = max(one.get("average_precision", 0.0) for one in chosen)
-        if method != "cleanlab":
-            made |= {f"{name}/{method}/{each}": own["suspects"][each] for each in ("precision", "recall", "suspected")}
-    return {key: round(value, 4) for key, value in made.items()}
 
 
 def parsed() -> argparse.Namespace:

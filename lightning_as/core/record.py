@@ -26,7 +26,6 @@ SMOOTHING = 0.7
 _VARIANCE = 3  # in a row of numbers
 _DRAWN, _LAST, _LOOKS = range(3)  # in a row of counts
 
-
 LOSS, BOUND, CONFIDENCE, MARGIN, LABEL, OTHER = range(6)
 """The rows of a look at a batch, (6, B) float64 with NaN for what is not known: the loss; the squared norm of its
 gradient with respect to the logits; the probability of the label; its logit minus the largest other one; the label; the
@@ -56,7 +55,6 @@ class Record(Viewing):
         moved.load_state_dict(self.state_dict())
         return moved
 
-    @torch.inference_mode()
     def add(self, indices: Tensor, look: Tensor) -> None:
         """Note a batch that was trained on: its instances, (B,) int64, and the look at them, (6, B) float64. O(B)."""
         self.batches += 1
@@ -64,7 +62,11 @@ class Record(Viewing):
             own = self.views(self._numbers, self._counts)
             arrays = indices.contiguous().numpy(), look.numpy()
             compiled.note_looks(*own, self.batches, *arrays, SMOOTHING, self._weight)
-            return
+        else:
+            self._add_in_torch(indices, look)
+
+    @torch.inference_mode()
+    def _add_in_torch(self, indices: Tensor, look: Tensor) -> None:
         look = look.index_select(1, last_occurrence(indices))
         numbers, counts = (table.index_select(0, indices) for table in (self._numbers, self._counts))
         self._numbers.index_copy_(0, indices, self._moved(numbers, counts, look))

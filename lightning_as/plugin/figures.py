@@ -71,10 +71,9 @@ class Figures:
             return None
         drawn = record.columns()["drawn"]
         size, draws = len(drawn), int(drawn.sum())
-        tenth = int(drawn.sort(descending=True).values[: math.ceil(size / 10)].sum())
         lines = [
             f"{type(self._strategy).__name__} drew {draws:,} times from {size:,} examples, in {record.batches:,} "
-            f"batches: the most drawn example {int(drawn.max())} times, the most drawn tenth {tenth / draws:.0%} of "
+            f"batches: the most drawn example {int(drawn.max())} times, the most drawn tenth {top_share(drawn):.0%} of "
             f"the draws, and {int((drawn == 0).sum()) / size:.1%} of the examples never."
         ]
         if self._times:
@@ -84,6 +83,12 @@ class Figures:
                 f"over effectively {spread:.0%} of the examples."
             )
         return "\n".join([*lines, "Example by example: `callback.examples()`."])
+
+
+def top_share(drawn: Tensor) -> float:
+    """The share of all draws that the most drawn tenth of the examples has, of the times each was drawn, (N,)."""
+    most = drawn.sort(descending=True).values[: math.ceil(len(drawn) / 10)]
+    return int(most.sum()) / max(int(drawn.sum()), 1)
 
 
 def estimates(probabilities: Tensor, losses: Tensor, bounds: Tensor, size: int) -> dict[str, float]:

@@ -58,13 +58,13 @@ class Looks:
         if logits is not None and targets is not None and not self._losses.takes_batch:
             if losses is None and self._fits:
                 losses = self._try(logits, targets)
-            look = look_at(loss, logits, targets)
+            look = look_at(loss, logits, targets, losses)
         if look is None:
             device = torch.device("cpu") if losses is None else losses.device
             wide = torch.float32 if device.type == "mps" else torch.float64
             look = torch.full((6, size), torch.nan, dtype=wide, device=device)
-        if losses is not None:
-            look[LOSS] = losses
+            if losses is not None:
+                look[LOSS] = losses
         if bounds is not None:
             look[BOUND] = bounds
         elif not _is_plain(loss):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lightning.pytorch import Callback
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from lightning_as.plugin.examples import Table, as_table, check_path, columns_of, known_of, write
 from lightning_as.plugin.suspects import suspects_of
@@ -26,14 +27,10 @@ class Recorded(Callback):
     _strategy: Strategy
 
     def __init__(self, examples: bool | str) -> None:
-        self._recording = examples is not False
+        self.keeps_record = examples is not False
+        """Whether there is, or will be, something to tell of the examples."""
         self.examples_path: Path | None = None if isinstance(examples, bool) else check_path(examples)
         """Where the table is written at the end of a fit; None for nowhere."""
-
-    @property
-    def keeps_record(self) -> bool:
-        """Whether there is, or will be, something to tell of the examples."""
-        return self._recording
 
     def examples(self) -> Table:
         """What training has shown of each instance, one row of each in the data set's order, amid a fit or after it.
@@ -67,12 +64,16 @@ class Recorded(Callback):
 
     def _begin_record(self) -> None:
         """Have the strategy keep the record; refuse a file that cannot be written by now."""
-        self._strategy.keep_record(self._recording)
+        self._strategy.keep_record(self.keeps_record)
         if self.examples_path is not None:
             check_path(self.examples_path)
 
     def _write_examples(self) -> None:
-        """Write the table, if that was asked for, and there is one."""
+        """Write the table, if that was asked for, and there is one. A full disk, say, ends no training."""
         record = self._strategy.record
-        if self.examples_path is not None and record is not None and record.batches:
+        if self.examples_path is None or record is None or not record.batches:
+            return
+        try:
             write(columns_of(self._strategy), self.examples_path)
+        except OSError as error:
+            rank_zero_warn(f"The table of the examples could not be written: {error}. `callback.examples()` has it.")

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_as.plugin.figures import top_share
 from lightning_as.report import drawings
 from lightning_as.report.drawings import Columns
 from lightning_as.report.series import Series
@@ -159,7 +160,7 @@ def _in_time(series: Series) -> list[Plot]:
 def _lorenz(columns: Columns) -> Plot:
     drawn = columns["drawn"]
     text = (
-        f"The most drawn tenth of the examples has {top_share(drawn):.0%} of all draws, and "
+        f"The most drawn tenth of the examples has {top_share(torch.from_numpy(drawn)):.0%} of all draws, and "
         f"{in_percent((drawn == 0).mean())} of the examples were never drawn. On the dotted diagonal all are drawn "
         "alike; the further below it, the fewer have most of the draws (a Lorenz curve)."
     )
@@ -169,12 +170,6 @@ def _lorenz(columns: Columns) -> Plot:
 def in_percent(share: float) -> str:
     """A share to a tenth of a percent; what is less, but not nothing, as such."""
     return "<0.1%" if 0 < share < 0.0005 else f"{share:.1%}"
-
-
-def top_share(drawn: np.ndarray) -> float:
-    """The share of all draws that the most drawn tenth of the examples has."""
-    most = np.sort(drawn)[::-1][: -(-len(drawn) // 10)]
-    return float(most.sum() / max(drawn.sum(), 1))
 
 
 def _draws(facts: Facts) -> Plot:

@@ -38,8 +38,9 @@ so that which of the readings its figures come from could not be verified. Annex
 draw, which overflows within a window; ``sum_over_q`` divides each Ĝ. ``robust`` is this package's: its options are
 judgement, not tuned.
 
-When to use it: Most instances are soon easy, labels are clean, and a low training loss matters. Its gradients are up to
-1.6 times as large as uniform sampling's: try half the learning rate, with momentum a quarter.
+When to use it: Most instances are soon easy, labels are clean, and a low training loss matters. Its gradients are 1.2
+to 1.7 times as large as uniform sampling's: its best learning rate was the same or half by Adam, half or a quarter by
+momentum.
 
 When not: Noisy labels are drawn again and again; a module whose loss must stay the uniform mean.
 """

@@ -3,7 +3,7 @@ from torch import Tensor
 
 from lightning_as import Bins, ClosenessSampling, RHOLoss
 from lightning_as.core.draw import Draw
-from lightning_as.plugin.figures import WINDOW, Figures, estimates
+from lightning_as.plugin.figures import WINDOW, Figures, estimates, top_share
 from tests.helpers.statistics import double
 
 SIZE = 6
@@ -73,3 +73,9 @@ def test_a_selector_has_the_spread_of_its_candidates_alone():
     uniform = torch.full((3,), 1 / SIZE, dtype=torch.float64)
     figures.add(Draw(torch.arange(3), torch.zeros(3, dtype=torch.int64), uniform), look(uniform, uniform))
     torch.testing.assert_close(figures.log(), {"ess": 1.0})
+
+
+def test_the_share_of_the_most_drawn_tenth_is_rounded_up():
+    assert top_share(torch.tensor([1, 2, 3, 4])) == 0.4
+    assert top_share(torch.tensor([0] * 10 + [5, 15])) == 1.0
+    assert top_share(torch.zeros(3)) == 0.0

@@ -1,5 +1,6 @@
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pandas
 import pytest
@@ -48,3 +49,10 @@ def test_a_fit_that_breaks_off_leaves_the_table_of_what_there_is_and_none_a_file
     with pytest.raises(Exception, match="cannot guide"):
         tiny_trainer(tmp_path, callbacks=[callback]).fit(Tiny(), torch.utils.data.DataLoader(tiny_dataset(), BATCH))
     assert not (tmp_path / "other.csv").exists()
+
+
+def test_a_table_that_can_no_longer_be_written_ends_no_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("lightning_as.plugin.recorded.write", Mock(side_effect=OSError("the disk is full")))
+    callback, fit = fitted(tmp_path, examples=str(tmp_path / "examples.csv"))
+    assert any("could not be written: the disk is full. `callback.examples()`" in said for said in fit.messages)
+    assert len(callback.examples()) == len(tiny_dataset())

@@ -14,7 +14,6 @@ from lightning_as.report.sections import (
     options_of,
     plots,
     times_as_often,
-    top_share,
     watched,
 )
 from lightning_as.report.series import Series
@@ -57,12 +56,6 @@ def test_the_sentences_have_the_table_s_numbers():
     assert "100.0% were forgotten" in told["data_map"]
     selector = RHOLoss(torch.zeros(4))
     assert "of the candidates" in {plot.key: plot.text for plot in plots(facts(selector, Bins([0, 1, 1, 0])))}["bins"]
-
-
-def test_the_share_of_the_most_drawn_tenth_is_rounded_up():
-    assert top_share(np.array([1, 2, 3, 4])) == 0.4
-    assert top_share(np.array([0] * 10 + [5, 15])) == 1.0
-    assert top_share(np.zeros(3)) == 0.0
 
 
 def test_few_are_not_none():

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from benchmarks.suspects import average_precision, found, standardised
+from benchmarks.wrong_labels.scores import average_precision, found, standardised
 
 
 def test_the_average_precision_is_the_mean_over_the_wrong_ones_and_what_is_unknown_is_last():

@@ -1,0 +1,1 @@
+"""What `benchmarks/suspects.py` judges by, and how it tells of it."""
