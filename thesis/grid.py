@@ -9,6 +9,7 @@ A cell is one training. The arms are made of the package's strategies, as their 
 * ``mends``: remedies for a collapse of P, with Adam and with Adadelta; the name is that of the committed record.
 * ``ablation``: which part of AS the gain comes from, on clean, imbalanced and noisy MNIST.
 * ``time``: how soon a training cost or an accuracy is reached, against other methods.
+* ``variance``: how much less variance the gradient estimate has, see :mod:`thesis.gradients`.
 """
 
 from __future__ import annotations
@@ -23,11 +24,13 @@ from lightning_as.core.draw import Weighting
 from lightning_as.strategies import (
     AdaptiveSampling,
     GopalSampling,
+    GradientNormSampling,
     InfoBatch,
     OnlineBatchSelection,
     SelectiveBackprop,
     Strategy,
     Uniform,
+    UpperBoundImportanceSampling,
 )
 from thesis.printed import BATCH_SIZES
 from thesis.results import Cell, Optimizer
@@ -73,12 +76,15 @@ ARMS: dict[str, Arm] = {
     "AS_statistic": Arm(partial(_SECOND_MOMENT, smoothing="statistic")),
     "AS_original": Arm(partial(_THESIS, smoothing="original")),
     "AS_robust": Arm(partial(_SECOND_MOMENT, smoothing="statistic", floor=0.1)),
+    "AS_gradient": Arm(partial(_THESIS, score="gradient")),  # Q by the norms of the gradients instead of the losses
     "AS_one_bin": Arm(_THESIS, bins="single"),
     "AS_q_only": Arm(partial(_THESIS, beta=_NEVER)),  # P stays as it starts: the same for each bin
     "gopal": Arm(_GOPAL),
     "gopal_unweighted": Arm(_GOPAL, weights="none"),
     "InfoBatch": Arm(InfoBatch),
     "SelectiveBackprop": Arm(SelectiveBackprop),
+    "upper_bound": Arm(UpperBoundImportanceSampling),
+    "gradient_norm": Arm(partial(GradientNormSampling, points="independent")),
 }
 """Arms by name."""
 
@@ -99,6 +105,10 @@ PARTS = ("uniform", "AS", "AS_one_bin", "AS_q_only", "gopal", "gopal_unweighted"
 """The arms of ``ablation``."""
 TIMED = ("uniform", "AS", "OBS", "InfoBatch", "SelectiveBackprop")
 """The arms of ``time``."""
+VARIED = (
+    "uniform", "AS", "AS_gradient", "AS_second_moment", "AS_floor", "gopal", "OBS", "upper_bound", "gradient_norm",
+)  # fmt: skip
+"""The arms of ``variance``."""
 
 
 def _cross(
@@ -127,6 +137,7 @@ GRIDS: dict[str, list[Cell]] = {
     "mends": _cross("mends", REMEDIES, batch_sizes=BATCH_SIZES),
     "ablation": _cross("ablation", PARTS, ("adadelta",), data=tuple(DATA)),
     "time": _cross("time", TIMED),
+    "variance": _cross("variance", VARIED),
 }
 """The cells of each study with seed 0, in the order in which they are run."""
 

@@ -25,8 +25,24 @@ MEASURED = (
 )
 ROW = ("epoch", *MEASURED, "p")
 """What a row says of an epoch; ``p`` are numbers with semicolons between them."""
+PROBED = (
+    "variance_layer",
+    *(f"ratio_{name}" for name in ("own", "own_floor", "q_loss", "q_bound", "q_norm", "p_sizes", "p_best")),
+    *(f"ratio_{name}" for name in ("loss", "bound", "norm", "presample")),
+    "moment_logits",
+    "moment_batch",
+    "rank_loss_bound",
+    "factor_low",
+    "factor_median",
+    "factor_high",
+    "rank_bound_norm",
+    "rank_loss_norm",
+    "pearson_bound_norm",
+    "pearson_loss_norm",
+)
+"""What the study ``variance`` measures beside it, see :mod:`thesis.gradients`; other files have no such columns."""
 Row = dict[str, str]
-"""An epoch's numbers as text, by the names of :data:`ROW`."""
+"""An epoch's numbers as text, by the names of :data:`ROW`, and of :data:`PROBED` if there are any."""
 COLUMNS = ("experiment", "arm", "optimizer", "batch_size", "data", "seed", *ROW[:-1], "delta_p", "delta_q", "p")
 """The columns of the file, in order."""
 
@@ -70,7 +86,8 @@ class Run(NamedTuple):
     epochs: NDArray[np.int64]
     """Epochs done at each measurement, rising, (E,); 0 is before the first step."""
     measured: dict[str, NDArray[np.float64]]
-    """Of each column of :data:`MEASURED`, (E,); nats, shares of 1, seconds, numbers of instances, squared norms."""
+    """Of each column of :data:`MEASURED`, and of :data:`PROBED` if there are any, (E,); nats, shares of 1, seconds,
+    numbers of instances, squared norms."""
     p: NDArray[np.float64]
     """The distribution over the bins, (E, K)."""
 
@@ -137,12 +154,12 @@ def read_rows(file: Path) -> dict[Cell, list[Row]]:
     found: dict[Cell, dict[int, Row]] = {}
     for place, row in _lines(file):
         epoch, cell = int(_number(row, "epoch", place, int)), _cell(row, place)
-        for name in MEASURED:
+        for name in row.keys() - set(COLUMNS) | set(MEASURED):
             _number(row, name, place, float)
         epochs = found.setdefault(cell, {})
         if epoch in epochs:
             raise ValueError(f"{place}: epoch {epoch} of {cell} was read before in this file. Leave one out.")
-        epochs[epoch] = {name: row[name] for name in ROW}
+        epochs[epoch] = {name: row[name] for name in (*ROW, *PROBED) if name in row}
     return {cell: [epochs[epoch] for epoch in sorted(epochs)] for cell, epochs in found.items()}
 
 
@@ -153,13 +170,14 @@ def write_rows(file: Path, finished: Mapping[Cell, Sequence[Row]]) -> None:
         file: The file.
         finished: The rows of each cell, in the order in which they are written.
     """
+    probed = tuple(PROBED) if any(PROBED[0] in row for rows in finished.values() for row in rows) else ()
     with tempfile.NamedTemporaryFile("w", dir=file.parent, prefix=file.name, newline="", delete=False) as stream:
         writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(COLUMNS)
+        writer.writerow(COLUMNS + probed)
         for cell, rows in finished.items():
             of_cell = {name: "" if value is None else f"{value:.6g}" for name, value in _deltas(cell).items()}
             of_cell |= {name: str(getattr(cell, name)) for name in COLUMNS[:6]}
-            writer.writerows([{**of_cell, **row}[name] for name in COLUMNS] for row in rows)
+            writer.writerows([{**of_cell, **row}[name] for name in COLUMNS + probed] for row in rows)
     os.chmod(stream.name, 0o644)  # a temporary file is its owner's alone
     os.replace(stream.name, file)
 
@@ -216,7 +234,8 @@ def _lines(file: Path) -> Iterator[tuple[str, dict[str, str]]]:
             header, rows = reader.fieldnames or [], list(reader)
         except (csv.Error, UnicodeDecodeError) as error:
             raise ValueError(f"{file} is not a CSV file: {error}.") from None
-    missing, unknown = [c for c in COLUMNS if c not in header], [c for c in header if c not in COLUMNS]
+    known = COLUMNS if PROBED[0] not in header else COLUMNS + PROBED
+    missing, unknown = [c for c in known if c not in header], [c for c in header if c not in known]
     if missing or unknown:
         raise ValueError(
             f"{file} has not the columns of an epochs.csv: missing {missing}, unknown {unknown}. "
@@ -224,7 +243,7 @@ def _lines(file: Path) -> Iterator[tuple[str, dict[str, str]]]:
         )
     for number, row in enumerate(rows, 2):
         if None in row or None in row.values():  # DictReader's marks of too many and too few values
-            raise ValueError(f"{file}, line {number} has not {len(COLUMNS)} values. Was it cut off? Leave it out.")
+            raise ValueError(f"{file}, line {number} has not {len(known)} values. Was it cut off? Leave it out.")
         yield f"{file}, line {number}", row
 
 
@@ -247,7 +266,7 @@ def _deltas(cell: Cell) -> dict[str, float | None]:
 
 
 def _run(cell: Cell, rows: Sequence[Row]) -> Run:
-    measured = {name: np.array([float(row[name]) for row in rows]) for name in MEASURED}
+    measured = {name: np.array([float(row[name]) for row in rows]) for name in rows[0] if name not in ("epoch", "p")}
     try:
         p = np.array([[float(value) for value in row["p"].split(";")] for row in rows])
     except ValueError:  # not numbers, or not as many in each epoch

@@ -17,9 +17,11 @@ One pass over the training set and one over the test set find all of them.
 
 from __future__ import annotations
 
+import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +34,12 @@ from torch import Tensor, nn
 from lightning_as.data.image_data import ImageDataModule
 from lightning_as.data.mnist import MNISTDataModule
 from lightning_as.models.classifier import ConvNetClassifier
-from lightning_as.models.evaluation import evaluate, evaluate_each
+from lightning_as.models.evaluation import Instances, evaluate, evaluate_each, evaluating
 from lightning_as.plugin.callback import AdaptiveSamplingCallback
 from lightning_as.strategies import Strategy
+from thesis.gradients import SAMPLE, inputs_of, probe, whole_gradients
 from thesis.grid import ARMS, DATA
-from thesis.results import ROW, Cell, Row
+from thesis.results import PROBED, ROW, Cell, Row
 
 Report = Callable[[list[Row]], None]
 
@@ -62,7 +65,8 @@ def train(cell: Cell, epochs: int, checkpoint: Path, device: str, report: Report
     arm = ARMS[cell.arm]
     data = MNISTDataModule(cell.batch_size, bins=arm.bins, device="auto", **DATA[cell.data])
     strategy, clock = arm.make(cell), Clock()
-    measurements = Measurements(data, strategy, clock, report)
+    probed = cell.batch_size if cell.experiment == "variance" else 0
+    measurements = Measurements(data, strategy, clock, report, probed)
     trainer = Trainer(
         accelerator=device,
         devices=1,
@@ -86,22 +90,29 @@ def train(cell: Cell, epochs: int, checkpoint: Path, device: str, report: Report
     return measurements.rows
 
 
-def measure(module: nn.Module, data: ImageDataModule, strategy: Strategy) -> dict[str, float | list[float]]:
+def measure(
+    module: nn.Module, data: ImageDataModule, strategy: Strategy, probed: int = 0
+) -> dict[str, float | list[float]]:
     """Everything that a row has but the epoch and the seconds.
 
     Neither the module nor any random state is changed.
 
     Args:
-        module: Gives logits (B, C) for images.
+        module: Gives logits (B, C) for images, from its last linear layer.
         data: The training set, whose labels are 0 … C − 1, and the test set.
         strategy: What samples the training set.
+        probed: The batch size, to measure :data:`thesis.results.PROBED` as well, but for what batches say. Default: 0,
+            not to.
     """
+    layer = [part for part in module.modules() if isinstance(part, nn.Linear)][-1]
     with isolate_rng():  # a loader takes a number from the global generator
-        found = evaluate_each(module, data.train_evaluation_dataloader())
+        with inputs_of(layer) if probed else nullcontext() as features:
+            found = evaluate_each(module, data.train_evaluation_dataloader())
         test = evaluate(module, data.test_dataloader())
     r = strategy.probabilities().cpu()
     labels = data.dataset("train").labels
     assert labels is not None
+    more = {} if features is None else _probe(module, data, found, torch.cat(features), r, labels.cpu(), probed)
     p = torch.zeros(found.gradients.shape[1], dtype=torch.float64).index_add_(0, labels.cpu(), r)
     return {
         "training_cost_mean": float(found.losses.mean()),
@@ -110,8 +121,27 @@ def measure(module: nn.Module, data: ImageDataModule, strategy: Strategy) -> dic
         "test_accuracy": test.accuracy,
         "ess": float(1 / r.square().sum()),
         **variances(found.gradients, r),
+        **more,
         "p": p.tolist(),
     }
+
+
+def _probe(
+    module: nn.Module,
+    data: ImageDataModule,
+    found: Instances,
+    features: Tensor,
+    r: Tensor,
+    labels: Tensor,
+    batch_size: int,
+) -> dict[str, float]:
+    """What :mod:`thesis.gradients` measures."""
+    images = data.dataset("train").images
+    sample = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))[:SAMPLE]
+    inputs = data.dataset("train")[sample.to(images.device)][0].to(next(module.parameters()).device)
+    with evaluating(module):
+        whole = whole_gradients(module, inputs, found.losses[sample], found.gradients[sample])
+    return probe(found, features, r, labels, batch_size) | whole
 
 
 def variances(gradients: Tensor, probabilities: Tensor) -> dict[str, float]:
@@ -171,9 +201,13 @@ class Measurements(Callback):
         strategy: What samples it.
         clock: Says how long the training has taken.
         report: Called after each epoch with all rows so far.
+        probed: As in :func:`measure`. Default: 0.
     """
 
-    def __init__(self, data: ImageDataModule, strategy: Strategy, clock: Clock, report: Report) -> None:
+    def __init__(
+        self, data: ImageDataModule, strategy: Strategy, clock: Clock, report: Report, probed: int = 0
+    ) -> None:
+        self.probed = probed
         self.data = data
         self.strategy = strategy
         self.clock = clock
@@ -184,11 +218,11 @@ class Measurements(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure before the first step."""
         if not self.rows:
-            self._measure(pl_module)
+            self._measure(pl_module, {})
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure after an epoch, and report."""
-        self._measure(pl_module)
+        self._measure(pl_module, trainer.callback_metrics)
         self.report(self.rows)
 
     def state_dict(self) -> dict[str, Any]:
@@ -197,10 +231,12 @@ class Measurements(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.rows = [dict(row) for row in state_dict["rows"]]
 
-    def _measure(self, module: LightningModule) -> None:
-        found = measure(module, self.data, self.strategy)
+    def _measure(self, module: LightningModule, logged: Mapping[str, Tensor]) -> None:
+        found = measure(module, self.data, self.strategy, self.probed)
         found |= {"epoch": float(len(self.rows)), "seconds": self.clock.seconds}
-        self.rows.append({name: _written(found[name]) for name in ROW})
+        if self.probed:
+            found["moment_batch"] = float(logged.get("adaptive/variance_ratio", math.nan))
+        self.rows.append({name: _written(found[name]) for name in (*ROW, *(PROBED if self.probed else ()))})
 
 
 class EpochCheckpoint(Checkpoint):

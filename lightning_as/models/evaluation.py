@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -67,11 +68,18 @@ def evaluate_each(module: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -
 def _logits(module: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
     """Logits (B, C) float64 and targets of each batch, on the CPU, in evaluation mode."""
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
+    with evaluating(module):
+        for inputs, targets in batches:
+            yield module(inputs.to(device)).cpu().to(torch.float64), targets.cpu()
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """A module in evaluation mode while the context is open, and then as it was."""
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:
-        for inputs, targets in batches:
-            yield module(inputs.to(device)).cpu().to(torch.float64), targets.cpu()
+        yield
     finally:
         for part, training in modes:
             part.training = training

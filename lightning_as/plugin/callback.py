@@ -14,6 +14,7 @@ from lightning_as.core.draw import Weighting
 from lightning_as.data.batch_sampler import AdaptiveBatchSampler
 from lightning_as.plugin.arguments import Options, check_options, check_strategy
 from lightning_as.plugin.criterion import PerSample
+from lightning_as.plugin.figures import Figures
 from lightning_as.plugin.fit import Fit, begin
 from lightning_as.plugin.forward import Forward
 from lightning_as.plugin.recorded import Recorded
@@ -146,6 +147,7 @@ class AdaptiveSamplingCallback(Recorded):
         self._restored: dict[str, Any] | None = None  # a state that waits for the sampler that it belongs to
         self._waiting: dict[str, Any] | None = None  # what was restored before another stage than a fit
         self._unused: dict[str, Any] | None = None  # what was restored for one that then failed
+        self._figures: Figures | None = None  # of the last fit
 
     @property
     def strategy(self) -> Strategy:
@@ -163,7 +165,7 @@ class AdaptiveSamplingCallback(Recorded):
             )
         check_strategy(self.options, strategy)
         self._strategy = strategy
-        self._sampler = None  # whose state is that of the strategy before
+        self._sampler = self._figures = None  # whose states are those of the strategy before
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse what cannot work before the data is loaded."""
@@ -181,6 +183,7 @@ class AdaptiveSamplingCallback(Recorded):
         """Find the parts to watch in the module, which by now has all its layers, but has not been compiled yet."""
         self._close()
         self._fit = begin(trainer, pl_module, self.strategy, self.options)
+        self._figures = self._fit.figures
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Attach the strategy to the loader's sampler, and bring back its state if a fit is resumed."""
@@ -225,7 +228,7 @@ class AdaptiveSamplingCallback(Recorded):
         if trainer.is_last_batch:  # of the epoch: a checkpoint that is saved now is one of its end
             fit.sampler.end_epoch()
         if logs and not trainer.barebones:
-            for name, value in fit.figures(draw).items():  # Lightning looks at what is in the bar in every step
+            for name, value in fit.figures_of(draw).items():  # Lightning looks at what is in the bar in every step
                 pl_module.log(f"adaptive/{name}", value, prog_bar=name == "ess" and bins.on_host)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -260,14 +263,17 @@ class AdaptiveSamplingCallback(Recorded):
             self._fit.hand_over(losses, logits)
 
     def state_dict(self) -> dict[str, Any]:
-        """The sampler's state, and with it the strategy's."""
+        """The sampler's state, and with it the strategy's, and that of the figures."""
         if self._restored is not None:
-            return {"sampler": self._restored}
-        return {} if self._sampler is None else {"sampler": self._sampler.state_dict(self.strategy)}
+            return self._restored
+        if self._sampler is None:
+            return {}
+        figures = {} if self._figures is None else {"figures": self._figures.state_dict()}
+        return {"sampler": self._sampler.state_dict(self.strategy), **figures}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep a state until training starts, and with it the loader that it belongs to is there."""
-        self._restored = state_dict.get("sampler")
+        self._restored = state_dict if "sampler" in state_dict else None
 
     @property
     def _present(self) -> Fit:
@@ -276,7 +282,9 @@ class AdaptiveSamplingCallback(Recorded):
 
     def _attach(self) -> None:
         state, self._restored = self._restored, None  # which, if it is refused, must not be met again
-        self._sampler = self._present.attach(self._sampler, state)
+        self._sampler = self._present.attach(self._sampler, None if state is None else state["sampler"])
+        if state is not None and "figures" in state:
+            self._present.figures.load_state_dict(state["figures"])
 
     def _close(self, trainer: Trainer | None = None) -> None:
         """Leave the module as it was before the fit, which is this Trainer's if one is given."""

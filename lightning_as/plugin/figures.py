@@ -21,11 +21,13 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from lightning_as.core.draw import Draw, effective_sample_size, importance_weights
+from lightning_as.core.draw import Draw, importance_weights
 from lightning_as.core.record import BOUND, LOSS
 from lightning_as.strategies import Strategy
 
@@ -42,28 +44,48 @@ class Figures:
 
     def __init__(self, strategy: Strategy) -> None:
         self._strategy = strategy
-        self._window: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=WINDOW)
+        self._new: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=WINDOW)  # batches that are not summed up yet
+        self._sums: Tensor | None = None  # of those before, (7, up to 50), see `batch_sums`
         self._gain = self._spread = 0.0  # sums of what was logged
         self._times = 0
 
     def add(self, draw: Draw, look: Tensor) -> None:
         """Keep a batch that was trained on, and the look at it, (6, B)."""
-        self._window.append((draw.probabilities, look[LOSS], look[BOUND]))
+        self._new.append((draw.probabilities, look[LOSS], look[BOUND]))
 
     def log(self) -> dict[str, float]:
         """What is logged now, of the last batches; nothing before there are any."""
-        if not self._window:
+        if (sums := self._settled()) is None:
             return {}
-        size = len(self._strategy.bins)
-        probabilities, losses, bounds = (torch.cat(parts) for parts in zip(*self._window, strict=True))
-        figures = {"ess": float(effective_sample_size(probabilities)) / size}
-        if self._strategy.knows_probabilities:
-            figures |= estimates(probabilities, losses, bounds, size)
+        figures = estimates(sums.sum(dim=1))
+        if not self._strategy.knows_probabilities:
+            figures = {"ess": figures["ess"]}
         if "gain" in figures:
             self._gain += figures["gain"]
             self._spread += figures["ess"]
             self._times += 1
         return figures
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sums of the last batches, and of what was logged."""
+        sums = self._settled()
+        logged = {"gain": self._gain, "spread": self._spread, "times": self._times}
+        return logged if sums is None else {**logged, "sums": sums.clone()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state."""
+        self._new.clear()
+        self._sums = state.get("sums")
+        self._gain, self._spread, self._times = state["gain"], state["spread"], state["times"]
+
+    def _settled(self) -> Tensor | None:
+        """The sums of the last batches, (7, up to 50); None if there are none yet."""
+        if self._new:
+            sums = batch_sums(list(self._new), len(self._strategy.bins))
+            self._sums = sums if self._sums is None else torch.cat([self._sums.to(sums.device), sums], dim=1)
+            self._sums = self._sums[:, -WINDOW:]
+            self._new.clear()
+        return self._sums
 
     def summary(self) -> str | None:
         """A few lines about a training that is over; None if there is nothing to say, or nobody keeps a record."""
@@ -91,22 +113,42 @@ def top_share(drawn: Tensor) -> float:
     return int(most.sum()) / max(int(drawn.sum()), 1)
 
 
-def estimates(probabilities: Tensor, losses: Tensor, bounds: Tensor, size: int) -> dict[str, float]:
-    """The estimates from drawn instances, see the module.
+def batch_sums(batches: Sequence[tuple[Tensor, Tensor, Tensor]], size: int) -> Tensor:
+    """Of each batch that of which the estimates are made.
 
     Args:
-        probabilities: r of each, (B,).
-        losses: (B,); NaN where it is not known.
-        bounds: The squared norms of their gradients, (B,); likewise.
+        batches: The probabilities r of the drawn instances, their losses and their squared gradient bounds, (B,) each;
+            NaN where one is not known.
         size: Number of instances in the data set, N.
 
     Returns:
-        ``loss``, ``gain`` and ``variance_ratio``, as far as anything is known.
+        A column for each batch, (7, batches): the sums of N r; of 1; of 1 and of w l
+        where the loss is known; of b, w b and w² b where the bound is.
     """
+    probabilities, losses, bounds = (torch.cat(parts) for parts in zip(*batches, strict=True))
     weights = importance_weights(probabilities, size)
-    loss = torch.nanmean(torch.where(losses.isfinite(), weights * losses, torch.nan))
-    bounds = torch.where(bounds.isfinite(), bounds, 0.0)
-    of_drawn, of_data, weighted = bounds.sum(), (weights * bounds).sum(), (weights.square() * bounds).sum()
-    numbers = torch.stack([loss, of_drawn / of_data, weighted / of_data]).tolist()
-    found = zip(("loss", "gain", "variance_ratio"), numbers, strict=True)
+    known, bounds = losses.isfinite(), torch.where(bounds.isfinite(), bounds, 0.0)
+    parts = (
+        probabilities * size,
+        torch.ones_like(weights),
+        known.to(weights.dtype),
+        torch.where(known, weights * losses, 0.0),
+        bounds,
+        weights * bounds,
+        weights.square() * bounds,
+    )
+    lengths = torch.tensor([len(batch[0]) for batch in batches], device=weights.device)
+    owners = torch.arange(len(batches), device=weights.device).repeat_interleave(lengths)
+    return weights.new_zeros(len(parts), len(batches)).index_add_(1, owners, torch.stack(parts))
+
+
+def estimates(sums: Tensor) -> dict[str, float]:
+    """The estimates, see the module, of the sums over all drawn instances, (7,), see :func:`batch_sums`.
+
+    Returns:
+        ``ess``, and ``loss``, ``gain`` and ``variance_ratio`` as far as anything is known.
+    """
+    shares, drawn, known, losses, of_drawn, of_data, weighted = sums
+    numbers = torch.stack([drawn / shares, losses / known, of_drawn / of_data, weighted / of_data]).tolist()
+    found = zip(("ess", "loss", "gain", "variance_ratio"), numbers, strict=True)
     return {name: number for name, number in found if number == number}

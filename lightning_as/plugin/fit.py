@@ -72,7 +72,7 @@ class Fit:
         # Bins of this process's share of the batch that is trained on.
         self._drawn = torch.empty(0, dtype=torch.int64, device="cpu")
         self._rows = Rows(0)
-        self._figures = Figures(strategy)
+        self.figures = Figures(strategy)
 
     def attach(self, previous: AdaptiveBatchSampler | None, state: dict[str, Any] | None) -> AdaptiveBatchSampler:
         """Have the batches drawn by the strategy, whichever loader they come from now.
@@ -164,24 +164,24 @@ class Fit:
         look = look.to(bins.device).to(torch.float64) if alone else torch.stack(rest)
         if self._strategy.record is not None:
             self._strategy.record.add(told.indices, look)
-        self._figures.add(told, look)
+        self.figures.add(told, look)
 
     def end_batch(self) -> None:
         """Watch no longer; take back the weights; score what the strategy wants scored before the next draw."""
         self._stop()
         self.refresh()
 
-    def figures(self, draw: Draw) -> dict[str, float]:
+    def figures_of(self, draw: Draw) -> dict[str, float]:
         """What is logged of a batch that was drawn, and the last ones."""
         figures = self._strategy.metrics() | {"skipped": float(self._strategy.skipped)}
         weights = self.weights.of(draw)
         if weights is not None:
             figures |= {"weight_mean": float(weights.mean()), "weight_max": float(weights.max())}
-        return self._figures.log() | figures
+        return self.figures.log() | figures
 
     def summary(self) -> str | None:
         """What was drawn, in a few lines; None if nothing was, or nobody keeps a record."""
-        return self._figures.summary()
+        return self.figures.summary()
 
     def close(self) -> None:
         """Leave the module and the loader as they were."""

@@ -3,7 +3,7 @@ from torch import Tensor
 
 from lightning_as import Bins, ClosenessSampling, RHOLoss
 from lightning_as.core.draw import Draw
-from lightning_as.plugin.figures import WINDOW, Figures, estimates, top_share
+from lightning_as.plugin.figures import WINDOW, Figures, batch_sums, estimates, top_share
 from tests.helpers.statistics import double
 
 SIZE = 6
@@ -16,16 +16,21 @@ def look(losses: Tensor, bounds: Tensor) -> Tensor:
     return torch.stack([losses, bounds, *[torch.full_like(losses, torch.nan)] * 4])
 
 
+def of(probabilities: Tensor, losses: Tensor, bounds: Tensor) -> dict[str, float]:
+    """The estimates of one batch."""
+    return estimates(batch_sums([(probabilities, losses, bounds)], SIZE)[:, 0])
+
+
 def test_the_estimates_are_those_of_the_data_by_enumeration():
     """The expectation over all draws of one instance, which is linear in each sum."""
     bounds = GRADIENTS.square().sum(1)
-    each = [estimates(PROBABILITIES[[i]], LOSSES[[i]], bounds[[i]], SIZE) for i in range(SIZE)]
+    each = [of(PROBABILITIES[[i]], LOSSES[[i]], bounds[[i]]) for i in range(SIZE)]
     expected = sum(float(r) * one["loss"] for r, one in zip(PROBABILITIES, each, strict=True))
     torch.testing.assert_close(expected, float(LOSSES.mean()))
     # In the limit of many draws each instance is there in proportion to its probability.
     counts = (PROBABILITIES * 10_000).round().long()
     drawn = torch.arange(SIZE).repeat_interleave(counts)
-    found = estimates(PROBABILITIES[drawn], LOSSES[drawn], bounds[drawn], SIZE)
+    found = of(PROBABILITIES[drawn], LOSSES[drawn], bounds[drawn])
     torch.testing.assert_close(found["loss"], float(LOSSES.mean()))
     torch.testing.assert_close(found["gain"], float((PROBABILITIES * bounds).sum() / bounds.mean()))
     weighted = GRADIENTS / (SIZE * PROBABILITIES)[:, None]  # of which the mean over draws is the gradient of the data
@@ -35,10 +40,10 @@ def test_the_estimates_are_those_of_the_data_by_enumeration():
 
 def test_uniform_draws_have_no_gain_and_what_is_not_known_is_left_out():
     uniform = torch.full((4,), 1 / SIZE, dtype=torch.float64)
-    found = estimates(uniform, double(1, 2, torch.nan, torch.inf), double(1, 0.5, torch.nan, 0.25), SIZE)
-    torch.testing.assert_close(found, {"loss": 1.5, "gain": 1.0, "variance_ratio": 1.0})
+    found = of(uniform, double(1, 2, torch.nan, torch.inf), double(1, 0.5, torch.nan, 0.25))
+    torch.testing.assert_close(found, {"ess": 1.0, "loss": 1.5, "gain": 1.0, "variance_ratio": 1.0})
     unknown = torch.full((4,), torch.nan, dtype=torch.float64)
-    assert estimates(uniform, unknown, unknown, SIZE) == {}
+    assert of(uniform, unknown, unknown) == {"ess": 1.0}
 
 
 def test_they_are_of_the_last_batches():
@@ -59,6 +64,12 @@ def test_they_are_of_the_last_batches():
     torch.testing.assert_close(present["loss"], float((weights * double(1, 2, 3)).mean()))
     summary = figures.summary()
     assert summary is not None
+    resumed = Figures(strategy)
+    resumed.load_state_dict(figures.state_dict())
+    assert resumed.log() == present
+    for again in (figures, resumed):  # a batch of another size
+        again.add(Draw(drawn[:1], drawn[:1], PROBABILITIES[drawn[:1]]), look(double(7), double(7)))
+    assert resumed.log() == figures.log() != present
     assert (
         "ClosenessSampling drew 153 times from 6 examples, in 51 batches: the most drawn example 102 times" in summary
     )

@@ -12,7 +12,7 @@ from lightning_as import MNISTDataModule
 from tests.helpers.statistics import double
 from thesis import training
 from thesis.grid import cells, select
-from thesis.results import ROW, Cell, Row
+from thesis.results import PROBED, ROW, Cell, Row
 from thesis.training import Clock, measure, train, variances
 
 
@@ -54,7 +54,8 @@ def oracle(module: Any, data: MNISTDataModule, r: Tensor) -> dict[str, Any]:
 def test_every_column_is_what_it_is_defined_as_and_measuring_leaves_no_trace(monkeypatch: Any, tmp_path: Path):
     spread = []
 
-    def check(module: Any, data: Any, strategy: Any) -> Any:
+    def check(module: Any, data: Any, strategy: Any, probed: int) -> Any:
+        assert probed == 0
         generator, was_training = torch.get_rng_state(), [part.training for part in module.modules()]
         found = measure(module, data, strategy)
         assert measure(module, data, strategy) == found
@@ -72,6 +73,15 @@ def test_every_column_is_what_it_is_defined_as_and_measuring_leaves_no_trace(mon
     assert (len(spread), spread[-1] > 2) == (4, True)
     assert [list(row) for row in rows] == [list(ROW)] * 4
     assert (rows[0]["seconds"], rows[0]["p"]) == ("0", ";".join(["0.1"] * 10))
+
+
+def test_the_study_of_the_variance_has_its_own_columns_beside_them(tmp_path: Path):
+    cell = select(cells("variance", 1), ["AS_gradient", "adam"])[0]._replace(batch_size=20)
+    rows = train(cell, 1, tmp_path / "it.ckpt", "cpu", ignore)
+    assert [list(row) for row in rows] == [[*ROW, *PROBED]] * 2
+    assert rows[0]["moment_batch"] == "nan"  # before the first batch
+    found = [float(value) for name, value in rows[1].items() if name != "p"]
+    assert all(map(math.isfinite, found))
 
 
 def test_what_is_never_drawn_makes_it_infinite_unless_it_has_no_gradient():
@@ -97,6 +107,7 @@ KINDS = [
     *cells("thesis", 1)[:3],
     *select(cells("time", 1), ["adam", "InfoBatch", "SelectiveBackprop"]),
     *select(cells("ablation", 1), ["noisy_10", "AS_one_bin", "gopal"]),
+    *select(cells("variance", 1), ["adam", "upper_bound"]),
 ]
 
 
