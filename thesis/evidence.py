@@ -124,8 +124,8 @@ class Evidence:
     def __init__(self, tables: Tables) -> None:
         self.claims: list[RatioRow] = [row for row in tables.ratios if row.ours.runs]
         """Question 1: the ratios of Tables 3 and 4 that have runs."""
-        self.runs = pool(tables.runs)
-        """One of each training."""
+        self.runs = pool([run for run in tables.runs if run.cell.experiment != "variance"])
+        """One of each training, but for the short ones of the study of the variance."""
 
     @cached_property
     def arms(self) -> dict[int, list[ArmRow]]:

@@ -1,0 +1,89 @@
+"""The evidence page, ``docs/evidence.md``, from ``thesis/evidence.md``: each of its numbers is taken from the results.
+
+In the source ``{name}`` or ``{name:digits}`` stands for a number, with two significant digits unless it says otherwise.
+A name is a path, and the end of it the part that is meant:
+
+* ``claims/SETTING/AGAINST/STATISTIC``: a ratio of costs of Tables 3 and 4, ``…/low`` and ``…/high`` its interval;
+* ``arms/QUESTION/SETTING/DATA/ARM/COLUMN``: what stands in the tables of questions 2 to 4, likewise;
+* ``times/QUESTION/TARGET/SETTING/ARM/COLUMN``: of questions 5 and 6; the target is ``1e-2``, ``1e-3`` or ``99.3``;
+* ``collapse/SETTING/ARM/SEED/COLUMN``: the long trainings of question 3;
+* ``default/ARM/COLUMN``: the choice of the default;
+* ``noise/…`` and ``layer/…``: see :func:`thesis.variance.numbers`.
+
+``{table claims}`` is the table of the thesis's claims. A setting is such as ``adam_64``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from thesis.claims import claims, claims_table
+from thesis.comparison import Estimate, Ratio, as_text
+from thesis.evidence import Evidence
+from thesis.tables import Tables
+from thesis.variance import layer_rows, noise_rows
+from thesis.variance import numbers as variance_numbers
+
+SOURCE = Path(__file__).parent / "evidence.md"
+_PLACE = re.compile(r"\{([^{}:\s]+)(?::(\d))?\}")
+_TARGETS = {"training cost 1e-2": "1e-2", "training cost 1e-3": "1e-3", "test accuracy 99.3 %": "99.3"}
+
+
+def page(tables: Tables, evidence: Evidence, source: str | None = None) -> str:
+    """The page.
+
+    Args:
+        tables: Of all runs.
+        evidence: Of the same.
+        source: Default: the text of :data:`SOURCE`.
+
+    Raises:
+        KeyError: If the source names a number that the results do not give.
+    """
+    noise, layer = noise_rows(evidence.runs), layer_rows(tables.runs)
+    known = numbers(evidence) | variance_numbers(noise, layer)
+
+    def filled(found: re.Match[str]) -> str:
+        return as_text(known[found[1]], int(found[2] or 2))
+
+    text = SOURCE.read_text() if source is None else source
+    return _PLACE.sub(filled, text.replace("{table claims}", claims_table(claims(tables, evidence, noise, layer))))
+
+
+def numbers(evidence: Evidence) -> dict[str, float | None]:
+    """The numbers of questions 1 to 6."""
+    found: dict[str, float | None] = {}
+    for row in evidence.claims:
+        found |= _parts(f"claims/{row.optimizer}_{row.batch_size}/{row.against}/{row.statistic}", row.ours)
+    for question, rows in evidence.arms.items():
+        for row in rows:
+            found |= _columns(f"arms/{question}/{row.optimizer}_{row.batch_size}/{row.data}/{row.arm}", row)
+    for question, rows in evidence.times.items():
+        for row in rows:
+            target = _TARGETS[row.target]
+            found |= _columns(f"times/{question}/{target}/{row.optimizer}_{row.batch_size}/{row.arm}", row)
+    for row in evidence.collapses:
+        found |= _columns(f"collapse/{row.optimizer}_{row.batch_size}/{row.arm}/{row.seed}", row)
+    for row in evidence.defaults:
+        found |= _columns(f"default/{row.arm}", row)
+    return found
+
+
+def _columns(path: str, row: NamedTuple) -> dict[str, float | None]:
+    """The numbers of a row."""
+    found: dict[str, float | None] = {}
+    for name, value in row._asdict().items():
+        if isinstance(value, Estimate | Ratio):
+            found |= _parts(f"{path}/{name}", value)
+        elif value is None or isinstance(value, int | float):
+            found[f"{path}/{name}"] = value
+    return found
+
+
+def _parts(path: str, value: Estimate | Ratio) -> dict[str, float | None]:
+    return {path: value.value, f"{path}/low": value.low, f"{path}/high": value.high, f"{path}/runs": float(value.runs)}
+
+
