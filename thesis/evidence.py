@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from thesis.comparison import Estimate, Ratio, median, ratio
-from thesis.grid import DATA, PARTS, REMEDIES, TIMED, WEIGHTS
+from thesis.grid import DATA, PARTS, REMEDIES, TIMED, WEIGHTS, over_bins
 from thesis.printed import ARMS, BATCH_SIZES, EPOCH, OPTIMIZERS
 from thesis.results import COLLAPSED, Run, last_common_epoch
 from thesis.tables import RatioRow, Tables
@@ -193,7 +193,7 @@ class Evidence:
                 median(list(costs[arm].values())),
                 ratio(costs[arm], costs[base]),
                 median([_late_accuracy(run, epoch) for run in own[arm]]),
-                median([float(run.p[run.epochs <= epoch].min()) for run in own[arm]]),
+                median([float(over_bins(run)[run.epochs <= epoch].min()) for run in own[arm]]),
             )
             for arm in arms
             if own[arm]
@@ -289,7 +289,7 @@ def _first(run: Run, target: Target) -> int | None:
 
 
 def _collapse(run: Run) -> CollapseRow:
-    smallest, end = run.p.min(axis=1), int(run.epochs[-1])
+    smallest, end = over_bins(run).min(axis=1), int(run.epochs[-1])
     collapsed = smallest < COLLAPSED
     in_a_row = int(np.logical_and.accumulate(collapsed[::-1]).sum())  # up to the end
     since = int(run.epochs[-in_a_row]) if in_a_row else None

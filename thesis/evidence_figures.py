@@ -12,7 +12,7 @@ from matplotlib.ticker import NullFormatter
 
 from thesis.evidence import ArmRow, TimeRow, late_cost, longest, of
 from thesis.figures import COST_LABELS, EPOCH_LABEL, MINUTES_LABEL, curves, epochs, legend, new_figure
-from thesis.grid import DATA, PARTS, REMEDIES, WEIGHTS
+from thesis.grid import DATA, PARTS, REMEDIES, WEIGHTS, over_bins
 from thesis.printed import OPTIMIZERS
 from thesis.results import Run
 from thesis.tables import RatioRow
@@ -244,4 +244,4 @@ def _marks_legend(figure: Figure, marks: Sequence[tuple[str, str, str]], interva
 def _with_more(run: Run) -> Run:
     """With the smallest entry of P, and with what the tables call a cost: as it is before the first epoch."""
     costs = [late_cost(run, epoch) if epoch else run.at("training_cost_mean", 0) for epoch in run.epochs.tolist()]
-    return run._replace(measured={**run.measured, "smallest_p": run.p.min(axis=1), "late_cost": np.array(costs)})
+    return run._replace(measured={**run.measured, "smallest_p": over_bins(run).min(axis=1), "late_cost": np.array(costs)})

@@ -20,6 +20,9 @@ from functools import partial
 from itertools import product
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lightning_as.core.draw import Weighting
 from lightning_as.strategies import (
     AdaptiveSampling,
@@ -33,7 +36,7 @@ from lightning_as.strategies import (
     UpperBoundImportanceSampling,
 )
 from thesis.printed import BATCH_SIZES
-from thesis.results import Cell, Optimizer
+from thesis.results import Cell, Optimizer, Run
 
 _NEVER = 10**12  # batches, longer than any training
 
@@ -87,6 +90,20 @@ ARMS: dict[str, Arm] = {
     "gradient_norm": Arm(partial(GradientNormSampling, points="independent")),
 }
 """Arms by name."""
+
+_DIGITS = np.array([5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]) / 60_000
+
+
+def over_bins(run: Run) -> NDArray[np.float64]:
+    """P of a run's measurements, (E, K).
+
+    A file has the sums of r over the bins, which are P where there is no floor. With one, r = (1 − ε) p q + ε/N, they
+    are (1 − ε) P and ε times the bins' shares of the data, here those of MNIST; what is recorded to six digits then
+    gives P to some 1e-6.
+    """
+    floor = getattr(ARMS[run.cell.arm].strategy, "keywords", {}).get("floor", 0.0)
+    return run.p if floor == 0 else (run.p - floor * _DIGITS) / (1 - floor)
+
 
 DATA: dict[str, dict[str, Any]] = {
     "full": {},

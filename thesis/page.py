@@ -8,9 +8,11 @@ A name is a path, and the end of it the part that is meant:
 * ``times/QUESTION/TARGET/SETTING/ARM/COLUMN``: of questions 5 and 6; the target is ``1e-2``, ``1e-3`` or ``99.3``;
 * ``collapse/SETTING/ARM/SEED/COLUMN``: the long trainings of question 3;
 * ``default/ARM/COLUMN``: the choice of the default;
+* ``time/obs_low``, ``time/obs_high``: of OBS over that of AS, in the settings with the smallest and the largest;
 * ``noise/…`` and ``layer/…``: see :func:`thesis.variance.numbers`.
 
-``{table claims}`` is the table of the thesis's claims. A setting is such as ``adam_64``.
+``{table claims}`` is the table of the thesis's claims, and ``{rule}`` how they are judged. A setting is such as
+``adam_64``.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from thesis.claims import claims, claims_table
+from thesis.claims import RULE, claims, claims_table
 from thesis.comparison import Estimate, Ratio, as_text
 from thesis.evidence import Evidence
 from thesis.tables import Tables
@@ -44,16 +46,17 @@ def page(tables: Tables, evidence: Evidence, source: str | None = None) -> str:
         KeyError: If the source names a number that the results do not give.
     """
     noise, layer = noise_rows(evidence.runs), layer_rows(tables.runs)
-    known = numbers(evidence) | variance_numbers(noise, layer)
+    known = numbers(tables, evidence) | variance_numbers(noise, layer)
 
     def filled(found: re.Match[str]) -> str:
         return as_text(known[found[1]], int(found[2] or 2))
 
     text = SOURCE.read_text() if source is None else source
-    return _PLACE.sub(filled, text.replace("{table claims}", claims_table(claims(tables, evidence, noise, layer))))
+    text = text.replace("{table claims}", claims_table(claims(tables, evidence, noise, layer))).replace("{rule}", RULE)
+    return _PLACE.sub(filled, text)
 
 
-def numbers(evidence: Evidence) -> dict[str, float | None]:
+def numbers(tables: Tables, evidence: Evidence) -> dict[str, float | None]:
     """The numbers of questions 1 to 6."""
     found: dict[str, float | None] = {}
     for row in evidence.claims:
@@ -69,6 +72,12 @@ def numbers(evidence: Evidence) -> dict[str, float | None]:
         found |= _columns(f"collapse/{row.optimizer}_{row.batch_size}/{row.arm}/{row.seed}", row)
     for row in evidence.defaults:
         found |= _columns(f"default/{row.arm}", row)
+    minutes = {(row.optimizer, row.batch_size, row.arm): row.minutes.value for row in tables.cells}
+    settings = {setting[:2] for setting in minutes}
+    pairs = [(minutes[*setting, "OBS"], minutes[*setting, "AS"]) for setting in settings]
+    longer = [obs / own for obs, own in pairs if obs and own]
+    if longer:
+        found |= {"time/obs_low": min(longer), "time/obs_high": max(longer)}
     return found
 
 
