@@ -12,6 +12,8 @@ from pathlib import Path
 PUBLISHED = Path("benchmarks/results")
 REPORTS = {"thesis": PUBLISHED / "thesis" / "report", "evidence": PUBLISHED / "evidence"}
 """Where the reports of the published results are."""
+PAGE = Path("docs/evidence.md")
+"""The page that is made of the published results."""
 _OWN = Path("experiments")
 
 
@@ -123,6 +125,7 @@ def _report(options: argparse.Namespace, parser: argparse.ArgumentParser) -> Non
     for name in options.what:
         if name not in REPORTS:
             parser.error(f"invalid choice: {name!r} (choose from {', '.join(REPORTS)})")
+    from thesis.page import page
     from thesis.report import evidence_report, thesis_report, write
     from thesis.results import read
     from thesis.tables import Tables
@@ -133,15 +136,20 @@ def _report(options: argparse.Namespace, parser: argparse.ArgumentParser) -> Non
         for output in outputs.values():
             _check_writable(output)
         tables, make = Tables(runs), {"thesis": thesis_report, "evidence": evidence_report}
-        files = {name: make[name](tables) for name in outputs}
+        files = {output: make[name](tables) for name, output in outputs.items()}
+        if REPORTS["evidence"] in outputs.values():
+            files[PAGE.parent] = {PAGE.name: page(tables).encode()}
     except (OSError, ValueError) as error:
         parser.error(str(error))
-    for name, output in outputs.items():
+    for output, made in files.items():
         try:
-            write(files[name], output)
+            write(made, output)
         except OSError as error:
             parser.error(f"--output {output} cannot be written ({error}): give another.")
+    for output in outputs.values():
         print(f"The report of {len(runs)} runs is in {output}.")
+    if PAGE.parent in files:
+        print(f"{PAGE} is made of them.")
 
 
 def _outputs(options: argparse.Namespace) -> dict[str, Path]:

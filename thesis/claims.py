@@ -15,8 +15,9 @@ from thesis.variance import LayerRow, NoiseRow
 HOLDS, WEAKER, OPEN, CONTRADICTED = "holds", "weaker", "open", "contradicted"
 _OF_RATIO = {"holds": HOLDS, "stronger": HOLDS, "weaker": WEAKER, "open": OPEN, "does not hold": CONTRADICTED}
 RULE = (
-    "A claim *holds* if it does in every setting, in size as in direction; it is *weaker* if its direction does, and its "
-    "size does not in all of them; it is *contradicted* if it is in half of the settings or more; and else it is *open*."
+    "A claim *holds* if it does in every setting, in size as in direction; it is *weaker* if its direction does, and "
+    "its size does not in all of them; it is *contradicted* if it is in half of the settings or more; and else it is "
+    "*open*."
 )
 
 
@@ -34,9 +35,7 @@ class Claim(NamedTuple):
     """How many trainings it is judged by."""
 
 
-def claims(
-    tables: Tables, evidence: Evidence, noise: Sequence[NoiseRow], layer: Sequence[LayerRow]
-) -> list[Claim]:
+def claims(tables: Tables, evidence: Evidence, noise: Sequence[NoiseRow], layer: Sequence[LayerRow]) -> list[Claim]:
     """All claims on which there are runs, in the thesis's order."""
     found = [
         _cost(evidence.claims, "uniform", "lower training cost than uniform sampling, in five settings of six"),
@@ -147,11 +146,13 @@ def _variance(noise: Sequence[NoiseRow]) -> Claim | None:
         verdicts.append(HOLDS if below else CONTRADICTED if above else OPEN)
     values = [row.middle.value or 0.0 for row in own]
     ours = (
-        f"over uniform sampling's, medians of {as_text(min(values))} to {as_text(max(values))}; below 1 in all trainings "
-        f"of {better} settings of {len(own)}"
+        f"over uniform sampling's, medians of {as_text(min(values))} to {as_text(max(values))}; below 1 in all "
+        f"trainings of {better} settings of {len(own)}"
     )
     runs = " and ".join(dict.fromkeys(f"{row.middle.runs} each" for row in own))
-    return Claim("the gradient estimate has less variance", "section 4.5, Figures 27, 28", overall(verdicts), ours, runs)
+    return Claim(
+        "the gradient estimate has less variance", "section 4.5, Figures 27, 28", overall(verdicts), ours, runs
+    )
 
 
 def _bound(layer: Sequence[LayerRow]) -> Claim | None:
@@ -183,4 +184,3 @@ def _score(layer: Sequence[LayerRow]) -> Claim | None:
 
 def _runs(rows: Sequence[RatioRow]) -> str:
     return " and ".join(dict.fromkeys(f"{row.ours.runs} pairs, {row.epoch or EPOCH} epochs" for row in rows))
-

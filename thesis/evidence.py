@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from thesis.comparison import Estimate, Ratio, median, ratio
-from thesis.grid import DATA, PARTS, REMEDIES, TIMED, WEIGHTS, over_bins
+from thesis.grid import APART, DATA, PARTS, REMEDIES, TIMED, WEIGHTS, over_bins
 from thesis.printed import ARMS, BATCH_SIZES, EPOCH, OPTIMIZERS
 from thesis.results import COLLAPSED, Run, last_common_epoch
 from thesis.tables import RatioRow, Tables
@@ -124,8 +124,8 @@ class Evidence:
     def __init__(self, tables: Tables) -> None:
         self.claims: list[RatioRow] = [row for row in tables.ratios if row.ours.runs]
         """Question 1: the ratios of Tables 3 and 4 that have runs."""
-        self.runs = pool([run for run in tables.runs if run.cell.experiment != "variance"])
-        """One of each training, but for the short ones of the study of the variance."""
+        self.runs = pool([run for run in tables.runs if run.cell.experiment not in APART])
+        """One of each training, but for the studies that stand apart."""
 
     @cached_property
     def arms(self) -> dict[int, list[ArmRow]]:

@@ -33,10 +33,13 @@ LABELS = {
     "gopal_unweighted": "P alone: Gopal, not weighted",
     "InfoBatch": "InfoBatch",
     "SelectiveBackprop": "SelectiveBackprop",
+    "AS_gradient": "AS, Q by gradient norms",
+    "upper_bound": "upper bound, while it scores",
+    "gradient_norm": "gradient norms of all layers",
 }
 """What the arms are, in a few words."""
-_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")  # of Okabe and Ito
-_BLUE, _ORANGE, _BLACK, _GREY = "#0072B2", "#D55E00", "#000000", "#777777"
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")  # of Okabe and Ito
+BLUE, ORANGE, BLACK, GREY = "#0072B2", "#D55E00", "#000000", "#777777"
 _DATA_TITLES = {
     "full": "whole MNIST",
     "imbalanced": "imbalanced",
@@ -58,11 +61,11 @@ def claims_figure(rows: Sequence[RatioRow]) -> Figure:
         _decades(axes, [value for row in own for value in (row.printed, row.ours.value, row.ours.low, row.ours.high)])
         for row in own:
             _claim(axes, row, len(cells) - 1 - cells.index((row.optimizer, row.batch_size)))
-        axes.axvline(1, color=_GREY, linewidth=0.8)
+        axes.axvline(1, color=GREY, linewidth=0.8)
         axes.set(xlabel=f"cost of AS / cost of {against} (below 1: AS is better)")
         labels = [f"{OPTIMIZERS[optimizer]} {batch_size}" for optimizer, batch_size in cells]
-        _rows(axes, {label: len(cells) - 1.0 - at for at, label in enumerate(labels)})
-    marks = [("thesis", "D", _ORANGE), ("ours: mean cost", "o", _BLUE), ("ours: median cost", "o", "none")]
+        name_rows(axes, {label: len(cells) - 1.0 - at for at, label in enumerate(labels)})
+    marks = [("thesis", "D", ORANGE), ("ours: mean cost", "o", BLUE), ("ours: median cost", "o", "none")]
     exact = any(row.ours.value == 0 for row in rows)
     _marks_legend(figure, [*marks, ("exactly 0", "<", "none")] if exact else marks, any(r.ours.low for r in rows))
     return figure
@@ -76,7 +79,7 @@ def weights_figure(runs: Sequence[Run], batch_size: int = 256) -> Figure:
         batch_size: Default: 256.
     """
     figure = new_figure(f"Training cost with and without weights, batch {batch_size}", (10, 4.2))
-    arms = dict(zip(WEIGHTS, (_BLACK, _BLUE, _ORANGE), strict=True))
+    arms = dict(zip(WEIGHTS, (BLACK, BLUE, ORANGE), strict=True))
     for axes, (optimizer, name) in zip(figure.subplots(1, 2, sharey=True), OPTIMIZERS.items(), strict=True):
         lines = [(of(runs, arm, optimizer, batch_size), "training_cost_mean", arms[arm]) for arm in arms]
         curves(axes, lines, epochs, logarithmic=True)
@@ -98,11 +101,11 @@ def collapse_figure(runs: Sequence[Run], optimizer: str = "adam", batch_size: in
     figure = new_figure(title, (10, 4.6))
     left, right = figure.subplots(1, 2)
     own = {arm: [_with_more(run) for run in longest(of(runs, arm, optimizer, batch_size))] for arm in REMEDIES}
-    arms = {arm: colour for arm, colour in zip(REMEDIES, _COLOURS, strict=True) if own[arm]}
+    arms = {arm: colour for arm, colour in zip(REMEDIES, COLOURS, strict=True) if own[arm]}
     for axes, column in ((left, "smallest_p"), (right, "late_cost")):
         curves(axes, [(own[arm], column, colour) for arm, colour in arms.items()], epochs, logarithmic=True)
         axes.set_xlabel(EPOCH_LABEL)
-    left.axhline(0.1, color=_GREY, linewidth=0.8)
+    left.axhline(0.1, color=GREY, linewidth=0.8)
     left.set(ylim=(10 ** np.floor(np.log10(left.get_ylim()[0])), 0.2), ylabel="smallest entry of P (uniform: 0.1)")
     right.set_ylabel(f"{COST_LABELS['mean']}, over 3 epochs")
     legend(figure, [(LABELS[arm], colour) for arm, colour in arms.items()])
@@ -124,18 +127,18 @@ def parts_figure(rows: Sequence[ArmRow]) -> Figure:
         _decades(above, [value for row in rows for value in (row.ratio.value, row.ratio.low, row.ratio.high)])
         for row in own:
             height = len(arms) - 1 - arms.index(row.arm)
-            colour = _BLACK if row.arm == "uniform" else _BLUE
-            _estimate(above, row.ratio.value, row.ratio.low, row.ratio.high, height, colour)
-            _estimate(below, row.accuracy.value, row.accuracy.low, row.accuracy.high, height, colour)
+            colour = BLACK if row.arm == "uniform" else BLUE
+            estimate(above, row.ratio.value, row.ratio.low, row.ratio.high, height, colour)
+            estimate(below, row.accuracy.value, row.accuracy.low, row.accuracy.high, height, colour)
             if row.arm == "uniform":
-                above.axvline(1, color=_GREY, linewidth=0.8)
-                below.axvline(row.accuracy.value, color=_GREY, linewidth=0.8)
+                above.axvline(1, color=GREY, linewidth=0.8)
+                below.axvline(row.accuracy.value, color=GREY, linewidth=0.8)
         above.set(xlabel="training cost / uniform's")
         below.set(xlabel="test accuracy (%)")
         above.set_title(f"{_DATA_TITLES[kind]}, epoch {own[0].epoch}", loc="left", fontsize=11)
         for axes in (above, below):
-            _rows(axes, {LABELS[arm]: len(arms) - 1.0 - at for at, arm in enumerate(arms)})
-    marks = [("uniform sampling", "o", _BLACK), ("other samplers", "o", _BLUE)]
+            name_rows(axes, {LABELS[arm]: len(arms) - 1.0 - at for at, arm in enumerate(arms)})
+    marks = [("uniform sampling", "o", BLACK), ("other samplers", "o", BLUE)]
     _marks_legend(figure, marks, any(row.accuracy.low for row in rows))
     return figure
 
@@ -155,15 +158,15 @@ def time_figure(rows: Sequence[TimeRow], title: str) -> Figure:
     for axes, target in zip(figure.subplots(1, len(targets), sharey=True, squeeze=False)[0], targets, strict=True):
         for row in (row for row in rows if row.target == target):
             height, found = heights[_name(row)], row.minutes
-            colour = {"AS": _BLUE, "uniform": _BLACK}.get(row.arm, _ORANGE)
-            _estimate(axes, found.value, found.low, found.high, height, colour, filled=found.runs == row.runs)
+            colour = {"AS": BLUE, "uniform": BLACK}.get(row.arm, ORANGE)
+            estimate(axes, found.value, found.low, found.high, height, colour, filled=found.runs == row.runs)
             if not found.runs:
                 axes.text(0.02, height, "not reached", transform=axes.get_yaxis_transform(), va="center", fontsize=8)
         axes.set_title(target, loc="left", fontsize=11)
         axes.set(xlabel=MINUTES_LABEL)
         axes.set_xlim(0, 1.06 * longest)
-        _rows(axes, heights)
-    marks = [("all runs reach it", "o", _GREY), ("only some of the runs reach it: their median", "o", "none")]
+        name_rows(axes, heights)
+    marks = [("all runs reach it", "o", GREY), ("only some of the runs reach it: their median", "o", "none")]
     some = any(0 < row.minutes.runs < row.runs for row in rows)
     _marks_legend(figure, marks[: 1 + some], any(row.minutes.low for row in rows))
     return figure
@@ -171,13 +174,13 @@ def time_figure(rows: Sequence[TimeRow], title: str) -> Figure:
 
 def _claim(axes: Axes, row: RatioRow, height: float) -> None:
     if row.statistic == "mean":
-        axes.plot(row.printed, height + 0.25, "D", color=_ORANGE, markersize=6)
-        _estimate(axes, row.ours.value, row.ours.low, row.ours.high, height, _BLUE)
+        axes.plot(row.printed, height + 0.25, "D", color=ORANGE, markersize=6)
+        estimate(axes, row.ours.value, row.ours.low, row.ours.high, height, BLUE)
     else:
-        _estimate(axes, row.ours.value, row.ours.low, row.ours.high, height - 0.25, _BLUE, filled=False)
+        estimate(axes, row.ours.value, row.ours.low, row.ours.high, height - 0.25, BLUE, filled=False)
 
 
-def _estimate(
+def estimate(
     axes: Axes,
     value: float | None,
     low: float | None,
@@ -217,7 +220,7 @@ def _heights(groups: Mapping[str, object]) -> dict[str, float]:
     return dict(reversed(list(heights.items())))
 
 
-def _rows(axes: Axes, heights: Mapping[str, float]) -> None:
+def name_rows(axes: Axes, heights: Mapping[str, float]) -> None:
     """Names of the lines."""
     axes.set_yticks(list(heights.values()), list(heights))
     axes.set_ylim(-0.7, max(heights.values()) + 0.6)
@@ -231,12 +234,12 @@ def _marks_legend(figure: Figure, marks: Sequence[tuple[str, str, str]], interva
     """Label, marker and colour of each, where ``none`` is a blue ring; and whether lines stand for intervals."""
     handles = []
     for label, marker, colour in marks:
-        edge, face = (_BLUE, "white") if colour == "none" else (colour, colour)
+        edge, face = (BLUE, "white") if colour == "none" else (colour, colour)
         handles.append(
             Line2D([], [], linestyle="", marker=marker, markersize=7, label=label, color=edge, markerfacecolor=face)
         )
     if intervals:
-        handles.append(Line2D([], [], color=_GREY, linewidth=1.4, label="interval over the runs"))
+        handles.append(Line2D([], [], color=GREY, linewidth=1.4, label="interval over the runs"))
     columns = len(handles) if figure.get_figwidth() > 8 else 2
     figure.legend(handles=handles, loc="outside lower left", ncols=columns, frameon=False, fontsize=9)
 
@@ -244,4 +247,6 @@ def _marks_legend(figure: Figure, marks: Sequence[tuple[str, str, str]], interva
 def _with_more(run: Run) -> Run:
     """With the smallest entry of P, and with what the tables call a cost: as it is before the first epoch."""
     costs = [late_cost(run, epoch) if epoch else run.at("training_cost_mean", 0) for epoch in run.epochs.tolist()]
-    return run._replace(measured={**run.measured, "smallest_p": over_bins(run).min(axis=1), "late_cost": np.array(costs)})
+    return run._replace(
+        measured={**run.measured, "smallest_p": over_bins(run).min(axis=1), "late_cost": np.array(costs)}
+    )

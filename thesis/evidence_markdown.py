@@ -20,6 +20,7 @@ from thesis.evidence_figures import LABELS
 from thesis.printed import OPTIMIZERS
 from thesis.results import COLLAPSED
 from thesis.tables import RatioRow
+from thesis.variance import LayerRow, NoiseRow
 
 QUESTIONS = (
     "What AS gains over uniform sampling and OBS",
@@ -28,6 +29,7 @@ QUESTIONS = (
     "Which part of AS the gain comes from",
     "Time to a training cost and to an accuracy",
     "The best batch size, sampler and optimizer for time to accuracy",
+    "The variance of the gradient estimate",
 )
 _INTRODUCTION = f"""Made by `python -m thesis report evidence` from what `python -m thesis run` measured; what it means
 stands in `docs/evidence.md`. Values are medians over the runs (seeds), with bootstrap intervals of 95 % in brackets,
@@ -38,12 +40,21 @@ _RULE = f"""The rule, on seeds from {FIRST_SELECTION_SEED} on, which enter nothi
 been run in all six settings and that cost at most {WORST:g} times as much as the thesis's settings in each of them, the
 one with the smallest geometric mean of the ratios."""
 
+_NOISE = """Of all studies: the variance of the weighted estimate of the mean gradient with respect to the logits, of
+one draw from the sampler's distribution, over that of a uniform draw, whether the training has these weights or not.
+Medians over epochs, then over runs."""
+_LAYER = """Of the study `variance`: what `thesis/gradients.py` defines."""
 
-def evidence_markdown(evidence: Evidence, figures: Sequence[str]) -> str:
+
+def evidence_markdown(
+    evidence: Evidence, noise: Sequence[NoiseRow], layer: Sequence[LayerRow], figures: Sequence[str]
+) -> str:
     """The page.
 
     Args:
-        evidence: The rows of all questions.
+        evidence: The rows of questions 1 to 6.
+        noise: Those of question 7, of all studies.
+        layer: Those of question 7, of its own study.
         figures: Names of the files that were made.
     """
     parts = ["# Tables of the evidence", fill(_INTRODUCTION.replace("\n", " "), 120)]
@@ -55,8 +66,10 @@ def evidence_markdown(evidence: Evidence, figures: Sequence[str]) -> str:
             parts.append(_claims(evidence.claims))
         elif number in evidence.arms:
             parts.append(_arms(evidence.arms[number]))
-        else:
+        elif number in evidence.times:
             parts.append(_times(evidence.times[number]))
+        else:
+            parts += [fill(_NOISE.replace("\n", " "), 120), _noise(noise), *([_LAYER, _layer(layer)] if layer else [])]
         if number == 3:
             parts += [_LONGER, _collapses(evidence.collapses)] if evidence.collapses else []
             parts += [fill(_RULE.replace("\n", " "), 120), _defaults(evidence.defaults)]
@@ -145,6 +158,35 @@ def _defaults(rows: Sequence[DefaultRow]) -> str:
     ]
     header = ["candidate", "settings run", "cost / that of the thesis's settings", "worst of the settings", "chosen"]
     return _table(header, lines)
+
+
+def _noise(rows: Sequence[NoiseRow]) -> str:
+    lines = [
+        [
+            f"{OPTIMIZERS[row.optimizer]} {row.batch_size}",
+            LABELS[row.arm],
+            interval(row.early),
+            interval(row.middle),
+            f"{row.below} of {row.of}",
+            str(row.middle.runs),
+            str(row.epochs),
+        ]
+        for row in rows
+    ]
+    header = ["setting", "arm", "first 3 epochs", "all epochs", "epochs below 1", "runs", "epochs"]
+    return _table(header, lines)
+
+
+def _layer(rows: Sequence[LayerRow]) -> str:
+    settings = dict.fromkeys((row.optimizer, row.batch_size, row.quantity) for row in rows)
+    arms = list(dict.fromkeys(row.arm for row in rows))
+    found = {(row.optimizer, row.batch_size, row.quantity, row.arm): row for row in rows}
+    lines = []
+    for optimizer, size, quantity in settings:
+        own = [found.get((optimizer, size, quantity, arm)) for arm in arms]
+        texts = ["–" if row is None or row.trained.value != row.trained.value else interval(row.trained) for row in own]
+        lines.append([f"{OPTIMIZERS[optimizer]} {size}", f"`{quantity}`", *texts])
+    return _table(["setting", "quantity", *(LABELS[arm] for arm in arms)], lines)
 
 
 def _table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

@@ -9,6 +9,7 @@ A cell is one training. The arms are made of the package's strategies, as their 
 * ``mends``: remedies for a collapse of P, with Adam and with Adadelta; the name is that of the committed record.
 * ``ablation``: which part of AS the gain comes from, on clean, imbalanced and noisy MNIST.
 * ``time``: how soon a training cost or an accuracy is reached, against other methods.
+* ``loshchilov``: the thesis's arms in the set-up of online batch selection's authors, see :mod:`thesis.loshchilov`.
 * ``variance``: how much less variance the gradient estimate has, see :mod:`thesis.gradients`.
 """
 
@@ -122,6 +123,8 @@ PARTS = ("uniform", "AS", "AS_one_bin", "AS_q_only", "gopal", "gopal_unweighted"
 """The arms of ``ablation``."""
 TIMED = ("uniform", "AS", "OBS", "InfoBatch", "SelectiveBackprop")
 """The arms of ``time``."""
+THEIRS = ("uniform", "AS", "OBS")
+"""The arms of ``loshchilov``."""
 VARIED = (
     "uniform", "AS", "AS_gradient", "AS_second_moment", "AS_floor", "gopal", "OBS", "upper_bound", "gradient_norm",
 )  # fmt: skip
@@ -154,9 +157,12 @@ GRIDS: dict[str, list[Cell]] = {
     "mends": _cross("mends", REMEDIES, batch_sizes=BATCH_SIZES),
     "ablation": _cross("ablation", PARTS, ("adadelta",), data=tuple(DATA)),
     "time": _cross("time", TIMED),
+    "loshchilov": _cross("loshchilov", THEIRS, batch_sizes=(64,)),
     "variance": _cross("variance", VARIED),
 }
 """The cells of each study with seed 0, in the order in which they are run."""
+APART = ("loshchilov", "variance")
+"""Studies whose trainings are not those of the others: another set-up, and another length."""
 
 
 def cells(experiment: str, seeds: int = 3, first_seed: int = 0) -> list[Cell]:

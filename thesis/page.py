@@ -18,7 +18,6 @@ A name is a path, and the end of it the part that is meant:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,22 +33,19 @@ _PLACE = re.compile(r"\{([^{}:\s]+)(?::(\d))?\}")
 _TARGETS = {"training cost 1e-2": "1e-2", "training cost 1e-3": "1e-3", "test accuracy 99.3 %": "99.3"}
 
 
-def page(tables: Tables, evidence: Evidence, source: str | None = None) -> str:
-    """The page.
+def page(tables: Tables, source: str | None = None) -> str:
+    """The page, with a dash for each number that the results do not give.
 
     Args:
         tables: Of all runs.
-        evidence: Of the same.
         source: Default: the text of :data:`SOURCE`.
-
-    Raises:
-        KeyError: If the source names a number that the results do not give.
     """
+    evidence = Evidence(tables)
     noise, layer = noise_rows(evidence.runs), layer_rows(tables.runs)
     known = numbers(tables, evidence) | variance_numbers(noise, layer)
 
     def filled(found: re.Match[str]) -> str:
-        return as_text(known[found[1]], int(found[2] or 2))
+        return as_text(known.get(found[1]), int(found[2] or 2))
 
     text = SOURCE.read_text() if source is None else source
     text = text.replace("{table claims}", claims_table(claims(tables, evidence, noise, layer))).replace("{rule}", RULE)
@@ -73,8 +69,9 @@ def numbers(tables: Tables, evidence: Evidence) -> dict[str, float | None]:
     for row in evidence.defaults:
         found |= _columns(f"default/{row.arm}", row)
     minutes = {(row.optimizer, row.batch_size, row.arm): row.minutes.value for row in tables.cells}
-    settings = {setting[:2] for setting in minutes}
-    pairs = [(minutes[*setting, "OBS"], minutes[*setting, "AS"]) for setting in settings]
+    pairs = [
+        (value, minutes[optimizer, size, "AS"]) for (optimizer, size, arm), value in minutes.items() if arm == "OBS"
+    ]
     longer = [obs / own for obs, own in pairs if obs and own]
     if longer:
         found |= {"time/obs_low": min(longer), "time/obs_high": max(longer)}
@@ -94,5 +91,3 @@ def _columns(path: str, row: NamedTuple) -> dict[str, float | None]:
 
 def _parts(path: str, value: Estimate | Ratio) -> dict[str, float | None]:
     return {path: value.value, f"{path}/low": value.low, f"{path}/high": value.high, f"{path}/runs": float(value.runs)}
-
-

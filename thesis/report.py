@@ -21,6 +21,8 @@ from thesis.figures import accuracy_figure, overview_figure, training_cost_figur
 from thesis.markdown import markdown
 from thesis.printed import ACCURACY_FIGURES, BATCH_SIZES, DELTA_GRIDS, DISTRIBUTION_FIGURES, OPTIMIZERS
 from thesis.tables import Tables
+from thesis.variance import STUDY, layer_rows, noise_rows
+from thesis.variance_figure import variance_figure as study_figure
 
 DPI = 130
 _PNG_COLOURS = 128  # a palette makes the files a third as large
@@ -62,10 +64,15 @@ def evidence_report(tables: Tables) -> dict[str, bytes]:
         tables: Of runs of any studies.
     """
     evidence = Evidence(tables)
+    noise, layer = noise_rows(evidence.runs), layer_rows(tables.runs)
     files = {f"question_{number}.png": png(figure) for number, figure in _evidence_figures(evidence)}
-    page = evidence_markdown(evidence, list(files)).encode()
+    if layer:
+        studied = [run for run in tables.runs if run.cell.experiment == STUDY]
+        files["question_7.png"] = png(study_figure(studied, layer))
+    page = evidence_markdown(evidence, noise, layer, list(files)).encode()
     rows = {"1": evidence.claims, "3_collapse": evidence.collapses, "3_default": evidence.defaults}
     rows |= {str(number): of_question for number, of_question in (evidence.arms | evidence.times).items()}
+    rows |= {"7": noise, "7_layer": layer}
     files |= {f"question_{name}.csv": as_csv(of_question).encode() for name, of_question in rows.items() if of_question}
     return files | {"tables.md": page}
 

@@ -39,6 +39,7 @@ from lightning_as.plugin.callback import AdaptiveSamplingCallback
 from lightning_as.strategies import Strategy
 from thesis.gradients import SAMPLE, inputs_of, probe, whole_gradients
 from thesis.grid import ARMS, DATA
+from thesis.loshchilov import LoshchilovMNIST, LoshchilovNet
 from thesis.results import PROBED, ROW, Cell, Row
 
 Report = Callable[[list[Row]], None]
@@ -63,7 +64,9 @@ def train(cell: Cell, epochs: int, checkpoint: Path, device: str, report: Report
     """
     seed_everything(cell.seed, verbose=False)
     arm = ARMS[cell.arm]
-    data = MNISTDataModule(cell.batch_size, bins=arm.bins, device="auto", **DATA[cell.data])
+    theirs = cell.experiment == "loshchilov"
+    make_data = LoshchilovMNIST if theirs else MNISTDataModule
+    data = make_data(cell.batch_size, bins=arm.bins, device="auto", **DATA[cell.data])
     strategy, clock = arm.make(cell), Clock()
     probed = cell.batch_size if cell.experiment == "variance" else 0
     measurements = Measurements(data, strategy, clock, report, probed)
@@ -82,9 +85,8 @@ def train(cell: Cell, epochs: int, checkpoint: Path, device: str, report: Report
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(
-        ConvNetClassifier(optimizer=cell.optimizer), data, ckpt_path=checkpoint if checkpoint.exists() else None
-    )
+    module = LoshchilovNet(cell.optimizer) if theirs else ConvNetClassifier(optimizer=cell.optimizer)
+    trainer.fit(module, data, ckpt_path=checkpoint if checkpoint.exists() else None)
     if trainer.interrupted:  # older Lightnings end the fit, and no more
         raise KeyboardInterrupt
     return measurements.rows

@@ -112,7 +112,9 @@ def _noise(runs: Sequence[Run], optimizer: str, batch_size: int, arm: str) -> No
     if not own:
         return None
     found = [ratios(run) for run in own]
-    middle, early = (median([float(np.median(part)) for part in parts]) for parts in (found, [r[:EARLY] for r in found]))
+    middle, early = (
+        median([float(np.median(part)) for part in parts]) for parts in (found, [r[:EARLY] for r in found])
+    )
     joined = np.concatenate(found)
     epochs = min(len(part) for part in found)
     return NoiseRow(optimizer, batch_size, arm, epochs, middle, early, int((joined < 1).sum()), len(joined))

@@ -71,7 +71,7 @@ def test_a_collapse_is_for_good_or_not():
         rows = training([1.0] * 20, arm=arm)
         return [r | {"p": f"{smallest[e]}" + 9 * ";0.1"} if e in smallest else r for e, r in enumerate(rows)]
 
-    rows = long({4: 5e-4, 18: 1e-3, 19: 9e-4, 20: 1e-9}, "AS") + long({4: 5e-4, 18: 1e-5}, "AS_floor")
+    rows = long({4: 5e-4, 18: 1e-3, 19: 9e-4, 20: 1e-9}, "AS") + long({4: 5e-4, 18: 1e-5}, "AS_second_moment")
     rows += long(dict.fromkeys(range(21), 1e-6), "AS_original") + training([1.0] * 15, arm="AS_robust")
     found = [(r.arm, r.smallest_p, r.collapsed_epochs, r.collapsed_since) for r in evidence(rows).collapses]
-    assert found == [("AS", 1e-9, 3, 19), ("AS_floor", 1e-5, 2, None), ("AS_original", 1e-6, 21, 0)]
+    assert found == [("AS", 1e-9, 3, 19), ("AS_second_moment", 1e-5, 2, None), ("AS_original", 1e-6, 21, 0)]

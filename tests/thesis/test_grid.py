@@ -1,18 +1,28 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
 from lightning_as import AdaptiveSampling, GopalSampling, MNISTDataModule, OnlineBatchSelection
-from thesis.grid import ARMS, DATA, GRIDS, cells, select
+from tests.helpers.synthetic import row, runs_of
+from thesis.grid import ARMS, DATA, GRIDS, cells, over_bins, select
 
 CONFIGS = Path(__file__).parents[2] / "thesis" / "configs"
 
 
 @pytest.mark.parametrize(
     ("study", "count"),
-    [("thesis", 18), ("grid-search", 63), ("weights", 6), ("mends", 36), ("ablation", 28), ("time", 10)],
+    [
+        ("thesis", 18),
+        ("grid-search", 63),
+        ("weights", 6),
+        ("mends", 36),
+        ("ablation", 28),
+        ("time", 10),
+        ("variance", 18),
+    ],
 )
 def test_the_cells_of_a_study_are_different_and_can_be_made(study: str, count: int):
     found = cells(study, seeds=2, first_seed=5)
@@ -81,3 +91,13 @@ def test_names_of_a_kind_are_alternatives_and_kinds_are_conditions():
 def test_bad_arguments(call: Any, arguments: Any, message: str):
     with pytest.raises(ValueError, match=message):
         call(*arguments)
+
+
+def test_p_is_what_was_recorded_without_the_part_of_the_floor():
+    counts = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]  # of the digits
+    wanted = np.array([0.0022, *[0.9978 / 9] * 9])
+    recorded = 0.9 * wanted + 0.1 * np.array(counts) / 60_000
+    (run,) = runs_of([row(arm="AS_robust", p=";".join(f"{part:.6g}" for part in recorded))])
+    np.testing.assert_allclose(over_bins(run)[0], wanted, atol=1e-6)
+    (run,) = runs_of([row(arm="AS", p=";".join(f"{part:.6g}" for part in recorded))])
+    np.testing.assert_array_equal(over_bins(run), run.p)

@@ -107,7 +107,9 @@ def test_reports_of_the_published_results_are_in_their_place_and_others_elsewher
     assert {mine.name, "report.md"} < {path.name for path in mine.parent.iterdir()}
     assert "| Adadelta 256 | AS |" in (results / "evidence" / "tables.md").read_text()
     said = "The report of 3 runs is in benchmarks/results/thesis/report.\n"
-    assert capsys.readouterr().out == said + "The report of 3 runs is in benchmarks/results/evidence.\n"
+    said += "The report of 3 runs is in benchmarks/results/evidence.\ndocs/evidence.md is made of them.\n"
+    assert capsys.readouterr().out == said
+    assert Path("docs/evidence.md").read_text().startswith("# The evidence\n")
     own = ["--results", str(results / "thesis"), str(results / "time" / "epochs.csv")]
     for output in ([], ["--output", "one"]):
         main(["report", "evidence", *own, *output])

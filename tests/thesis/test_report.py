@@ -50,5 +50,5 @@ def test_what_was_not_run_or_is_undefined_is_said(monkeypatch: pytest.MonkeyPatc
         assert line in page
     assert "*Figure 20: not run.*" not in page
     page = evidence_report(found)["tables.md"].decode()
-    assert page.count("*Not run.*") == 2  # questions 2 and 3
+    assert page.count("*Not run.*") == 3  # questions 2, 3 and 7
     assert "| training cost 1e-3 | Adadelta 256 | uniform | not reached | – | 0 of 1 |" in page

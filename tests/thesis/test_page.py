@@ -1,0 +1,46 @@
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.synthetic import cell, evidence, tables
+from thesis.evidence import Evidence
+from thesis.page import SOURCE, numbers, page
+from thesis.results import read
+from thesis.tables import Tables
+from thesis.variance import layer_rows, noise_rows
+from thesis.variance import numbers as variance_numbers
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_published_page_is_what_the_published_results_give_and_none_of_its_numbers_is_missing():
+    published = Tables(read(sorted((ROOT / "benchmarks" / "results").glob("*/epochs.csv"))))
+    assert page(published) == (ROOT / "docs" / "evidence.md").read_text()
+    found = Evidence(published)
+    known = numbers(published, found) | variance_numbers(noise_rows(found.runs), layer_rows(published.runs))
+    named = re.findall(r"\{([^{}:\s]+)(?::\d)?\}", SOURCE.read_text().replace("{rule}", ""))
+    assert len(named) > 150
+    assert [name for name in named if known.get(name) is None] == []
+
+
+def test_a_number_is_looked_up_and_written_with_so_many_digits_and_a_dash_is_for_what_is_not_there():
+    rows = cell(seeds=3)
+    known = numbers(tables(rows), evidence(rows))
+    assert known["claims/adadelta_256/OBS/mean"] == pytest.approx(0.5)  # of 2/4, 4/16 and 3/6
+    assert known["claims/adadelta_256/OBS/mean/low"] == pytest.approx(0.25)
+    assert (known["time/obs_low"], known["time/obs_high"]) == (5 / 6, 5 / 6)
+    source = "{claims/adadelta_256/OBS/mean} {time/obs_low:4} {arms/2/adam_64/full/AS/cost}"
+    assert page(tables(rows), source) == "0.5 0.8333 –"
+
+
+def test_the_claims_are_judged_by_all_settings():
+    rows = [*cell(), *cell("adam", 64)]
+    text = page(tables(rows), "{table claims}")
+    line = next(line for line in text.splitlines() if "than uniform" in line)
+    assert "of 1 settings by mean costs: holds 1" in line
+    assert "**holds**" in line
+    assert "3 pairs, 15 epochs" in line
+    line = next(line for line in text.splitlines() if "fails with Adam" in line)
+    assert "**contradicted**" in line  # below uniform sampling and below OBS
+    assert "P collapses" not in text  # no long training
