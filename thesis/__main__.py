@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import subprocess
+import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 PUBLISHED = Path("benchmarks/results")
@@ -33,7 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         run, report = _run_parser(commands), _report_parser(commands)
         options = parser.parse_args(arguments)
         if options.command == "run":
-            _run(options, run)
+            own = sys.orig_argv[1:] if arguments is None else ["-m", "thesis", *arguments]
+            _run(options, run, [sys.executable, *own, "--processes=1"])
         else:
             _report(options, report)
     except ModuleNotFoundError as error:
@@ -64,11 +68,14 @@ def _run_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "--device", choices=["auto", "cpu", "cuda"], default="auto", help="what trains (default: %(default)s)"
     )
     parser.add_argument("--threads", type=int, default=1, help="threads of a process (default: %(default)s)")
+    parser.add_argument(
+        "--processes", type=int, default=1, help="trainings side by side, also on one GPU (default: %(default)s)"
+    )
     parser.add_argument("--storage", help=argparse.SUPPRESS)  # of an earlier version
     return parser
 
 
-def _run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+def _run(options: argparse.Namespace, parser: argparse.ArgumentParser, command: Sequence[str]) -> None:
     import torch
 
     from thesis.grid import cells, select
@@ -78,24 +85,44 @@ def _run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     try:
         if options.storage is not None:
             raise ValueError("`storage` is gone: processes share a `folder`, whose epochs.csv is the record now.")
-        if options.threads < 1:
-            raise ValueError(f"`threads` must be at least 1, got {options.threads}.")
+        for name in ("threads", "processes"):
+            if getattr(options, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {getattr(options, name)}.")
         selected = select(cells(options.study, options.seeds, options.first_seed), options.only)
         _quieten()
         torch.set_num_threads(options.threads)
         torch.backends.cudnn.allow_tf32 = False  # float32 is what is said, and of the GPUs of today not the default
-        failed = Study(selected, options.epochs, folder, options.device).run()
+        study = Study(selected, options.epochs, folder, options.device)
+        with _beside(options.processes - 1, command) as codes:
+            study.run()
     except ValueError as error:
         parser.error(str(error))
     except (KeyboardInterrupt, SystemExit):
         print("Stopped. The same command goes on from the last epoch.", flush=True)
         raise SystemExit(130) from None
     print(f"What was measured is in {folder / 'epochs.csv'}.")
-    for name, message in failed.items():
+    for name, message in study.failed.items():
         print(f"Failed: {name}: {message}")
-    if failed:
+    if study.failed or any(codes):
         print("The same command tries what has failed again.")
         raise SystemExit(1)
+
+
+@contextmanager
+def _beside(others: int, command: Sequence[str]) -> Iterator[list[int]]:
+    """With other processes that share the folder: they are waited for, or end with this one if it breaks off.
+
+    Yields:
+        Their exit codes, which are there after the context.
+    """
+    started = [subprocess.Popen(command) for _ in range(others)]
+    codes: list[int] = []
+    try:
+        yield codes
+        codes += [process.wait() for process in started]
+    finally:
+        for process in started:
+            process.terminate()  # which does nothing to one that has ended
 
 
 def _report_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:

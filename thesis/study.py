@@ -64,12 +64,13 @@ class Study:
         with FileLock(folder / "study.lock"):  # two processes may begin at once
             self._check(certain=device != "auto" or self._device == "cpu")
 
-    def run(self) -> dict[str, str]:
-        """Train all cells that are not done and that no other process is at.
+    @property
+    def failed(self) -> dict[str, str]:
+        """By their names the selected cells that have failed and were not repeated since, with what went wrong."""
+        return {cell.name: self._file(cell, "failed").read_text() for cell in self._failures()}
 
-        Returns:
-            By their names the selected cells that have failed and were not repeated since, with what went wrong.
-        """
+    def run(self) -> dict[str, str]:
+        """Train all cells that are not done and that no other process is at; what has :attr:`failed` then."""
         self._tidy(self._record())
         self._earlier = self._failures()
         while True:
@@ -85,7 +86,7 @@ class Study:
         if self._elsewhere:
             others = f"{self._elsewhere} are with other processes"
             print(f"{others}. If one dies, the same command goes on with what it leaves.")
-        return {cell.name: self._file(cell, "failed").read_text() for cell in self._failures()}
+        return self.failed
 
     def _claim(self) -> tuple[Cell, FileLock] | None:
         """The first cell that is due and that no other process trains, with its lock, which is held."""

@@ -58,6 +58,7 @@ def test_it_runs_in_a_folder_of_the_studys_name_and_tells_of_what_failed(monkeyp
     [
         (["run", "thesis", "--only", "adam_65"], "`only` names 'adam_65', but there is: "),
         (["run", "thesis", "--threads=0"], "`threads` must be at least 1, got 0"),
+        (["run", "thesis", "--processes=0"], "`processes` must be at least 1, got 0"),
         (["run", "thesis", "--epochs=0"], "`epochs` must be at least 1, got 0"),
         (["run", "thesis", "--storage=sqlite:///study.db"], "`storage` is gone: processes share a `folder`"),
         (["run", "thesos"], "invalid choice: 'thesos'.*thesis.*grid-search.*time"),
@@ -95,6 +96,24 @@ def test_two_processes_share_a_study_and_do_no_cell_twice(rows: Any, tmp_path: P
     assert [one.returncode for one in processes] == [0, 0], said
     begun = Counter(re.findall(r"(\S+): epoch 1 of 2", "".join(said)))
     assert (len(begun), set(begun.values()), len(rows())) == (6, {1}, 6 * 3)
+
+
+@pytest.mark.slow
+def test_one_command_runs_several_side_by_side_and_ends_with_all_of_them(rows: Any, tmp_path: Path):
+    arguments = ["--seeds=2", "--epochs=2", *TWO, "--processes=2", f"--folder={tmp_path / 'study'}"]
+    one = process(*arguments)
+    said = one.communicate(timeout=600)[0]
+    assert (one.returncode, len(rows())) == (0, 4 * 3), said
+    assert said.count("What was measured is in") == 2
+    stopped = process(*arguments, "--epochs=200", f"--folder={tmp_path / 'longer'}")
+    found = set()
+    for line in stopped.stdout:
+        found |= set(re.findall(r"(\S+): epoch 1 of 200", line))
+        if len(found) == 2:
+            break
+    stopped.send_signal(signal.SIGTERM)
+    assert stopped.communicate(timeout=600)[0].count("Stopped.") == 2  # its output ends when the other one does
+    assert stopped.returncode == 130
 
 
 def test_reports_of_the_published_results_are_in_their_place_and_others_elsewhere(monkeypatch: Any, capsys: Any):
