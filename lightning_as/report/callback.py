@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader
@@ -16,19 +18,26 @@ from torch.utils.data import DataLoader
 from lightning_as.plugin.callback import AdaptiveSamplingCallback
 from lightning_as.plugin.examples import columns_of, known_of
 from lightning_as.plugin.wiring import logs_now
-from lightning_as.report.drawings import as_picture
+from lightning_as.report.drawings import as_picture, styled
 from lightning_as.report.page import hardest, render, suspected
 from lightning_as.report.samples import View, class_names, read
 from lightning_as.report.sections import Facts, Plot, plots, times_as_often
 from lightning_as.report.series import Series
+from lightning_as.strategies import Strategy
+
+PAUSE = 20.0
+"""How many times as long as it took to write a page is trained before the next."""
 
 
 class SamplingReport(Callback):
     """Writes a page about what was drawn, what that is worth, and which examples are hard or look wrongly labelled.
 
     It tells of the :class:`AdaptiveSamplingCallback` before it in the Trainer. The page is one file of HTML that needs
-    nothing else, of 3 MB at most, written after each epoch, at the end, and when a fit breaks off. Its figures also go
-    to loggers that have `log_image`, such as W&B's, or whose `experiment` has `add_figure`, such as TensorBoard's.
+    nothing else, of 3 MB at most, written after an epoch, at the end, and when a fit breaks off; after short epochs now
+    and then, for a twentieth of the time at most; and not under `fast_dev_run`. Its figures also go to loggers that
+    have `log_image`, such as W&B's, or whose `experiment` has `add_figure`, such as TensorBoard's. What fails in all
+    that is warned of, and ends no training.
+
     Examples are shown as pictures or texts, if the data set's samples have any: of each page those that the last one
     has not shown are read from it, 72 at most, as the loader reads them, for ten seconds at most.
 
@@ -65,13 +74,14 @@ class SamplingReport(Callback):
         self._series = Series()
         self._views: dict[int, View] = {}  # of the examples that the last page lists
         self._fitting = False
+        self._next = 0.0  # time before which no page is written after an epoch
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse what cannot work before training."""
         self._fitting = stage == "fit"
         if not self._fitting:
             return
-        self._views = {}
+        self._views, self._next = {}, time.monotonic()
         if not find_adaptive(trainer, self).keeps_record:
             raise MisconfigurationException(
                 "SamplingReport tells what the record of the examples has, which `AdaptiveSamplingCallback("
@@ -94,8 +104,9 @@ class SamplingReport(Callback):
             self._note(trainer, found)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the page about the epochs so far, after all that belongs to the last of them."""
-        self._write(trainer, f"In training, after {_epochs(trainer)}.")
+        """Write the page about the epochs so far, after all that belongs to the last of them, if it is time to."""
+        if time.monotonic() >= self._next:
+            self._write(trainer, f"In training, after {_epochs(trainer)}.")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note the distribution over the bins."""
@@ -103,18 +114,13 @@ class SamplingReport(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the page about all of the training."""
-        self._write(trainer, f"Training has ended, after {_epochs(trainer)}.")
-        if self.path.is_file():
+        if self._write(trainer, f"Training has ended, after {_epochs(trainer)}."):
             rank_zero_info(f"What was drawn, and which examples are hard: {self.path}")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Write the page about what there is."""
-        if not self._fitting:
-            return
-        try:
+        if self._fitting:
             self._write(trainer, f"Broken off by {type(exception).__name__}, after {_epochs(trainer)}.")
-        except Exception as error:  # which must not hide the one that ends the fit
-            rank_zero_warn(f"SamplingReport has not written {self.path}: {type(error).__name__}: {error}")
 
     def state_dict(self) -> dict[str, Any]:
         """What was noted in time; all else is the record's."""
@@ -130,11 +136,25 @@ class SamplingReport(Callback):
         if strategy.record is not None:
             self._series.note(strategy.record.batches, figures, lambda: times_as_often(strategy))
 
-    def _write(self, trainer: Trainer, status: str) -> None:
-        """Write the page, if there is anything to tell, and send its figures to the loggers."""
-        strategy = find_adaptive(trainer, self).strategy
-        if not trainer.is_global_zero or strategy.record is None or not strategy.record.batches:
-            return
+    def _write(self, trainer: Trainer, status: str) -> bool:
+        """Write the page, if there is anything to tell, and say whether that was done."""
+        if not trainer.is_global_zero or trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
+            return False
+        begin, written = time.monotonic(), False
+        try:
+            strategy = find_adaptive(trainer, self).strategy
+            if strategy.record is None or not strategy.record.batches:
+                return False
+            self._tell(trainer, strategy, status)
+            written = True
+        except Exception as error:  # a full disk, say, or of a user's data set: no training should end for a page
+            rank_zero_warn(f"SamplingReport could not write {self.path}: {type(error).__name__}: {error}")
+        now = time.monotonic()
+        self._next = now + PAUSE * (now - begin)
+        return written
+
+    def _tell(self, trainer: Trainer, strategy: Strategy, status: str) -> None:
+        """Write the page, and send its figures to the loggers."""
         loader = trainer.train_dataloader
         dataset = loader.dataset if isinstance(loader, DataLoader) else None
         columns = columns_of(strategy)
@@ -144,12 +164,9 @@ class SamplingReport(Callback):
         facts = Facts(strategy, columns, self._series, class_names(dataset), hard, suspects)
         drawn = plots(facts)
         page = render(facts, drawn, self._views, status)
-        try:
-            part = self.path.with_name(f".{self.path.name}.part")
-            part.write_text(page, encoding="utf-8")
-            part.replace(self.path)
-        except OSError as error:  # a full disk, say, for which no training should end
-            rank_zero_warn(f"SamplingReport could not write {self.path}: {error}")
+        part = self.path.with_name(f".{self.path.name}.part")
+        part.write_text(page, encoding="utf-8", errors="replace")  # of half a surrogate pair, as broken JSON has
+        part.replace(self.path)
         _send(trainer, drawn)
 
     def _read(self, loader: DataLoader[Any], indices: Sequence[int]) -> None:
@@ -183,9 +200,18 @@ def _send(trainer: Trainer, drawn: Sequence[Plot]) -> None:
     """Give the figures to the loggers that take any."""
     figures = {f"sampling/{plot.key}": plot.figure for plot in drawn if plot.figure is not None}
     for logger in trainer.loggers:
-        if (log_image := getattr(logger, "log_image", None)) is not None:
+        try:
+            _log(logger, figures, trainer.global_step)
+        except Exception as error:  # each has ways of its own, and may have lost its server
+            said = f"{type(error).__name__}: {error}"
+            rank_zero_warn(f"SamplingReport could not send its figures to {type(logger).__name__}: {said}")
+
+
+def _log(logger: Logger, figures: Mapping[str, Any], step: int) -> None:
+    if (log_image := getattr(logger, "log_image", None)) is not None:
+        for name, figure in figures.items():
+            log_image(key=name, images=[as_picture(figure)], step=step)
+    elif (add_figure := getattr(getattr(logger, "experiment", None), "add_figure", None)) is not None:
+        with styled():  # which draws them, too
             for name, figure in figures.items():
-                log_image(key=name, images=[as_picture(figure)], step=trainer.global_step)
-        elif (add_figure := getattr(getattr(logger, "experiment", None), "add_figure", None)) is not None:
-            for name, figure in figures.items():
-                add_figure(name, figure, trainer.global_step)
+                add_figure(name, figure, step)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import numpy as np
@@ -89,7 +89,8 @@ def in_time(series: Series, name: str, label: str, reference: float | None = Non
         axes.plot(np.array(series.at)[known], values[known], color=_ACCENT, **_marks(series))
         if reference is not None:
             axes.axhline(reference, color=_QUIET, linewidth=1, linestyle=":")
-        axes.set(ylabel=label, ylim=(0, 1.08 * max(values[known].max(), reference or 0.0, 1e-12)))
+        least, largest = min(0.0, values[known].min()), max(values[known].max(), reference or 0.0, 1e-12)
+        axes.set(ylabel=label, ylim=(1.08 * least, 1.08 * largest))
         _by_batches(axes, series)
         if percent:
             _in_percent(axes.yaxis)
@@ -166,10 +167,8 @@ def as_svg(figure: Any, described: str) -> str:
         figure: By one of the functions above.
         described: What it shows, for those who cannot see it; escaped.
     """
-    import matplotlib
-
     file = io.StringIO()
-    with matplotlib.rc_context(_STYLE):
+    with styled():
         figure.savefig(file, format="svg", transparent=True, dpi=200, metadata={"Date": None})
     text = file.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>|<style .*?</style>", "", text[text.index("<svg") :], flags=re.DOTALL)
@@ -183,22 +182,27 @@ def as_svg(figure: Any, described: str) -> str:
 
 def as_picture(figure: Any) -> Any:
     """A PIL image of a figure, on white."""
-    import matplotlib
     from PIL import Image
 
     file = io.BytesIO()
-    with matplotlib.rc_context(_STYLE):
+    with styled():
         figure.savefig(file, format="png", dpi=150, facecolor="white")
     return Image.open(file)
 
 
+def styled() -> AbstractContextManager[None]:
+    """Within it matplotlib draws in the page's style, whatever the user's is, which is back after it."""
+    from matplotlib import style
+
+    return style.context(_STYLE, after_reset=True)
+
+
 @contextmanager
 def _figure(height: float = _SIZE[1]) -> Iterator[tuple[Any, Any]]:
-    """A figure with one pair of axes; nothing of matplotlib's own state is left changed."""
-    import matplotlib
+    """A figure with one pair of axes."""
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(_STYLE):
+    with styled():
         figure = Figure(figsize=(_SIZE[0], height))
         yield figure, figure.subplots()
 
@@ -209,8 +213,8 @@ def _marks(series: Series) -> dict[str, Any]:
 
 
 def _plain(name: str) -> str:
-    """A name that is no formula, whatever is in it."""
-    return name.replace("$", r"\$")
+    """A name that is no formula and can be written, whatever is in it."""
+    return name.replace("$", r"\$").encode("utf-8", "replace").decode("utf-8")
 
 
 def _by_batches(axes: Any, series: Series) -> None:

@@ -6,6 +6,7 @@ import base64
 import io
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +23,9 @@ _LETTERS = 300  # of a text
 _SMALL, _LARGE = 64, 160  # pixels of a side: up to which a picture is kept as it is; of the larger ones
 _LEAST = 8  # pixels of a side, of what is taken for a picture
 _CHANNELS = (1, 3, 4)
+_INTEGERS = (np.uint8, np.uint16, np.int16)  # of pixels; longer ones are of tokens
+_PARTS = 100  # of a sample, that are looked at
+_WRAPPED = 10  # data sets in one another, that are asked for names
 
 
 class View(NamedTuple):
@@ -38,16 +42,14 @@ def view_of(sample: Any) -> View:
     """The first picture in a sample, or else its texts.
 
     Args:
-        sample: A picture or a text; or a sequence, mapping or object that has some.
+        sample: A picture or a text; or a sequence, mapping or object that has some, or in which there is one that has.
     """
-    parts = _parts(sample)
-    for part in parts.values():
-        if (picture := _picture(part)) is not None:
-            return View(picture=_encoded(picture))
-    texts = {name: text for name, text in parts.items() if isinstance(text, str) and text.strip()}
-    if isinstance(sample, Mapping) and len(texts) > 1:
-        return View(text=_shortened("\n".join(f"{name}: {text}" for name, text in texts.items())))
-    return View(text=_shortened(max(texts.values(), key=len))) if texts else View()
+    levels = [sample, *_parts(sample).values()]  # what is in the sample itself comes first
+    for level in levels:
+        for part in _parts(level).values():
+            if (picture := _picture(part)) is not None:
+                return View(picture=_encoded(picture))
+    return next((View(text=text) for level in levels if (text := _text(level))), View())
 
 
 def read(loader: DataLoader[Any], indices: Sequence[int], seconds: float = SECONDS) -> dict[int, View]:
@@ -80,13 +82,22 @@ def read(loader: DataLoader[Any], indices: Sequence[int], seconds: float = SECON
 
 
 def class_names(dataset: Any) -> Mapping[int, str]:
-    """The names of the classes, where a data set or the one that it wraps keeps them, as torchvision's do."""
-    while dataset is not None:
-        names = getattr(dataset, "classes", None)
-        if isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names):
-            return dict(enumerate(names))
-        dataset = getattr(dataset, "dataset", None)
-    return {}
+    """The names of the classes, where a data set or the one that it wraps keeps them, as torchvision's do.
+
+    Not if one of them has a `target_transform`, after which the labels are others than those that it names.
+    """
+    found: Mapping[int, str] = {}
+    try:
+        for _ in range(_WRAPPED):
+            if getattr(dataset, "target_transform", None) is not None:
+                return {}
+            names = getattr(dataset, "classes", None)
+            if not found and isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names):
+                found = dict(enumerate(names))
+            dataset = getattr(dataset, "dataset", None)
+    except Exception:  # of a user's property: numbers are enough of a name
+        return {}
+    return found
 
 
 class _Views(Dataset[View]):
@@ -122,12 +133,20 @@ def _reader(loader: DataLoader[Any], indices: Sequence[int], seconds: float) -> 
 def _parts(sample: Any) -> dict[str, Any]:
     """What may be a picture or a text, by its name."""
     if isinstance(sample, Mapping):
-        return {str(name): part for name, part in sample.items()}
+        return {str(name): part for name, part in islice(sample.items(), _PARTS)}
     if isinstance(sample, (list, tuple)):
-        return {str(at): part for at, part in enumerate(sample)}
+        return {str(at): part for at, part in enumerate(islice(sample, _PARTS))}
     if isinstance(sample, (str, Tensor, np.ndarray)) or _is_pil(sample):
         return {"": sample}
     return dict(getattr(sample, "__dict__", {}))
+
+
+def _text(sample: Any) -> str | None:
+    """The longest text in a sample; of several in a mapping all, by their names."""
+    texts = {name: text for name, text in _parts(sample).items() if isinstance(text, str) and text.strip()}
+    if isinstance(sample, Mapping) and len(texts) > 1:
+        return _shortened("\n".join(f"{name}: {text}" for name, text in texts.items()))
+    return _shortened(max(texts.values(), key=len)) if texts else None
 
 
 def _is_pil(part: Any) -> bool:
@@ -139,17 +158,27 @@ def _picture(part: Any) -> Any | None:
     from PIL import Image  # which matplotlib brings
 
     if _is_pil(part):
+        if part.mode[0] in "IF":  # 16 or 32 bits a pixel, of which `convert` would cut off what is above 255
+            return Image.fromarray(_bytes(np.asarray(part)))
         return part.convert("L" if part.mode in ("1", "L") else "RGB")
     if isinstance(part, Tensor):
-        part = part.detach().cpu()
-        part = (part.float() if part.dtype == torch.bfloat16 else part).numpy()
-    if not isinstance(part, np.ndarray) or (part.dtype.kind not in "fb" and part.dtype != np.uint8):
+        part = _array(part)
+    if not isinstance(part, np.ndarray) or (part.dtype.kind not in "fb" and part.dtype not in _INTEGERS):
         return None
     pixels = _channels_last(part)
     if pixels is None or min(pixels.shape[:2]) < _LEAST:
         return None
     grey = pixels.shape[2] == 1
     return Image.fromarray(_bytes(pixels[..., 0] if grey else pixels[..., :3]))
+
+
+def _array(tensor: Tensor) -> np.ndarray | None:
+    """A tensor's numbers; None of one that has no array of them: sparse, nested, quantized, or without data."""
+    tensor = tensor.detach()
+    try:
+        return (tensor.float() if tensor.is_floating_point() else tensor).cpu().numpy()
+    except (RuntimeError, TypeError):
+        return None
 
 
 def _channels_last(pixels: np.ndarray) -> np.ndarray | None:
@@ -164,12 +193,13 @@ def _channels_last(pixels: np.ndarray) -> np.ndarray | None:
 
 
 def _bytes(pixels: np.ndarray) -> np.ndarray:
-    """Bytes as they are, numbers from 0 to 1 by 255, and others from their least to their largest."""
+    """Bytes as they are, fractions from 0 to 1 by 255, and other numbers from their least to their largest."""
     if pixels.dtype == np.uint8:
         return np.ascontiguousarray(pixels)
+    whole = pixels.dtype.kind in "iu"
     pixels = np.nan_to_num(pixels.astype(np.float64), posinf=0.0, neginf=0.0)
     least, largest = pixels.min(), pixels.max()
-    if least < 0 or largest > 1:
+    if whole or least < 0 or largest > 1:
         pixels = (pixels - least) / max(largest - least, 1e-12)
     return np.ascontiguousarray((pixels * 255).round().astype(np.uint8))
 

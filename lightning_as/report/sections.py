@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -151,7 +152,7 @@ def _bins(facts: Facts) -> Plot:
 def _in_time(series: Series) -> list[Plot]:
     found = []
     for name, title, label, reference, text in _IN_TIME:
-        known = any(value == value for value in series.figure(name))
+        known = any(map(math.isfinite, series.figure(name)))
         figure = drawings.in_time(series, name, label, reference, percent=name == "ess") if known else None
         found.append(Plot(name, title, figure, text if known else _NO_FIGURES))
     return found

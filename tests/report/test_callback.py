@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger
 
 from lightning_as import AdaptiveDataModule, AdaptiveSampling, AdaptiveSamplingCallback, SamplingReport
+from lightning_as.report import callback
 from tests.helpers.pictures import BATCH, NAMES, SIZE, PictureData, PictureNet, Pictures
 from tests.helpers.statistics import saved
 from tests.helpers.tiny import Fitted, refused, tiny_fit, tiny_trainer
@@ -63,7 +64,10 @@ class Watching(Callback):
         self.gains.append(float(trainer.callback_metrics["adaptive/gain"]))
 
 
-def test_the_page_is_of_the_table_and_written_after_each_epoch_and_at_the_end(tmp_path: Path):
+def test_the_page_is_of_the_table_and_written_after_each_epoch_and_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(callback, "PAUSE", 0.0)
     watching = Watching(tmp_path / "report.html")
     fitted = fit(tmp_path, (watching,))
     assert watching.said == ["In training, after 1 epoch", "In training, after 2 epochs"]
@@ -89,10 +93,38 @@ def test_the_page_is_of_the_table_and_written_after_each_epoch_and_at_the_end(tm
 
 
 class Breaking(PictureNet):
+    after = 4
+
     def training_step(self, batch: Any, batch_idx: int) -> Any:
-        if self.global_step == 4:
+        if self.global_step == self.after:
             raise ValueError("a user's bug")
         return super().training_step(batch, batch_idx)
+
+
+class Later(Breaking):
+    after = 2 * STEPS + 1
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_after_short_epochs_no_page_is_written_but_the_first_and_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(callback, "PAUSE", 1e9)
+    watching, logger = Watching(tmp_path / "report.html"), with_add_figure(tmp_path)
+    fit(tmp_path, (watching,), logger=logger)
+    assert watching.said == ["In training, after 1 epoch"] * 2
+    assert [step for name, step in sent(logger) if name == "sampling/draws"] == [STEPS, 3 * STEPS]
+    assert "Training has ended, after 3 epochs." in page(tmp_path)
+    with pytest.raises(ValueError, match="a user's bug"):
+        fit(tmp_path, make=Later)
+    assert "Broken off by ValueError, after 2 epochs." in page(tmp_path)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_trial_of_one_batch_leaves_the_page_that_is_there(tmp_path: Path):
+    (tmp_path / "report.html").write_text("of a real fit")
+    fit(tmp_path, fast_dev_run=True)
+    assert page(tmp_path) == "of a real fit"
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -103,7 +135,7 @@ def test_a_fit_that_breaks_off_leaves_the_page_of_what_there_is_and_its_own_erro
         fit(tmp_path, make=Breaking)
     assert "Broken off by ValueError, after 0 epochs." in page(tmp_path)
     assert f"<b>4</b> {4 * BATCH} draws" in page(tmp_path)
-    monkeypatch.setattr("lightning_as.report.callback.render", Mock(side_effect=RuntimeError("ours")))
+    monkeypatch.setattr(callback, "render", Mock(side_effect=RuntimeError("ours")))
     with pytest.raises(ValueError, match="a user's bug"):
         fit(tmp_path, make=Breaking)
 
@@ -158,6 +190,23 @@ def test_a_data_set_that_cannot_be_read_breaks_nothing(tmp_path: Path):
     )
 
 
+class Broken(Failing):
+    """One by one, texts of broken JSON; and a property that raises."""
+
+    @property
+    def classes(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
+        raise RuntimeError("no names")
+
+    def __getitem__(self, index: int) -> Any:
+        return "bad \ud83d tweet", self.targets[index]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_what_a_data_set_has_wrong_is_shown_as_well_as_can_be(tmp_path: Path):
+    fit(tmp_path, data=AdaptiveDataModule(PictureData(Broken())), max_epochs=1)
+    assert "<blockquote>bad ? tweet</blockquote><p><b>1</b>" in page(tmp_path)
+
+
 @pytest.mark.usefixtures("undrawn")
 def test_reading_samples_moves_no_random_state(tmp_path: Path):
     class Random(Pictures):
@@ -169,6 +218,15 @@ def test_reading_samples_moves_no_random_state(tmp_path: Path):
     reported = fit(tmp_path, **data, max_epochs=2)
     alone = tiny_fit(tmp_path, AdaptiveSampling(), PictureNet, **data, max_epochs=2)
     assert all(map(torch.equal, reported.module.state_dict().values(), alone.module.state_dict().values()))
+
+
+def with_add_figure(tmp_path: Path) -> Mock:
+    """A logger as TensorBoard's."""
+    return Mock(spec=Logger, experiment=Mock(spec=["add_figure"]), save_dir=str(tmp_path))
+
+
+def sent(logger: Mock) -> list[tuple[str, int]]:
+    return [(call.args[0], call.args[2]) for call in logger.experiment.add_figure.call_args_list]
 
 
 class Images(CSVLogger):
@@ -185,12 +243,25 @@ class Images(CSVLogger):
 
 @pytest.mark.usefixtures("undrawn")
 def test_loggers_that_take_figures_get_them_and_others_are_left_alone(tmp_path: Path):
-    images, figures = Images(tmp_path), Mock(spec=Logger, experiment=Mock(spec=["add_figure"]), save_dir=str(tmp_path))
+    images, figures = Images(tmp_path), with_add_figure(tmp_path)
     fit(tmp_path, logger=[images, figures, CSVLogger(tmp_path)], max_epochs=1)
     names = [f"sampling/{key}" for key in ("bins", "ess", "gain", "loss", "lorenz", "draws", "data_map")]
     assert images.images == [(name, STEPS) for name in names]
-    sent = [call.args for call in figures.experiment.add_figure.call_args_list]
-    assert [(name, step) for name, _, step in sent] == images.images
+    assert sent(figures) == images.images
+
+
+class Otherwise(Images):
+    def log_image(self, key: str, image: Any, step: int) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        raise AssertionError("never called")
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_logger_that_does_not_take_the_figures_is_warned_of_and_the_next_gets_them(tmp_path: Path):
+    logger = with_add_figure(tmp_path)
+    said = fit(tmp_path, logger=[Otherwise(tmp_path), logger], max_epochs=1).messages
+    assert any("could not send its figures to Otherwise: TypeError: " in message for message in said)
+    assert len(sent(logger)) == 7
+    assert "Training has ended" in page(tmp_path)
 
 
 def test_a_trainer_without_a_record_before_it_is_refused(tmp_path: Path):
@@ -212,16 +283,21 @@ def test_what_cannot_be_written_or_drawn_is_refused_at_once(tmp_path: Path, monk
         callbacks = [AdaptiveSamplingCallback(), SamplingReport(path)]
         with pytest.raises(OSError, match=f"{path.name}'` of SamplingReport cannot be written"):
             tiny_trainer(tmp_path, callbacks=callbacks).fit(PictureNet(), PictureData())
-    monkeypatch.setattr("lightning_as.report.callback.find_spec", lambda name: None)
+    monkeypatch.setattr(callback, "find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match="with the extra `plots`"):
         SamplingReport("report.html")
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_a_full_disk_ends_no_fit_and_other_processes_write_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_text", Mock(side_effect=OSError("no space left")))
-        assert any("could not write" in message for message in fit(tmp_path, max_epochs=1).messages)
+def test_a_full_disk_or_a_fault_ends_no_fit_and_other_processes_write_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    failing = (Path, "write_text", OSError("no space left")), (callback, "render", RuntimeError("ours"))
+    for owner, name, error in failing:
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, Mock(side_effect=error))
+            said = fit(tmp_path, max_epochs=1).messages
+        assert any(f"report.html: {type(error).__name__}: {error}" in message for message in said)
     monkeypatch.setattr(Trainer, "is_global_zero", False)
     fit(tmp_path, max_epochs=1)
     assert not (tmp_path / "report.html").exists()

@@ -57,6 +57,15 @@ def test_a_figure_in_time_leaves_out_what_was_not_known():
     assert len(reference) == 1
 
 
+def test_a_figure_in_time_has_room_for_what_is_below_nothing():
+    losses = Series()
+    for at, loss in enumerate((-1.0, math.inf, -3.0), 1):
+        losses.note(at, {"loss": loss}, lambda: double(1))
+    least, largest = in_time(losses, "loss", "mean").axes[0].get_ylim()
+    assert least < -3
+    assert 0 <= largest < 0.1
+
+
 def test_the_lorenz_curve_is_that_of_the_examples_one_by_one():
     drawn = np.array([3, 0, 0, 1, 5, 1])
     sorted_draws, total = sorted(drawn.tolist()), drawn.sum()
@@ -94,6 +103,18 @@ def test_the_map_has_each_example_that_was_looked_at_in_the_colour_of_what_becam
     }
     many = {name: np.repeat(column, POINTS) for name, column in columns.items()}
     assert sum(len(kind.get_offsets()) for kind in data_map(many).axes[0].collections) == POINTS
+
+
+def test_figures_are_drawn_alike_in_any_style_of_the_user_s():
+    def drawn() -> bytes:
+        return as_picture(draws_by_bin({"bin": np.array([0, 1]), "drawn": np.array([1, 2])}, ["a", "\ud83d"])).tobytes()
+
+    plain = drawn()
+    styles: Any = {"text.usetex": True, "font.size": 30, "figure.autolayout": True, "savefig.bbox": "tight"}
+    with matplotlib.rc_context(styles):
+        before = dict(matplotlib.rcParams)
+        assert drawn() == plain
+        assert dict(matplotlib.rcParams) == before
 
 
 def test_figures_take_the_page_s_colours_and_leave_matplotlib_alone():

@@ -40,6 +40,11 @@ def pixels(view: View) -> np.ndarray:
         (SimpleNamespace(y=1, x=torch.from_numpy(GREY)), GREY),
         (torch.from_numpy(GREY > 90), 255 * (GREY > 90)),
         (torch.from_numpy(GREY / 255.0).to(torch.bfloat16), GREY.astype(float)),
+        ((3, {"image": COLOUR}), COLOUR),
+        (([Image.fromarray(GREY), COLOUR], 3), GREY),
+        (({"image": COLOUR}, "a name"), COLOUR),
+        ((torch.eye(9).to_sparse(), GREY), GREY),  # of which the first is none
+        (Image.fromarray(GREY / np.float32(255)), GREY),
     ],
 )
 def test_a_picture_is_found_in_any_form(sample: Any, expected: np.ndarray):
@@ -51,6 +56,20 @@ def test_normalised_pixels_are_shown_in_their_own_range():
     np.testing.assert_allclose(shown, GREY / GREY.max() * 255, atol=1)
     assert pixels(view_of(torch.full((1, 9, 9), torch.nan))).max() == 0
     assert pixels(view_of(torch.full((1, 9, 9), -3.0))).max() == 0
+
+
+@pytest.mark.parametrize(
+    "deep",
+    [
+        Image.fromarray(GREY.astype(np.uint16) * 300),
+        Image.fromarray(GREY.astype(np.int32) * 70_000 - 9),
+        Image.fromarray(GREY.astype(np.float32) + 400),
+        GREY.astype(np.uint16) * 300,
+        torch.from_numpy(GREY.astype(np.int16) - 99)[None],
+    ],
+)
+def test_pixels_of_more_than_a_byte_are_shown_in_their_own_range(deep: Any):
+    np.testing.assert_allclose(pixels(view_of(deep)).astype(float), GREY / GREY.max() * 255, atol=1)
 
 
 def test_a_large_picture_is_made_small():
@@ -66,6 +85,9 @@ def test_a_large_picture_is_made_small():
         ({"text": "<b>bold</b>", "label": 1}, "<b>bold</b>"),
         ({"premise": "it rains", "hypothesis": "it is wet", "label": 1}, "premise: it rains\nhypothesis: it is wet"),
         ("x" * 1000, "x" * 299 + "…"),
+        ((1, {"premise": "it rains", "hypothesis": "it is wet"}), "premise: it rains\nhypothesis: it is wet"),
+        (("near", ["further away"]), "near"),
+        ((torch.eye(9).to_sparse(), torch.zeros(9, 9, device="meta"), 1), None),
         ({"input_ids": [1, 2, 3]}, None),
         ((torch.zeros(8), 1), None),
         ((torch.zeros(2, 512), 1), None),
@@ -128,3 +150,14 @@ def test_the_names_of_classes_are_those_that_the_data_set_keeps():
     assert class_names(Subset(Moody(), [0, 1])) == {0: "a", 1: "b"}
     assert class_names([1, 2]) == {}
     assert class_names(SimpleNamespace(classes=3, dataset=None)) == {}
+
+
+def test_classes_have_no_names_where_the_labels_are_others_or_they_cannot_be_had():
+    letters: Any = SimpleNamespace(classes=["N/A", "a", "b"], target_transform=None)
+    assert class_names(letters) == {0: "N/A", 1: "a", 2: "b"}
+    letters.target_transform = lambda label: label - 1
+    for dataset in (letters, SimpleNamespace(classes=["x"], dataset=letters), SimpleNamespace(dataset=letters)):
+        assert class_names(dataset) == {}
+    circle = SimpleNamespace(classes=["x"])
+    circle.dataset = circle
+    assert class_names(circle) == {0: "x"}

@@ -1,3 +1,4 @@
+import math
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,9 @@ def test_what_is_known_is_drawn_and_of_what_is_not_the_reason_is_told():
     assert sorted(without) == ["data_map", "ess", "gain", "loss"]
     assert "index samplers" in without["gain"]
     assert "AdaptiveSamplingCallback(logits_from=…)" in without["data_map"]
+    endless = facts(Uniform(), bins)
+    endless.series.load_state_dict(endless.series.state_dict() | {"figures": [[math.inf] * 4]})
+    assert sorted(reasons(endless)) == ["ess", "gain", "loss"]
     assert "Nothing was noted" in reasons(facts(Uniform(), bins, noted=False))["bins"]
     single = reasons(facts(Uniform(), Bins.single(4)))
     assert sorted(single) == ["bins", "draws"]
