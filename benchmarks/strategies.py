@@ -213,10 +213,14 @@ def table(rows: list[dict[str, str]], kind: str) -> str:
     for row in sorted((row for row in summary(rows) if row["data"] == kind), key=lambda row: row["cost"]):
         late = np.isnan(row["cost_in_time"])
         lines.append(
-            f"| {row['strategy']} | {row['cost']:.1e} | {'–' if late else format(row['cost_in_time'], '.1e')} | "
+            f"| {row['strategy']} | {_cost(row['cost'])} | {'–' if late else _cost(row['cost_in_time'])} | "
             f"{row['accuracy']:.2%} | {'–' if late else format(row['accuracy_in_time'], '.2%')} | {row['time']:.2f} |"
         )
     return "\n".join(lines)
+
+
+def _cost(nats: float) -> str:
+    return f"{nats:.1e}".replace("e-0", "e-")
 
 
 def figures(rows: list[dict[str, str]]) -> dict[str, float]:

@@ -122,8 +122,8 @@ def batch_sums(batches: Sequence[tuple[Tensor, Tensor, Tensor]], size: int) -> T
         size: Number of instances in the data set, N.
 
     Returns:
-        A column for each batch, (7, batches): the sums of N r; of 1; of 1 and of w l
-        where the loss is known; of b, w b and w² b where the bound is.
+        A column for each batch, (7, batches): the sums of N r; of 1; of 1 and of w l where the loss is known; of b,
+        w b and w² b where the bound is.
     """
     probabilities, losses, bounds = (torch.cat(parts) for parts in zip(*batches, strict=True))
     weights = importance_weights(probabilities, size)
@@ -137,7 +137,7 @@ def batch_sums(batches: Sequence[tuple[Tensor, Tensor, Tensor]], size: int) -> T
         weights * bounds,
         weights.square() * bounds,
     )
-    lengths = torch.tensor([len(batch[0]) for batch in batches], device=weights.device)
+    lengths = torch.tensor([len(batch[0]) for batch in batches], dtype=torch.int64, device=weights.device)
     owners = torch.arange(len(batches), device=weights.device).repeat_interleave(lengths)
     return weights.new_zeros(len(parts), len(batches)).index_add_(1, owners, torch.stack(parts))
 
