@@ -1,0 +1,86 @@
+"""What the pages say of the table of `benchmarks/budget.py` is what the table has."""
+
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from benchmarks.budgets.choice import Standing, at_equal_time, standings
+from benchmarks.budgets.outcomes import Outcome, current, outcomes, runs
+from benchmarks.budgets.table import read
+
+ROOT = Path(__file__).parents[2]
+LABELS_WRONG = "fashion-mnist-wrong10"
+
+
+@cache
+def found() -> tuple[dict[tuple[str, str, str, str], Outcome], dict[str, Standing]]:
+    """The differences by task, metric, budget and rival, and the standings by rival."""
+    table = runs(current(read(ROOT / "benchmarks" / "results" / "budget.csv")))
+    standing = {each.rival: each for each in standings(at_equal_time(table))}
+    return {(each.task, each.metric, each.budget, each.rival): each for each in outcomes(table)}, standing
+
+
+def points(task: str, budget: str = "1", rival: str = "closeness", metric: str = "accuracy") -> str:
+    one = found()[0][task, metric, budget, rival]
+    return f"{one.difference:+.1f} ± {one.half_width:.1f}".replace("-", "−")
+
+
+def over(task: str, rival: str = "closeness", metric: str = "accuracy") -> str:
+    """At all three budgets."""
+    return "{}, {} and {}".format(*(points(task, budget, rival, metric) for budget in ("0.25", "0.5", "1")))
+
+
+def choosing() -> list[str]:
+    _, standing = found()
+    closeness, infobatch = standing["closeness"], standing["infobatch"]
+    return [
+        f"{closeness.mean:.1f} points above uniform sampling at equal time in the mean over the kinds of data",
+        f"| no cell lost at equal time, {closeness.mean:+.1f} in the mean over kinds of data (B). Losing at equal "
+        f"steps: clean Fashion-MNIST, whole budget, {points('fashion-mnist')}; adult {points('adult')} |",
+        f"Fashion-MNIST with 10 % wrong: {over(LABELS_WRONG)} at ¼, ½ and all of the budget; 40 %: "
+        f"{over('fashion-mnist-wrong40')} (B)",
+        f"whole budget: {points(LABELS_WRONG, rival='thesis')}, {points(LABELS_WRONG, rival='obs')}, "
+        f"{points(LABELS_WRONG, rival='selective-backprop')} (B)",
+        f"long-tailed MNIST {over('mnist-tail100', metric='balanced_accuracy')}; "
+        f"long-tailed Fashion-MNIST {over('fashion-mnist-tail100', metric='balanced_accuracy')} (B)",
+        f"| {over('mnist-tail100', 'thesis', 'balanced_accuracy')}; "
+        f"on Fashion-MNIST {over('fashion-mnist-tail100', 'thesis', 'balanced_accuracy')} (B)",
+        f"balanced accuracy: {points('covertype', '0.5', metric='balanced_accuracy')} at ½, "
+        f"{points('covertype', metric='balanced_accuracy')} at the whole budget, for "
+        f"{points('covertype', metric='average_precision')} of average precision there",
+        f"adult: {points('adult', rival='thesis', metric='balanced_accuracy')} balanced, "
+        f"{points('adult', rival='thesis')} plain, whole budget (B)",
+        f"TREC-6 at ¼: `ClosenessSampling` {points('trec6', '0.25')}, `OnlineBatchSelection` "
+        f"{points('trec6', '0.25', 'obs')}; SST-2 at the whole budget: {points('sst2')} and "
+        f"{points('sst2', rival='obs')}",
+        f"no cell lost at equal time, {infobatch.mean:+.1f} in the mean over kinds of data (B)",
+    ]
+
+
+def default() -> list[str]:
+    _, standing = found()
+    return [
+        f"it loses in no cell, and is {standing['closeness'].mean:.1f} points above",
+        f"InfoBatch loses in none either, and is {standing['infobatch'].mean:.1f} above",
+        f"with wrong labels {points(LABELS_WRONG)} (10 %) and {points('fashion-mnist-wrong40')} (40 %)",
+        f"on long tails {points('mnist-tail100', metric='balanced_accuracy')} and "
+        f"{points('fashion-mnist-tail100', metric='balanced_accuracy')}",
+        f"on clean images {points('mnist')} and {points('fashion-mnist')}",
+        f"on adult {points('adult')}",
+    ]
+
+
+@pytest.mark.parametrize(("page", "sentences"), [("choosing", choosing), ("default", default)])
+def test_a_page_quotes_the_table_as_it_is(page: str, sentences):
+    text = " ".join((ROOT / "docs" / f"{page}.md").read_text().split())
+    assert [one for one in sentences() if " ".join(one.split()) not in text] == []
+
+
+def test_the_default_is_the_method_that_the_rule_puts_first_and_no_cell_is_lost():
+    _, standing = found()
+    assert next(iter(standing)) == "closeness"
+    assert standing["closeness"].lost == standing["infobatch"].lost == 0
+    table, _ = found()
+    rs2 = [abs(each.difference) for each in table.values() if each.rival == "rs2"]
+    assert max(rs2) < 0.35  # "within 0.3 of uniform sampling in every cell"
