@@ -1,13 +1,17 @@
-"""What the pages say of the table of `benchmarks/budget.py` is what the table has."""
+"""What the pages quote of results is what the results have."""
 
+import csv
 from functools import cache
 from pathlib import Path
 
 import pytest
 
+from benchmarks import convergence
 from benchmarks.budgets.choice import Standing, at_equal_time, standings
 from benchmarks.budgets.outcomes import Outcome, current, outcomes, runs
 from benchmarks.budgets.table import read
+from benchmarks.wrong_labels.report import summed
+from thesis.results import read as read_studies
 
 ROOT = Path(__file__).parents[2]
 LABELS_WRONG = "fashion-mnist-wrong10"
@@ -84,3 +88,48 @@ def test_the_default_is_the_method_that_the_rule_puts_first_and_no_cell_is_lost(
     table, _ = found()
     rs2 = [abs(each.difference) for each in table.values() if each.rival == "rs2"]
     assert max(rs2) < 0.35  # "within 0.3 of uniform sampling in every cell"
+
+
+def test_the_convergence_table_is_that_of_its_results():
+    with (ROOT / "benchmarks" / "results" / "convergence.csv").open(newline="") as file:
+        found = convergence.figures(list(csv.DictReader(file)), 5)
+    share = {name: f"{found[f'test_accuracy_{name}']:.2%}".replace("%", " %") for name in convergence.SAMPLINGS}
+    text = (ROOT / "docs" / "benchmarks.md").read_text()
+    line = next(line for line in text.splitlines() if line.startswith("| training cost |"))
+    ratios = found["training_cost_ratio"], found["training_cost_ratio_all"]
+    costs = [found[f"training_cost_{name}"] for name in convergence.SAMPLINGS]
+    quoted = [float(cell) for cell in line.split("|")[2:-1]]
+    assert quoted == pytest.approx([*costs[:2], ratios[0], 0.2, costs[2], ratios[1]], rel=0.03)
+    assert (
+        f"| test accuracy | {share['uniform']} | {share['adaptive']} | | 99.2 % | {share['adaptive_all']} | |" in text
+    )
+
+
+def test_the_suspects_table_is_that_of_its_results():
+    with (ROOT / "benchmarks" / "results" / "suspects" / "runs.csv").open(newline="") as file:
+        found = summed(list(csv.DictReader(file)))
+    lines = (ROOT / "docs" / "suspects.md").read_text().splitlines()
+    sets = {"MNIST, 10 %": "mnist-10", "MNIST, 40 %": "mnist-40", "CIFAR-10N": "cifar10n-worse"}
+    name, seen = "", 0
+    for line in lines:
+        cells = [cell.strip() for cell in line.split("|")[1:-1]]
+        if len(cells) != 6 or "cleanlab" in line or "by heart" in line or "`" not in cells[0]:
+            continue
+        name = next((one for start, one in sets.items() if cells[0].startswith(start)), name)
+        method, last = cells[0].split("`")[1], max(epoch for of, _, _, epoch in found if of == name)
+        row = found[name, method, "suspects", last]
+        shares = [f"{row[key]:.0%}".replace("%", " %") for key in ("wrong", "suspected", "precision", "recall")]
+        precision = f"{row['average_precision']:.3f}"
+        assert [cells[1] or shares[0], cells[2][:5], *cells[3:]] == [shares[0], precision, *shares[1:]]
+        seen += 1
+    assert seen == 9
+
+
+def test_the_readme_quotes_the_evidence():
+    runs_of = [
+        run for run in read_studies([ROOT / "benchmarks" / "results" / "ablation"]) if run.cell.data == "noisy_10"
+    ]
+    shares = {run.cell.arm: 100 * float(run.measured["test_accuracy"][-3:].mean()) for run in runs_of}
+    assert f"from uniform sampling's {shares['uniform']:.1f} % to {shares['AS']:.1f} %" in " ".join(
+        (ROOT / "README.md").read_text().split()
+    )
