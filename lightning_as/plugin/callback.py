@@ -282,9 +282,7 @@ class AdaptiveSamplingCallback(Recorded):
 
     def _attach(self) -> None:
         state, self._restored = self._restored, None  # which, if it is refused, must not be met again
-        self._sampler = self._present.attach(self._sampler, None if state is None else state["sampler"])
-        if state is not None and "figures" in state:
-            self._present.figures.load_state_dict(state["figures"])
+        self._sampler = self._present.attach(self._sampler, state)
 
     def _close(self, trainer: Trainer | None = None) -> None:
         """Leave the module as it was before the fit, which is this Trainer's if one is given."""
