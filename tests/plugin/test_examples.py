@@ -7,11 +7,12 @@ import numpy as np
 import pandas
 import pytest
 import torch
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+from torch.utils.data import TensorDataset
 
-from lightning_as import AdaptiveSamplingCallback, ClosenessSampling, GopalSampling, Uniform
-from lightning_as.plugin.examples import COLUMNS, check_path
-from tests.helpers.tiny import BATCH, EPOCH, tiny_dataset, tiny_fit
+from lightning_as import AdaptiveDataLoader, AdaptiveSamplingCallback, ClosenessSampling, GopalSampling, Uniform
+from lightning_as.plugin.examples import COLUMNS, check_path, columns_of
+from tests.helpers.tiny import BATCH, EPOCH, Tiny, tiny_dataset, tiny_fit
 
 pytestmark = pytest.mark.filterwarnings("ignore:::lightning")
 
@@ -52,6 +53,21 @@ def test_the_table_has_what_the_training_has_shown(tmp_path: Path, strategy: Any
     assert table["index"].tolist() == list(range(len(labels)))
     torch.testing.assert_close(torch.tensor(table["probability"].to_numpy()), callback.strategy.probabilities())
     assert table["age"].min() == 0
+
+
+def test_classes_may_be_negative(tmp_path: Path):
+    data = tiny_dataset()
+    labels = torch.where(data.tensors[1] > 1, 1, -1)
+    loader = AdaptiveDataLoader(TensorDataset(data.tensors[0], labels), BATCH, seed=0)
+    loss = lambda logits, y: binary_cross_entropy_with_logits(logits[:, 0], (y > 0).float(), reduction="none")  # noqa: E731
+
+    class Signs(Tiny):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return loss(self.net(batch[0]), batch[1]).mean()
+
+    fit = tiny_fit(tmp_path, Uniform(), Signs, loader, ours={"per_sample_loss": loss})
+    label = columns_of(fit.strategy)["label"]
+    assert (label.dtype, label.tolist()) == (np.int64, labels.tolist())
 
 
 def test_without_pandas_there_are_arrays_and_files_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
