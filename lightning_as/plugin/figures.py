@@ -19,9 +19,10 @@ where the mean is out of :data:`MEANS`, or the w are effectively fewer than :dat
 (Kish, "Survey Sampling", 1965), as with `OnlineBatchSelection` and its pressure of 10⁸: with 60,000 instances the mean
 of 50 batches of 256 was 0.62 in the median.
 
-Losses and bounds are those that the strategy reads, or that logits at hand give. What is not known is left out: bounds
-of a loss that is not the plain cross-entropy, for a strategy that reads none; and all but ess, which is that of the
-candidates, for batch selectors, whose probabilities of what is trained on nobody knows.
+Losses and bounds are those that the strategy reads, or that the step has shown, by its losses or by logits at hand.
+What is not known is left out: bounds of a loss that is not the plain cross-entropy, for a strategy that reads none; and
+all but ess, which is that of the candidates, for batch selectors, whose probabilities of what is trained on nobody
+knows.
 """
 
 from __future__ import annotations
@@ -163,7 +164,7 @@ def batch_sums(batches: Sequence[tuple[Tensor, Tensor, Tensor]], size: int) -> T
         weights * bounds,
         weights.square() * bounds,
     )
-    lengths = torch.tensor([len(batch[0]) for batch in batches], device=weights.device)
+    lengths = torch.tensor([len(batch[0]) for batch in batches], dtype=torch.int64, device=weights.device)
     owners = torch.arange(len(batches), device=weights.device).repeat_interleave(lengths)
     return weights.new_zeros(len(parts), len(batches)).index_add_(1, owners, torch.stack(parts))
 

@@ -55,6 +55,22 @@ def test_the_table_has_what_the_training_has_shown(tmp_path: Path, strategy: Any
     assert table["age"].min() == 0
 
 
+class Returning(Tiny):
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        losses = 100 + cross_entropy(self.net(batch[0]), batch[1], reduction="none")
+        return {"loss": losses.mean(), "losses": losses}
+
+
+@pytest.mark.parametrize("strategy", [ClosenessSampling(warm_up=0), Uniform()], ids=lambda one: type(one).__name__)
+def test_losses_that_are_returned_and_labels_are_known_without_logits(tmp_path: Path, strategy: Any):
+    loader = AdaptiveDataLoader(tiny_dataset(), BATCH, bins=None, seed=0)
+    fit = tiny_fit(tmp_path, strategy, Returning, loader, ours={"logits_from": None})
+    table = columns_of(fit.strategy)
+    seen = table["drawn"] > 0
+    assert table["loss"][seen].min() > 100
+    np.testing.assert_array_equal(table["label"][seen], tiny_dataset().tensors[1].numpy()[seen])
+
+
 def test_classes_may_be_negative(tmp_path: Path):
     data = tiny_dataset()
     labels = torch.where(data.tensors[1] > 1, 1, -1)
