@@ -10,6 +10,14 @@ from numpy.typing import NDArray
 
 from lightning_as.core.compiled_trees import Floats, Integers, kernel
 
+_LARGEST = float(np.finfo(np.float32).max)
+
+
+@kernel
+def held(number: float) -> float:
+    """A finite number as one that is finite in the record."""
+    return min(max(number, -_LARGEST), _LARGEST)
+
 
 @kernel
 def note_looks(
@@ -47,8 +55,8 @@ def note_looks(
         count[1] = step
         loss, confidence, margin, label = looks[0, i], looks[2, i], looks[3, i], looks[4, i]
         if math.isfinite(loss):
-            row[0] = loss
-            row[1] = loss if math.isnan(row[1]) else smoothing * row[1] + (1 - smoothing) * loss
+            row[0] = held(loss)
+            row[1] = held(loss if math.isnan(row[1]) else smoothing * row[1] + (1 - smoothing) * loss)
         if label >= 0:
             count[5] = np.int32(label) + 1
         if not math.isfinite(margin) or not math.isfinite(confidence):
@@ -57,9 +65,9 @@ def note_looks(
         row[3] = smoothing * ((0.0 if math.isnan(row[3]) else row[3]) + (1 - smoothing) * away * away)
         row[2] = confidence if math.isnan(row[2]) else row[2] + (1 - smoothing) * away
         count[2] += 1
-        row[4] = margin if count[2] == 1 else row[4] + (margin - row[4]) / count[2]
+        row[4] = held(margin if count[2] == 1 else row[4] + (margin - row[4]) / count[2])
         row[6] = weight if count[2] == 1 else row[6] + weight
-        row[5] = margin if count[2] == 1 else row[5] + (margin - row[5]) * weight / row[6]
+        row[5] = held(margin if count[2] == 1 else row[5] + (margin - row[5]) * weight / row[6])
         was_right = count[3] > count[4]
         count[3] += margin > 0 and not was_right
         count[4] += was_right and margin <= 0

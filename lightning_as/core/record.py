@@ -23,6 +23,7 @@ from lightning_as.core.tree_in_bins import last_occurrence
 
 SMOOTHING = 0.7
 """The share that a smoothed number keeps of itself in each visit."""
+_LARGEST = torch.finfo(torch.float32).max  # what is finite stays so, or the state would be refused as damaged
 _VARIANCE = 3  # in a row of numbers
 _DRAWN, _LAST, _LOOKS = range(3)  # in a row of counts
 
@@ -35,7 +36,7 @@ class of that other one."""
 class Record(Viewing):
     """What is known of each of N instances, in 56 bytes of each.
 
-    Of an instance that is several times in a batch the last look counts.
+    Of an instance that is several times in a batch the last look counts. Numbers too large for float32 are the largest.
 
     Args:
         size: N.
@@ -95,7 +96,7 @@ class Record(Viewing):
             torch.where(known, later, late),
             torch.where(known, total, weight),
         ]
-        return torch.stack(parts, 1).float()
+        return torch.stack(parts, 1).clamp(-_LARGEST, _LARGEST).float()
 
     def _counted(self, counts: Tensor, look: Tensor) -> Tensor:
         """The rows of counts after a look at them, (B, 7), but for the times drawn."""

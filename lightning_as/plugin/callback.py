@@ -89,7 +89,7 @@ class AdaptiveSamplingCallback(Recorded):
             where they differ. Default: True.
         examples: Whether to keep a record of each instance for :meth:`examples`, 56 bytes, in the checkpoint, too; or a
             path that ends in .csv or .parquet, to which the table is also written at the end of a fit, even of one
-            that breaks off. Default: True.
+            that breaks off, but not of a `fast_dev_run`. Default: True.
         other_data: When the data set is another than the strategy has learnt from, in the same bins, as by a second
             fit, a loader that is made anew or a checkpoint: ``"reset"`` starts the strategy anew, with a warning;
             ``"keep"`` lets it go on. Default: ``"reset"``.
@@ -97,7 +97,7 @@ class AdaptiveSamplingCallback(Recorded):
     Raises:
         TypeError: If an argument is not what it must be.
         ValueError: If an argument is out of its range.
-        OSError: If `examples` is no file that can be written.
+        OSError: Before training, if `examples` is no file that can be written.
         MisconfigurationException: Before the first step, or at it, if something does not fit; see `docs/errors.md`.
 
     Example:
@@ -177,7 +177,7 @@ class AdaptiveSamplingCallback(Recorded):
                 refuse_nested_fit(trainer, self._fit.trainer)
             refuse_overfit_batches(trainer)
             claim(self.strategy, self)
-            self._begin_record()
+            self._begin_record(trainer)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the parts to watch in the module, which by now has all its layers, but has not been compiled yet."""
@@ -282,16 +282,13 @@ class AdaptiveSamplingCallback(Recorded):
 
     def _attach(self) -> None:
         state, self._restored = self._restored, None  # which, if it is refused, must not be met again
-        self._sampler = self._present.attach(self._sampler, None if state is None else state["sampler"])
-        if state is not None and "figures" in state:
-            self._present.figures.load_state_dict(state["figures"])
+        self._sampler = self._present.attach(self._sampler, state)
 
     def _close(self, trainer: Trainer | None = None) -> None:
         """Leave the module as it was before the fit, which is this Trainer's if one is given."""
         if self._fit is None or trainer not in (None, self._fit.trainer):
             return
-        is_first = self._fit.trainer.is_global_zero
+        trainer = self._fit.trainer
         self._fit.close()
         self._fit = None
-        if is_first:
-            self._write_examples()
+        self._write_examples(trainer)

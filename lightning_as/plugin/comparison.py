@@ -56,12 +56,7 @@ class Comparison:
             logits, targets = loss.arrange(logits, targets)
         except (TypeError, ValueError):
             return  # to be said by the loss itself
-        if logits.shape[1] == 1:
-            raise MisconfigurationException(
-                f"The logits have one number for each sample, {tuple(logits.shape)}, of which cross-entropy is always "
-                "0: give the loss that the module trains on, `per_sample_loss=`, such as BinaryCrossEntropy() of "
-                "yes-or-no labels or MeanSquaredError() of real numbers."
-            )
+        refuse_one_logit(logits)
         if targets.shape != logits.shape:
             self._check_range(targets.long()[is_labelled(targets, loss.ignore_index)], logits.shape[1])
         if self._probabilities and bool((logits >= 0).all()) and _near(logits.sum(1), torch.ones_like(logits[:, 0])):
@@ -170,6 +165,16 @@ class Comparison:
             "shift=True)`), an output that is not the logits, another loss. "
             "Give the module's loss, `per_sample_loss=`, such as its name in the module, `'criterion'`; or return the "
             "samples' own as `losses`. If it is meant to be so, `compare_loss=False`."
+        )
+
+
+def refuse_one_logit(logits: Tensor) -> None:
+    """Raise a `MisconfigurationException` if the logits that go into a cross-entropy, (B, C, ...), are of one class."""
+    if logits.shape[1] == 1:
+        raise MisconfigurationException(
+            f"The logits have one number for each sample, {tuple(logits.shape)}, of which cross-entropy is always 0: "
+            "give the loss that the module trains on, `per_sample_loss=`, such as BinaryCrossEntropy() of yes-or-no "
+            "labels or MeanSquaredError() of real numbers."
         )
 
 

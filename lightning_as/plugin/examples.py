@@ -44,11 +44,14 @@ def columns_of(strategy: Strategy) -> dict[str, np.ndarray]:
         RuntimeError: If there is no record, or nothing was trained on.
     """
     found = known_of(strategy)
-    return {name: _known(found[name]) for name in COLUMNS}
+    classes = strategy.bins.labels is not None  # all of which are known, and may be negative
+    return {name: found[name] if name == "label" and classes else _known(found[name]) for name in COLUMNS}
 
 
 def known_of(strategy: Strategy) -> dict[str, np.ndarray]:
     """All that is known, (N,) each, in the data set's order: the columns, with -1 for unknown integers, and more.
+
+    The labels of bins that are classes are all known, though they may be -1.
 
     Raises:
         RuntimeError: If there is no record, or nothing was trained on.
@@ -75,12 +78,11 @@ def as_table(columns: Mapping[str, np.ndarray]) -> Table:
 
 
 def check_path(path: str | os.PathLike[str]) -> Path:
-    """The path of a table to be written, if it can be.
+    """The path of a table to be written, if it is one.
 
     Raises:
         TypeError: If it is no path.
         ValueError: If its name says no format, or one that needs what is not installed.
-        OSError: If there is no such folder, or nothing can be written there.
     """
     if not isinstance(path, (str, os.PathLike)):
         raise TypeError(f"`examples` must be True, False or a path, got {path!r}.")
@@ -89,22 +91,28 @@ def check_path(path: str | os.PathLike[str]) -> Path:
         raise ValueError(f"`examples={str(path)!r}` must end in {' or '.join(_FORMATS)}.")
     if path.suffix == ".parquet" and (find_spec("pandas") is None or find_spec("pyarrow") is None):
         raise ValueError(f"`examples={str(path)!r}` needs pandas and pyarrow: `pip install pandas pyarrow`, or a .csv.")
-    if path.is_dir() or not os.access(path if path.exists() else path.resolve().parent, os.W_OK):
-        raise OSError(f"`examples={str(path)!r}` cannot be written: give a file in a folder that is there and yours.")
     return path
 
 
+def can_write(path: Path) -> bool:
+    """Whether :func:`write` finds a folder on this machine in which it can make files."""
+    return not path.is_dir() and os.access(path.resolve().parent, os.W_OK | os.X_OK)
+
+
 def write(columns: Mapping[str, np.ndarray], path: Path) -> None:
-    """Write the table to a file, which is whole or not there."""
+    """Write the table to a file, which is whole or as it was."""
     part = path.with_name(f".{path.name}.part")
-    if path.suffix == ".parquet":
-        as_table(columns).to_parquet(part, index=False)
-    else:
-        with part.open("w", newline="") as file:
-            rows = csv.writer(file)
-            rows.writerow(columns)
-            rows.writerows(zip(*(_cells(column) for column in columns.values()), strict=True))
-    part.replace(path)
+    try:
+        if path.suffix == ".parquet":
+            as_table(columns).to_parquet(part, index=False)
+        else:
+            with part.open("w", newline="") as file:
+                rows = csv.writer(file)
+                rows.writerow(columns)
+                rows.writerows(zip(*(_cells(column) for column in columns.values()), strict=True))
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _known(column: np.ndarray) -> np.ndarray:

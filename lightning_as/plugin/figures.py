@@ -12,9 +12,17 @@ bound of its gradient, and with w = 1 / (N r):
   without weights it says how far the draws are from those that suit weights. Cf. Kutsuna, arXiv 2501.13296 (2025).
 - ``adaptive/ess``: the number of instances that the draws are effectively spread over, 1 / Σ r², as a share of N.
 
-Losses and bounds are those that the strategy reads, or that logits at hand give. What is not known is left out: bounds
-of a loss that is not the plain cross-entropy, for a strategy that reads none; and all but ess, which is that of the
-candidates, for batch selectors, whose probabilities of what is trained on nobody knows.
+The first three go by w, whose mean is 1 over many draws. Where r is next to nothing for much of the data, few draws are
+not many: those instances are not drawn, then the mean falls short, or a single one is, which counts for all of them.
+Self-normalising, by Σ w in place of their number, would give the figure of the part that is drawn. So the three are NaN
+where the mean is out of :data:`MEANS`, or the w are effectively fewer than :data:`LEAST` of the draws, Σ² w / Σ w²
+(Kish, "Survey Sampling", 1965), as with `OnlineBatchSelection` and its pressure of 10⁸: with 60,000 instances the mean
+of 50 batches of 256 was 0.62 in the median.
+
+Losses and bounds are those that the strategy reads, or that the step has shown, by its losses or by logits at hand.
+What is not known is left out: bounds of a loss that is not the plain cross-entropy, for a strategy that reads none; and
+all but ess, which is that of the candidates, for batch selectors, whose probabilities of what is trained on nobody
+knows.
 """
 
 from __future__ import annotations
@@ -33,6 +41,10 @@ from lightning_as.strategies import Strategy
 
 WINDOW = 50
 """Batches that the figures are of."""
+MEANS = (0.8, 1.25)
+"""Within which the mean of the weights must be for the draws to stand for the data."""
+LEAST = 0.02
+"""The share of the draws that their weights must effectively be."""
 
 
 class Figures:
@@ -45,9 +57,14 @@ class Figures:
     def __init__(self, strategy: Strategy) -> None:
         self._strategy = strategy
         self._new: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=WINDOW)  # batches that are not summed up yet
-        self._sums: Tensor | None = None  # of those before, (7, up to 50), see `batch_sums`
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew, as with other data."""
+        self._new.clear()
+        self._sums: Tensor | None = None  # of those before, (9, up to 50), see `batch_sums`
         self._gain = self._spread = 0.0  # sums of what was logged
-        self._times = 0
+        self._times = self._untold = 0
 
     def add(self, draw: Draw, look: Tensor) -> None:
         """Keep a batch that was trained on, and the look at it, (6, B)."""
@@ -60,8 +77,10 @@ class Figures:
         figures = estimates(sums.sum(dim=1))
         if not self._strategy.knows_probabilities:
             figures = {"ess": figures["ess"]}
-        if "gain" in figures:
-            self._gain += figures["gain"]
+        if math.isnan(gain := figures.get("gain", math.nan)):
+            self._untold += "gain" in figures
+        else:
+            self._gain += gain
             self._spread += figures["ess"]
             self._times += 1
         return figures
@@ -69,17 +88,18 @@ class Figures:
     def state_dict(self) -> dict[str, Any]:
         """The sums of the last batches, and of what was logged."""
         sums = self._settled()
-        logged = {"gain": self._gain, "spread": self._spread, "times": self._times}
+        logged = {"gain": self._gain, "spread": self._spread, "times": self._times, "untold": self._untold}
         return logged if sums is None else {**logged, "sums": sums.clone()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a saved state."""
-        self._new.clear()
+        self.forget()
         self._sums = state.get("sums")
-        self._gain, self._spread, self._times = state["gain"], state["spread"], state["times"]
+        self._gain, self._spread = state["gain"], state["spread"]
+        self._times, self._untold = state["times"], state["untold"]
 
     def _settled(self) -> Tensor | None:
-        """The sums of the last batches, (7, up to 50); None if there are none yet."""
+        """The sums of the last batches, (9, up to 50); None if there are none yet."""
         if self._new:
             sums = batch_sums(list(self._new), len(self._strategy.bins))
             self._sums = sums if self._sums is None else torch.cat([self._sums.to(sums.device), sums], dim=1)
@@ -98,7 +118,12 @@ class Figures:
             f"batches: the most drawn example {int(drawn.max())} times, the most drawn tenth {top_share(drawn):.0%} of "
             f"the draws, and {int((drawn == 0).sum()) / size:.1%} of the examples never."
         ]
-        if self._times:
+        if self._untold > self._times:
+            lines.append(
+                "It drew from so little of the data that `adaptive/loss`, `gain` and `variance_ratio` are mostly not "
+                "known: see `docs/watching.md`."
+            )
+        elif self._times:
             gain, spread = self._gain / self._times, self._spread / self._times
             lines.append(
                 f"On average what it drew had {gain:.3g} times the squared gradient of a uniform draw, and was spread "
@@ -122,8 +147,8 @@ def batch_sums(batches: Sequence[tuple[Tensor, Tensor, Tensor]], size: int) -> T
         size: Number of instances in the data set, N.
 
     Returns:
-        A column for each batch, (7, batches): the sums of N r; of 1; of 1 and of w l where the loss is known; of b,
-        w b and w² b where the bound is.
+        A column for each batch, (9, batches): the sums of N r; of 1, w and w²; of 1 and of w l where the loss is
+        known; of b, w b and w² b where the bound is.
     """
     probabilities, losses, bounds = (torch.cat(parts) for parts in zip(*batches, strict=True))
     weights = importance_weights(probabilities, size)
@@ -131,6 +156,8 @@ def batch_sums(batches: Sequence[tuple[Tensor, Tensor, Tensor]], size: int) -> T
     parts = (
         probabilities * size,
         torch.ones_like(weights),
+        weights,
+        weights.square(),
         known.to(weights.dtype),
         torch.where(known, weights * losses, 0.0),
         bounds,
@@ -143,12 +170,18 @@ def batch_sums(batches: Sequence[tuple[Tensor, Tensor, Tensor]], size: int) -> T
 
 
 def estimates(sums: Tensor) -> dict[str, float]:
-    """The estimates, see the module, of the sums over all drawn instances, (7,), see :func:`batch_sums`.
+    """The estimates, see the module, of the sums over all drawn instances, (9,), see :func:`batch_sums`.
 
     Returns:
-        ``ess``, and ``loss``, ``gain`` and ``variance_ratio`` as far as anything is known.
+        ``ess``, and ``loss``, ``gain`` and ``variance_ratio`` as far as anything is known: NaN if the draws do not
+        stand for the data.
     """
-    shares, drawn, known, losses, of_drawn, of_data, weighted = sums
-    numbers = torch.stack([drawn / shares, losses / known, of_drawn / of_data, weighted / of_data]).tolist()
+    shares, drawn, weights, squares, known, losses, of_drawn, of_data, weighted = sums
+    of_weights = [weights / drawn, weights.square() / squares / drawn]
+    mean, spread, *numbers = torch.stack(
+        [*of_weights, drawn / shares, losses / known, of_drawn / of_data, weighted / of_data]
+    ).tolist()
+    told = MEANS[0] <= mean <= MEANS[1] and spread >= LEAST
     found = zip(("ess", "loss", "gain", "variance_ratio"), numbers, strict=True)
-    return {name: number for name, number in found if number == number}
+    # Not left out: Lightning would log the number of before again.
+    return {name: number if told or name == "ess" else math.nan for name, number in found if number == number}

@@ -82,7 +82,8 @@ class Fit:
         Args:
             previous: The sampler that the strategy drew by before. If this is another one of equal data and bins, it
                 goes on where that one was.
-            state: A sampler's state to go on from instead. Default: none.
+            state: What the callback has saved, to go on from instead: the state of a sampler, and that of the figures
+                if there were any. Of other data both are left. Default: none.
 
         Returns:
             The sampler.
@@ -98,7 +99,11 @@ class Fit:
             if state is None and previous is not None:
                 previous.end_epoch()  # a fit that was broken off is not gone on with
         loader, sampler = find_loader(self.trainer)
-        take_over(self.trainer, self._strategy, sampler, previous, state, self._other_data)
+        saved = None if state is None else state["sampler"]
+        if not take_over(self.trainer, self._strategy, sampler, previous, saved, self._other_data):
+            self.figures.forget()
+        elif state is not None and "figures" in state:
+            self.figures.load_state_dict(state["figures"])
         self.observer.reads = self._strategy.reads  # which may depend on the bins that it has been started with
         self._leave()  # a loader that may have been replaced
         self._scorer = Scorer(self.trainer, self._module, self.observer, self._pass)

@@ -18,9 +18,9 @@ from lightning_as.plugin.hooks import LinearGradients, TrainingHook, is_compiled
 from lightning_as.plugin.logits_hook import LogitsHook
 from lightning_as.plugin.looks import Looks, Observation
 from lightning_as.plugin.reach import warn_of_unreached
-from lightning_as.plugin.returned import as_logits, as_losses, check_logits
+from lightning_as.plugin.returned import as_logits, as_losses, check_logits, losses_at_hand
 from lightning_as.plugin.rows import Rows, find_rows
-from lightning_as.plugin.targets import targets_of
+from lightning_as.plugin.targets import class_indices, targets_of
 from lightning_as.strategies.scores import Reading
 
 
@@ -166,9 +166,10 @@ class Observer:
             bounds = self._observed_bounds(gradients, size)
             if bounds is None:
                 return None
-        if logits is None and (logits := self._at_hand(found, size)) is not None and targets is None:
-            targets = self._targets_for_labels(batch)
-        look = self._looks.of(losses, bounds, logits, targets, size)
+        logits = self._at_hand(found, size) if logits is None else logits
+        targets = self._targets_for_labels(batch) if targets is None else targets
+        shown = losses_at_hand(found, size) if losses is None else losses
+        look = self._looks.of(shown, bounds, logits, targets, size)
         losses, bounds = self._or_zeros(losses, size), self._or_zeros(bounds, size)
         return Observation(losses, bounds, self._labels(batch, targets, size) if labelled else None, look)
 
@@ -230,7 +231,7 @@ class Observer:
                 f"A batch of {size} was drawn, but {describe(batch)} has {len(targets)} targets: each position in the "
                 "data set must give one sample."
             )
-        return targets.flatten() if targets.numel() == size and not targets.is_floating_point() else None
+        return class_indices(targets, size)
 
     def _or_zeros(self, numbers: Tensor | None, size: int) -> Tensor:
         return torch.zeros(size, dtype=torch.float32, device=self._module.device) if numbers is None else numbers

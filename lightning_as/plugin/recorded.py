@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
-from lightning_as.plugin.examples import Table, as_table, check_path, columns_of, known_of, write
+from lightning_as.plugin.examples import Table, as_table, can_write, check_path, columns_of, known_of, write
 from lightning_as.plugin.suspects import suspects_of
 from lightning_as.strategies import Strategy
 
@@ -21,7 +21,6 @@ class Recorded(Callback):
     Raises:
         TypeError: If it is neither a bool nor a path.
         ValueError: If it is a path to no table.
-        OSError: If it is one that cannot be written.
     """
 
     _strategy: Strategy
@@ -62,18 +61,30 @@ class Recorded(Callback):
         """
         return as_table(suspects_of(known_of(self._strategy)))
 
-    def _begin_record(self) -> None:
-        """Have the strategy keep the record; refuse a file that cannot be written by now."""
-        self._strategy.keep_record(self.keeps_record)
-        if self.examples_path is not None:
-            check_path(self.examples_path)
+    def _begin_record(self, trainer: Trainer) -> None:
+        """Have the strategy keep the record; refuse, in all processes, a file that the first one cannot write.
 
-    def _write_examples(self) -> None:
-        """Write the table, if that was asked for, and there is one. A full disk, say, ends no training."""
-        record = self._strategy.record
-        if self.examples_path is None or record is None or not record.batches:
+        Raises:
+            OSError: If it cannot be written.
+        """
+        self._strategy.keep_record(self.keeps_record)
+        if (path := self.examples_path) is None:
+            return
+        if not trainer.strategy.broadcast(not trainer.is_global_zero or can_write(path)):
+            raise OSError(
+                f"`examples={str(path)!r}` cannot be written: give a file in a folder that is there and yours."
+            )
+
+    def _write_examples(self, trainer: Trainer) -> None:
+        """Write the table, if that was asked for, and there is one. A full disk, say, ends no training.
+
+        That of the few batches of a `fast_dev_run` would take the place of a real one.
+        """
+        record, trial = self._strategy.record, trainer.fast_dev_run  # pyright: ignore[reportAttributeAccessIssue]
+        if self.examples_path is None or record is None or not record.batches or trial or not trainer.is_global_zero:
             return
         try:
             write(columns_of(self._strategy), self.examples_path)
-        except OSError as error:
-            rank_zero_warn(f"The table of the examples could not be written: {error}. `callback.examples()` has it.")
+        except Exception as error:  # which must not hide one that ends the fit
+            said = f"{type(error).__name__}: {error}"
+            rank_zero_warn(f"The table of the examples could not be written: {said}. `callback.examples()` has it.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,17 @@ def as_losses(value: Any, size: int) -> Tensor:
             f"{_describe(value)}: return those of `reduction='none'`, or call what this is by another name."
         )
     return check_losses(losses.flatten() if losses.shape == (size, 1) else losses, size)
+
+
+def losses_at_hand(found: Mapping[str, Any], size: int) -> Tensor | None:
+    """The `losses` of a training step, (B,), if they are there and one for each row, though nobody has asked for them.
+
+    By that name a module may return something else.
+    """
+    try:
+        return as_losses(found["losses"], size) if "losses" in found else None
+    except (TypeError, MisconfigurationException):
+        return None
 
 
 def as_logits(value: Any, size: int) -> Tensor:

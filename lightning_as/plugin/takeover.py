@@ -24,7 +24,7 @@ def take_over(
     previous: AdaptiveBatchSampler | None,
     state: dict[str, Any] | None,
     other_data: OtherData,
-) -> None:
+) -> bool:
     """Have a sampler draw by a strategy, with what that has learnt if the data are still the same.
 
     Args:
@@ -34,6 +34,9 @@ def take_over(
         previous: Where they came from before, if anywhere; perhaps the same.
         state: A saved state of a sampler, to go on from instead. Default: none.
         other_data: As in the callback.
+
+    Returns:
+        Whether that goes on; else it is forgotten, as is the state.
 
     Raises:
         ValueError: If the state is of something else than other data in the same bins.
@@ -55,6 +58,7 @@ def take_over(
     if state is not None:
         sampler.load_state_dict(state)
     sampler.learned_from = sampler.data
+    return not forgets
 
 
 def _origin(previous: AdaptiveBatchSampler | None, state: dict[str, Any] | None) -> tuple[Any, Any]:

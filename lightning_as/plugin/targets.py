@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import Tensor
 
 from lightning_as.plugin.forward import TARGET_NAMES, describe
 
@@ -35,6 +36,13 @@ def targets_of(batch: Any, key: str | int | None) -> Any:
         "to the loss of each sample, `per_sample_loss=lambda batch: …`; or, where there are none, give the losses "
         "themselves in `training_step`: return them as `losses`, or call `hand_over(self, losses=…)`."
     )
+
+
+def class_indices(targets: Any, size: int) -> Tensor | None:
+    """The targets of a batch of `size` as (B,) integers, if they are one for each sample; else None."""
+    if not isinstance(targets, Tensor) or targets.dim() == 0 or not len(targets) == targets.numel() == size:
+        return None
+    return None if targets.is_floating_point() or targets.is_complex() else targets.flatten()
 
 
 def entry_of(batch: Any, key: str | int, argument: str, what: str) -> Any:

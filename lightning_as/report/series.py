@@ -36,7 +36,7 @@ class Series:
 
         Args:
             at: Number of batches so far. Where it has fallen, a training has begun anew, and so do the series.
-            figures: Those of :data:`FIGURES` that are known, and others, which are left out.
+            figures: Those of :data:`FIGURES` that are known, NaN if not any more, and others, which are left out.
             bins: Says how much each bin is drawn from, (k,). If k is another one, the series begin anew, too.
         """
         if at < self._latest:
@@ -45,7 +45,7 @@ class Series:
             return
         self._latest = at
         known = {name: float(figures[name]) for name in FIGURES if name in figures}
-        self.last |= known
+        self.last = {name: number for name, number in (self.last | known).items() if number == number}
         self._passed += 1
         if (self._passed - 1) % self._stride:
             return

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from lightning_as.core.record import SMOOTHING, Record
+from lightning_as.core.state import check_layout
 from tests.helpers.statistics import saved, seeded
 from tests.helpers.tiny import differences
 
@@ -107,6 +108,23 @@ def test_it_has_what_all_looks_have_shown_and_goes_on_from_a_state():
     assert (columns["drawn"] == 0).sum() >= 5
     assert differences(resumed.state_dict(), record.state_dict()) == []
     assert differences(record.to(CPU).state_dict(), record.state_dict()) == []
+
+
+@pytest.mark.usefixtures("execution")
+def test_numbers_too_large_for_it_are_the_largest_and_can_be_loaded_again():
+    record, largest = Record(2, CPU), torch.finfo(torch.float32).max
+    for sign in (1, 1, -1):
+        look = torch.tensor([[1e300], [0.0], [0.5], [sign * 6e38], [1.0], [0.0]], dtype=torch.float64)
+        record.add(torch.tensor([1]), look)
+    state = saved(record.state_dict())
+    check_layout(state, Record(2, CPU).state_dict())
+    again = Record(2, CPU)
+    again.load_state_dict(state)
+    found = again.columns()
+    assert (float(found["loss"][1]), float(found["smoothed_loss"][1])) == (largest, largest)
+    assert float(found["margin"][1]) == pytest.approx((2 * largest - 6e38) / 3, rel=1e-6)
+    # The looks count by 1, 4 and 9.
+    assert float(found["late_margin"][1]) == pytest.approx((5 * largest - 9 * 6e38) / 14, rel=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,12 @@ import numpy as np
 import pandas
 import pytest
 import torch
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+from torch.utils.data import TensorDataset
 
-from lightning_as import AdaptiveSamplingCallback, ClosenessSampling, GopalSampling, Uniform
-from lightning_as.plugin.examples import COLUMNS, check_path
-from tests.helpers.tiny import BATCH, EPOCH, tiny_dataset, tiny_fit
+from lightning_as import AdaptiveDataLoader, AdaptiveSamplingCallback, ClosenessSampling, GopalSampling, Uniform
+from lightning_as.plugin.examples import COLUMNS, check_path, columns_of
+from tests.helpers.tiny import BATCH, EPOCH, Tiny, tiny_dataset, tiny_fit
 
 pytestmark = pytest.mark.filterwarnings("ignore:::lightning")
 
@@ -52,6 +53,37 @@ def test_the_table_has_what_the_training_has_shown(tmp_path: Path, strategy: Any
     assert table["index"].tolist() == list(range(len(labels)))
     torch.testing.assert_close(torch.tensor(table["probability"].to_numpy()), callback.strategy.probabilities())
     assert table["age"].min() == 0
+
+
+class Returning(Tiny):
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        losses = 100 + cross_entropy(self.net(batch[0]), batch[1], reduction="none")
+        return {"loss": losses.mean(), "losses": losses}
+
+
+@pytest.mark.parametrize("strategy", [ClosenessSampling(warm_up=0), Uniform()], ids=lambda one: type(one).__name__)
+def test_losses_that_are_returned_and_labels_are_known_without_logits(tmp_path: Path, strategy: Any):
+    loader = AdaptiveDataLoader(tiny_dataset(), BATCH, bins=None, seed=0)
+    fit = tiny_fit(tmp_path, strategy, Returning, loader, ours={"logits_from": None})
+    table = columns_of(fit.strategy)
+    seen = table["drawn"] > 0
+    assert table["loss"][seen].min() > 100
+    np.testing.assert_array_equal(table["label"][seen], tiny_dataset().tensors[1].numpy()[seen])
+
+
+def test_classes_may_be_negative(tmp_path: Path):
+    data = tiny_dataset()
+    labels = torch.where(data.tensors[1] > 1, 1, -1)
+    loader = AdaptiveDataLoader(TensorDataset(data.tensors[0], labels), BATCH, seed=0)
+    loss = lambda logits, y: binary_cross_entropy_with_logits(logits[:, 0], (y > 0).float(), reduction="none")  # noqa: E731
+
+    class Signs(Tiny):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return loss(self.net(batch[0]), batch[1]).mean()
+
+    fit = tiny_fit(tmp_path, Uniform(), Signs, loader, ours={"per_sample_loss": loss})
+    label = columns_of(fit.strategy)["label"]
+    assert (label.dtype, label.tolist()) == (np.int64, labels.tolist())
 
 
 def test_without_pandas_there_are_arrays_and_files_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -1,7 +1,11 @@
+import math
+from typing import Any
+
+import pytest
 import torch
 from torch import Tensor
 
-from lightning_as import Bins, ClosenessSampling, RHOLoss
+from lightning_as import Bins, ClosenessSampling, OnlineBatchSelection, RHOLoss
 from lightning_as.core.draw import Draw
 from lightning_as.plugin.figures import WINDOW, Figures, batch_sums, estimates, top_share
 from tests.helpers.statistics import double
@@ -22,20 +26,50 @@ def of(probabilities: Tensor, losses: Tensor, bounds: Tensor) -> dict[str, float
 
 
 def test_the_estimates_are_those_of_the_data_by_enumeration():
-    """The expectation over all draws of one instance, which is linear in each sum."""
+    """Of the expectation of each sum over all draws of one instance, which is what many draws come to."""
     bounds = GRADIENTS.square().sum(1)
-    each = [of(PROBABILITIES[[i]], LOSSES[[i]], bounds[[i]]) for i in range(SIZE)]
-    expected = sum(float(r) * one["loss"] for r, one in zip(PROBABILITIES, each, strict=True))
-    torch.testing.assert_close(expected, float(LOSSES.mean()))
-    # In the limit of many draws each instance is there in proportion to its probability.
-    counts = (PROBABILITIES * 10_000).round().long()
-    drawn = torch.arange(SIZE).repeat_interleave(counts)
-    found = of(PROBABILITIES[drawn], LOSSES[drawn], bounds[drawn])
+    each = [batch_sums([(PROBABILITIES[[i]], LOSSES[[i]], bounds[[i]])], SIZE)[:, 0] for i in range(SIZE)]
+    found = estimates(torch.stack(each, 1) @ PROBABILITIES)
+    torch.testing.assert_close(found["ess"], 1 / float(PROBABILITIES.square().sum()) / SIZE)
     torch.testing.assert_close(found["loss"], float(LOSSES.mean()))
     torch.testing.assert_close(found["gain"], float((PROBABILITIES * bounds).sum() / bounds.mean()))
     weighted = GRADIENTS / (SIZE * PROBABILITIES)[:, None]  # of which the mean over draws is the gradient of the data
     second = (PROBABILITIES[:, None] * weighted.square()).sum()
     torch.testing.assert_close(found["variance_ratio"], float(second / GRADIENTS.square().sum(1).mean()))
+
+
+@pytest.mark.parametrize(
+    ("weights", "told"),
+    [
+        ([0.9, 1.2, 1.5], True),
+        ([0.5] * 20, False),  # much of the data was not drawn
+        ([0.5] * 100 + [90.0], False),  # or too often for so few draws
+        ([0.5] * 100 + [50.0], True),
+        ([0.5] * 1000 + [500.0], False),  # one draw counts for half of the data
+    ],
+)
+def test_draws_that_do_not_stand_for_the_data_tell_its_spread_alone(weights: list[float], told: bool):
+    probabilities = 1 / (SIZE * double(*weights))
+    found = of(probabilities, torch.ones_like(probabilities), torch.ones_like(probabilities))
+    assert list(found) == ["ess", "loss", "gain", "variance_ratio"]
+    assert [math.isfinite(number) for number in found.values()] == [True, told, told, told]
+
+
+def test_the_summary_says_so_if_they_mostly_do_not():
+    strategy: Any = OnlineBatchSelection()
+    strategy.keep_record(True)
+    strategy.start(Bins([0] * SIZE))
+    figures, drawn = Figures(strategy), torch.tensor([0, 0, 1])
+    for probabilities in (double(1, 1, 1) / SIZE, *[double(0.9, 0.9, 0.09)] * 150):
+        figures.add(Draw(drawn, torch.zeros_like(drawn), probabilities), look(double(1, 2, 3), double(1, 2, 3)))
+        strategy.record.add(drawn, look(double(1, 2, 3), double(1, 2, 3)))
+        figures.log()
+    resumed = Figures(strategy)
+    resumed.load_state_dict(figures.state_dict())
+    for one in (figures, resumed):
+        assert "so little of the data that `adaptive/loss`, `gain` and `variance_ratio`" in str(one.summary())
+    resumed.forget()
+    assert "so little" not in str(resumed.summary())
 
 
 def test_uniform_draws_have_no_gain_and_what_is_not_known_is_left_out():
@@ -47,7 +81,7 @@ def test_uniform_draws_have_no_gain_and_what_is_not_known_is_left_out():
 
 
 def test_they_are_of_the_last_batches():
-    strategy = ClosenessSampling()
+    strategy: Any = ClosenessSampling()
     figures = Figures(strategy)
     assert figures.log() == {}
     assert figures.summary() is None

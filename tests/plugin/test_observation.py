@@ -9,6 +9,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import TensorDataset
 
 from lightning_as import AdaptiveDataLoader
+from lightning_as.core.record import LABEL, LOSS
 from lightning_as.losses import BinaryCrossEntropy, CrossEntropy
 from lightning_as.plugin.observation import Observer
 from tests.helpers.gradients import own_gradients
@@ -95,6 +96,21 @@ def test_what_nobody_reads_is_zero_and_needs_nothing():
     assert observed(nothing, None, labelled=True).labels is TARGETS
     before_a_backward_pass = observer(logits_from="net", gradient_bound="autograd")
     assert before_a_backward_pass.observe({}, BATCH, B) is None
+
+
+def test_losses_that_nobody_reads_are_shown_where_there_is_one_of_each():
+    logits, nothing = normal(B, C), observer(reads=frozenset())
+    for given, expected in (
+        ({"losses": [100.0] * B}, torch.full((B,), 100.0)),
+        ({"losses": torch.full((B, 1), 100.0), "logits": logits}, torch.full((B,), 100.0)),
+        ({"losses": torch.ones(B, 2), "logits": logits}, cross_entropy(logits, TARGETS, reduction="none")),
+        ({"losses": "by another name", "logits": logits}, cross_entropy(logits, TARGETS, reduction="none")),
+        ({"losses": torch.ones(B - 1)}, torch.full((B,), torch.nan)),
+    ):
+        found = observed(nothing, given)
+        torch.testing.assert_close(found.look[LOSS].float(), expected, equal_nan=True)
+        assert torch.equal(found.look[LABEL].long(), TARGETS)
+        assert found.losses.tolist() == [0.0] * B
 
 
 NO_LOGITS = r", and no logits\. Either .*logits_from=…\), one of net.2, .*net; or return {'loss': .*recompute=True\)\."

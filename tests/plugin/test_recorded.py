@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from lightning_as import AdaptiveSamplingCallback, ClosenessSampling
+from lightning_as.plugin.examples import can_write
 from tests.helpers.tiny import BATCH, Tiny, tiny_dataset, tiny_fit, tiny_trainer
 from tests.plugin.test_examples import fitted
 
@@ -17,14 +18,29 @@ pytestmark = pytest.mark.filterwarnings("ignore:::lightning")
     ("path", "error", "message"),
     [
         ("examples.txt", ValueError, r"must end in \.csv or \.parquet"),
-        ("missing/examples.csv", OSError, "cannot be written"),
         (".csv", ValueError, "must end in"),
         (3, TypeError, "must be True, False or a path, got 3"),
     ],
 )
-def test_a_file_that_cannot_be_written_is_refused_at_once(tmp_path: Path, path: Any, error: type, message: str):
+def test_what_is_no_table_is_refused_at_once(tmp_path: Path, path: Any, error: type, message: str):
     with pytest.raises(error, match=message):
         AdaptiveSamplingCallback(examples=str(tmp_path / path) if isinstance(path, str) else path)
+
+
+def test_a_file_that_the_first_process_cannot_write_is_refused_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "folder.csv").mkdir()
+    for name in ("missing/examples.csv", "folder.csv"):
+        callback = AdaptiveSamplingCallback(examples=str(tmp_path / name))
+        with pytest.raises(OSError, match=f"{name}'` cannot be written"):
+            tiny_trainer(tmp_path, callbacks=[callback]).fit(Tiny())  # whose loader would be refused next
+    old = tmp_path / "examples.csv"  # a file of one's own in a folder of another's: what is written is beside it
+    old.touch()
+    monkeypatch.setattr("os.access", lambda path, mode: path != tmp_path)
+    assert not can_write(old)
+    elsewhere = Mock(is_global_zero=False, strategy=Mock(broadcast=lambda verdict: verdict))
+    AdaptiveSamplingCallback(examples=str(old))._begin_record(elsewhere)
 
 
 def test_before_training_and_without_a_record_there_is_no_table(tmp_path: Path):
@@ -51,8 +67,22 @@ def test_a_fit_that_breaks_off_leaves_the_table_of_what_there_is_and_none_a_file
     assert not (tmp_path / "other.csv").exists()
 
 
-def test_a_table_that_can_no_longer_be_written_ends_no_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("lightning_as.plugin.recorded.write", Mock(side_effect=OSError("the disk is full")))
-    callback, fit = fitted(tmp_path, examples=str(tmp_path / "examples.csv"))
-    assert any("could not be written: the disk is full. `callback.examples()`" in said for said in fit.messages)
+@pytest.mark.parametrize("error", [OSError("the disk is full"), ValueError("no such type")])  # as of pyarrow
+def test_a_table_that_can_no_longer_be_written_ends_no_training_and_leaves_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+):
+    path = tmp_path / "examples.csv"
+    path.write_text("before")
+    monkeypatch.setattr("lightning_as.plugin.examples._cells", Mock(side_effect=error))
+    callback, fit = fitted(tmp_path, examples=str(path))
+    assert any(f"could not be written: {type(error).__name__}: {error}. `callback" in said for said in fit.messages)
     assert len(callback.examples()) == len(tiny_dataset())
+    assert [file.name for file in tmp_path.iterdir()] == ["examples.csv"]
+    assert path.read_text() == "before"
+
+
+def test_a_trial_run_leaves_the_table_of_a_real_one(tmp_path: Path):
+    path = tmp_path / "examples.csv"
+    path.write_text("before")
+    tiny_fit(tmp_path, ClosenessSampling(), ours={"examples": str(path)}, fast_dev_run=True)
+    assert path.read_text() == "before"

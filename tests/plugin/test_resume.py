@@ -114,6 +114,25 @@ def test_an_exception_anywhere_in_the_loop_is_resumed_exactly(num_workers: int, 
             path.unlink()
 
 
+class Logged(Callback):
+    """The figures after each batch."""
+
+    def __init__(self) -> None:
+        self.figures = list[dict[str, float]]()
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        found = trainer.callback_metrics
+        self.figures.append({name: float(found[name]) for name in found if name.startswith("adaptive/")})
+
+
+def test_a_fit_that_is_resumed_within_their_window_logs_the_figures_of_the_uninterrupted_one(tmp_path: Path):
+    whole, rest = Logged(), Logged()
+    fit(tmp_path, (whole, *saving(tmp_path)), log_every_n_steps=1)
+    fit(tmp_path, (rest,), seed=1, ckpt_path=tmp_path / "epoch-step=12.ckpt", log_every_n_steps=1)
+    assert {"adaptive/ess", "adaptive/loss", "adaptive/gain", "adaptive/variance_ratio"} <= rest.figures[0].keys()
+    assert rest.figures == whole.figures[12:]
+
+
 def test_a_fit_that_is_resumed_twice_in_one_epoch_is_the_uninterrupted_one(tmp_path: Path):
     whole = fit(tmp_path, saving(tmp_path), num_workers=2)
     again: dict[str, Any] = {"seed": 1, "num_workers": 2}

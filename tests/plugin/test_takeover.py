@@ -42,6 +42,11 @@ class Fits:
         return spreads
 
 
+def batches_in_figures(fits: Fits) -> int:
+    """The number of batches that the figures are of."""
+    return fits.callback.state_dict()["figures"]["sums"].shape[1]
+
+
 def test_a_second_fit_keeps_what_was_learnt_of_equal_data_alone(tmp_path: Path):
     fits, keeping = Fits(tmp_path), Fits(tmp_path, other_data="keep")
     for each in (fits, keeping):
@@ -78,16 +83,19 @@ def test_so_does_a_loader_that_is_made_anew(other: bool, tmp_path: Path):
     else:
         trainer.fit(Reloading())
     assert (max(spreads) > 1.1) is not other
+    assert batches_in_figures(fits) == (1 if other else 3) * 3
 
 
 def test_a_checkpoint_of_other_data_starts_anew_and_a_refused_one_is_not_met_again(tmp_path: Path):
     Fits(tmp_path).fit(dataset(), more=[ModelCheckpoint(tmp_path, "half")])
     half, two = tmp_path / "half.ckpt", {"ckpt_path": tmp_path / "half.ckpt", "max_epochs": 2}
     assert Fits(tmp_path).fit(dataset(), **two)[0] > 1.1
-    assert Fits(tmp_path, other_data="keep").fit(dataset(1), **two)[0] > 1.1
-    fits = Fits(tmp_path)
+    keeping, fits = Fits(tmp_path, other_data="keep"), Fits(tmp_path)
+    assert keeping.fit(dataset(1), **two)[0] > 1.1
+    assert batches_in_figures(keeping) == 2 * EPOCH
     with FORGETS:
         assert fits.fit(dataset(1), **two) == [pytest.approx(1)]
+    assert batches_in_figures(fits) == EPOCH
     short = Subset(dataset(), range(2 * BATCH))
     for refused in (Fits(tmp_path), fits):
         with pytest.raises(ValueError, match="state to load is of other bins"):

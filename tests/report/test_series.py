@@ -43,7 +43,7 @@ def test_it_goes_on_where_it_was_and_begins_anew_with_a_training():
     assert noted(2, resumed).at == [1, 2]
 
 
-def test_what_is_noted_twice_counts_once_and_what_is_not_known_then_stays():
+def test_what_is_noted_twice_counts_once_and_what_is_not_said_then_stays():
     series = noted(3)
     series.note(3, {"ess": 9.0}, lambda: double(9, 9))
     assert series.figure("ess")[-1] == 0.003
@@ -51,6 +51,8 @@ def test_what_is_noted_twice_counts_once_and_what_is_not_known_then_stays():
     assert series.at == [1, 2, 3, 4]
     assert series.figure("ess")[-1] != series.figure("ess")[-1]
     assert series.last == {"ess": 0.003, "loss": 6.0}
+    series.note(5, {"ess": 0.5, "loss": float("nan")}, lambda: double(4, 1))
+    assert series.last == {"ess": 0.5}
 
 
 def test_other_bins_begin_anew():
