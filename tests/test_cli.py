@@ -23,6 +23,7 @@ UNKEPT = ["--trainer.logger=false", "--trainer.enable_checkpointing=false"]
 NO_PRESET = "adam_65` is neither a file nor a preset. The presets: adadelta_1024, .*"
 NO_STRATEGY = r"Selectoin` is no strategy\. The strategies: Adaptive"
 FLAG = "--trainer.callbacks.strategy"
+OURS = "{class_path: AdaptiveSamplingCallback, init_args: {strategy: {class_path: AdaptiveSampling}}}"
 
 
 @pytest.fixture
@@ -77,6 +78,9 @@ def test_without_a_preset_it_starts_what_python_starts(run: Any):
     ("arguments", "options"),
     [
         ([f"{FLAG}=AdaptiveSampling"], {}),
+        (["--trainer.callbacks.init_args.strategy.class_path=AdaptiveSampling"], {}),
+        (["--trainer.callbacks", f"[{OURS}]"], {}),
+        (["--config=thesis", "--trainer.callbacks", f"[{OURS}]"], {"floor": 0.0, "points": "independent"}),
         (
             ["--config=closeness", "--config=thesis", f"{FLAG}.beta=7"],
             {"floor": 0.0, "points": "independent", "beta": 7},
@@ -87,6 +91,16 @@ def test_a_strategy_in_the_default_s_place_keeps_none_of_its_options(run: Any, a
     _, strategy, _ = settings(run, *arguments)
     defaults = {name: one.default for name, one in inspect.signature(AdaptiveSampling).parameters.items()}
     assert strategy == {"class_path": "lightning_as.AdaptiveSampling", "init_args": {**defaults, **options}}
+
+
+def test_paths_in_a_configuration_are_relative_to_it(run: Any, tmp_path: Path):
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf" / "data.yaml").write_text(
+        "{class_path: lightning_as.MNISTDataModule, init_args: {batch_size: 7}}"
+    )
+    (tmp_path / "conf" / "own.yaml").write_text(f"{{data: data.yaml, trainer: {{callbacks: [{OURS}]}}}}")
+    _, strategy, (_, batch_size, _) = settings(run, "--config=conf/own.yaml")
+    assert (batch_size, strategy["init_args"]["score"]) == (7, "loss")
 
 
 def test_presets_compose_and_flags_override_them(run: Any, tmp_path: Path):

@@ -59,7 +59,8 @@ def compare(
     `estimated_stepping_batches` become less. Numbers of steps that the module has by heart cannot follow.
 
     Every run is written to `results.csv` in the folder `out` when it is done, and is not run again by the next call;
-    those of another setting are left alone. `report.md` has the table, the figure `compare.png` the differences.
+    those of another setting are left alone. Where more seeds tell another share of the steps for equal time, runs at
+    equal time are made anew. `report.md` has the table, the figure `compare.png` the differences.
 
     All that writes is off: loggers, checkpoints, bars, summaries, profilers, and the callbacks of this package but
     :class:`AdaptiveSamplingCallback`. Your own callbacks stay. The global random state stays as it was.
@@ -149,20 +150,24 @@ class _Schedule:
             [(one.trial.start_seconds, one.trial.steps * one.trial.step_seconds) for one in of] for of in (uniform, own)
         ]
         share = equal_time_share(*times, steps=tried.length.total)
-        missing = sum(self._results.find(tried.fingerprint, run.seed, "time") is None for run in own)
-        self._bar.total += missing * ((0 if share == 1 else round(share * tried.length.total)) - tried.length.total)
+        counted, needed = (
+            sum(self._results.find(tried.fingerprint, run.seed, "time", one) is None for run in own)
+            for one in (None, share)
+        )
+        steps = tried.length.total
+        self._bar.total += (0 if share == 1 else needed * round(share * steps)) - counted * steps
         return [run if share == 1 else self._one(rival, run.seed, "time", share) for run in own]
 
     def _one(self, rival: Rival, seed: int, budget: Budget, share: float) -> Run:
         """A run, from the table if it is there."""
         tried = self._tried[rival]
-        there = self._results.find(tried.fingerprint, seed, budget)
+        there = self._results.find(tried.fingerprint, seed, budget, share)
         if there is not None:
             return there
         self._bar.set_description(f"seed {seed}, {rival.name}, equal {budget}")
         overrides = {} if share == 1 else tried.length.scaled(share)
         trial = run(self._setting, rival, seed, overrides, self._bar.update)
-        self._results.add(Run(rival.name, seed, budget, trial, tried.fingerprint))
+        self._results.add(Run(rival.name, seed, budget, trial, tried.fingerprint, share))
         return self._results.runs[-1]
 
     def _left(self) -> int:
@@ -193,7 +198,9 @@ def _notes(runs: Sequence[Run], results: Results) -> list[str]:
     notes = []
     strange = len(results.runs) - len({id(one) for one in runs})
     if strange > 0:
-        notes.append(f"{strange} runs in {results.path.name} are of other settings or seeds, and do not count here.")
+        notes.append(
+            f"{strange} runs in {results.path.name} are of other settings, seeds or shares, and do not count here."
+        )
     steps = {one.trial.steps for one in runs if one.budget == "steps"}
     if len(steps) > 1:
         notes.append(

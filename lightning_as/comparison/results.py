@@ -9,13 +9,14 @@ import os
 from pathlib import Path
 from typing import NamedTuple, get_args
 
-from lightning_as.comparison.budget import Budget
+from lightning_as.comparison.budget import NOISE, Budget
 from lightning_as.comparison.trial import Trial
 
 FIELDS = (
     "rival",
     "seed",
     "budget",
+    "share",
     "steps",
     "seconds",
     "start_seconds",
@@ -23,7 +24,8 @@ FIELDS = (
     "fingerprint",
     "metrics",
 )
-"""The columns. Seconds are of the training without its validations; metrics are JSON."""
+"""The columns. Seconds are of the training without its validations; metrics are JSON. The share is
+what part of the steps of a whole run it was to have, which an early stopping may have made fewer."""
 
 
 class Run(NamedTuple):
@@ -36,6 +38,8 @@ class Run(NamedTuple):
     trial: Trial
     fingerprint: str
     """Of the setting and the rival."""
+    share: float = 1.0
+    """Of the steps of a whole run, that it was to have."""
 
     @property
     def seconds(self) -> float:
@@ -63,10 +67,18 @@ class Results:
         except OSError as error:
             raise ValueError(f"`out` is {str(folder)!r}, which cannot be written ({error}): give another.") from error
 
-    def find(self, fingerprint: str, seed: int, budget: Budget) -> Run | None:
-        """The run of a rival that is there; None if there is none."""
+    def find(self, fingerprint: str, seed: int, budget: Budget, share: float | None = None) -> Run | None:
+        """The run of a rival that is there; None if there is none.
+
+        Args:
+            fingerprint: Of the setting and the rival.
+            seed: Of the run.
+            budget: What it has in common with uniform sampling.
+            share: Of the steps, but for :data:`NOISE`. Default: any.
+        """
         wanted = (fingerprint, seed, budget)
-        return next((run for run in self.runs if (run.fingerprint, run.seed, run.budget) == wanted), None)
+        found = (run for run in self.runs if (run.fingerprint, run.seed, run.budget) == wanted)
+        return next((run for run in found if share is None or abs(run.share - share) <= NOISE * share), None)
 
     def add(self, run: Run) -> None:
         """Add a run; it is on the disk when this returns."""
@@ -77,8 +89,8 @@ class Results:
                 writer.writerow(FIELDS)
             trial = run.trial
             times = (f"{seconds:.6g}" for seconds in (run.seconds, trial.start_seconds, trial.step_seconds))
-            cells = (run.rival, run.seed, run.budget, trial.steps, *times, run.fingerprint, json.dumps(trial.metrics))
-            writer.writerow(cells)
+            cells = (run.rival, run.seed, run.budget, f"{run.share:.6g}", trial.steps, *times, run.fingerprint)
+            writer.writerow((*cells, json.dumps(trial.metrics)))
             stream.write(text.getvalue().encode())
             stream.flush()
             os.fsync(stream.fileno())
@@ -100,6 +112,6 @@ def _run(row: dict[str, str]) -> Run | None:
         metrics = {str(name): float(value) for name, value in json.loads(row["metrics"]).items()}
         trial = Trial(int(row["steps"]), float(row["start_seconds"]), float(row["step_seconds"]), metrics)
         budget = next(one for one in get_args(Budget) if one == row["budget"])
-        return Run(row["rival"], int(row["seed"]), budget, trial, row["fingerprint"])
+        return Run(row["rival"], int(row["seed"]), budget, trial, row["fingerprint"], float(row["share"]))
     except (AttributeError, KeyError, StopIteration, TypeError, ValueError):
         return None

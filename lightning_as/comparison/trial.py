@@ -19,10 +19,9 @@ from torch.utils.data import DataLoader
 
 from lightning_as.comparison.budget import Length
 from lightning_as.comparison.clock import Clock
-from lightning_as.comparison.fingerprint import describe, fingerprint
+from lightning_as.comparison.fingerprint import describe, describe_dataset, fingerprint
 from lightning_as.comparison.rivals import Rival
 from lightning_as.comparison.setting import Data, Setting
-from lightning_as.data.fingerprint import fingerprint as fingerprint_of_data
 from lightning_as.plugin.wiring import find_loader, length_of_training
 
 _TRIED_BATCHES = 2
@@ -84,7 +83,7 @@ def try_out(setting: Setting, rival: Rival) -> TryOut:
     module, data = setting.parts(seed=0)
     limit = {} if setting.options.get("limit_val_batches") == 0 else {"limit_val_batches": 1}
     with tempfile.TemporaryDirectory() as folder:
-        never = {"min_epochs": None, "min_steps": None}
+        never = {"min_epochs": None, "min_steps": None, "num_sanity_val_steps": 0}
         trainer = setting.trainer(rival, folder, look, Callback(), {**limit, **never})
         if trainer.world_size > 1:
             raise MisconfigurationException(
@@ -94,7 +93,11 @@ def try_out(setting: Setting, rival: Rival) -> TryOut:
         loaders = trainer.val_dataloaders
     assert look.length is not None
     loaders = [loaders] if isinstance(loaders, DataLoader) else loaders or []
-    validated = [fingerprint_of_data(loader.dataset) for loader in loaders if isinstance(loader, DataLoader)]
+    validated = [
+        (describe_dataset(loader.dataset), loader.batch_size, loader.collate_fn)
+        for loader in loaders
+        if isinstance(loader, DataLoader)
+    ]
     seen = (setting.options, rival.callbacks(setting.callbacks), rival.strategy, look.seen, validated)
     return TryOut(look.length, sorted(metrics), fingerprint(*seen))
 
@@ -132,16 +135,19 @@ class _Look(Callback):
         if total is None:
             raise MisconfigurationException("The training has no end: give the Trainer `max_epochs` or `max_steps`.")
         self.length = Length(total, epoch, -1 if trainer.max_epochs is None else trainer.max_epochs, trainer.max_steps)
-        dataset = loader.dataset.dataset  # pyright: ignore[reportAttributeAccessIssue]
+        batches: Any = loader.dataset
+        names = {id(parameter): name for name, parameter in pl_module.named_parameters()}
+        groups = [group["params"] for optimizer in trainer.optimizers for group in optimizer.param_groups]
         schedules = [config.scheduler for config in trainer.lr_scheduler_configs]
         parts = (
             self.length,
             pl_module,
             dict(pl_module.hparams),
             [str(optimizer) for optimizer in trainer.optimizers],
+            [[names.get(id(parameter)) for parameter in group] for group in groups],
             [(type(schedule), schedule.state_dict()) for schedule in schedules],
             (sampler.data, sampler.batch_size, sampler.bins.tags, loader.num_workers),
-            [getattr(dataset, name, None) for name in ("transform", "target_transform", "transforms")],
+            describe_dataset(batches),
             dict(getattr(getattr(trainer, "datamodule", None), "hparams", {})),
         )
         self.seen = describe(parts)  # now, before training changes any of them

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from lightning_as import strategies
-from lightning_as.cli.arguments import DEFAULT_STRATEGY, PRESETS, presets
+from lightning_as.cli.arguments import DEFAULT_STRATEGY, PRESETS
 from lightning_as.cli.own_defaults import with_own_defaults
 
 FLAG = "--trainer.callbacks.strategy"
@@ -27,7 +27,8 @@ def strategy_of(config: Any) -> Any:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("path", ["", "lightning_as.", "lightning_as.strategies."])
 def test_another_strategy_has_its_own_defaults_for_what_both_have(name: str, path: str):
-    for given in ([f"{FLAG}={path}{name}"], [FLAG, path + name], [f"{FLAG}.class_path={path}{name}"]):
+    flags = [f"--trainer.callbacks{init}.strategy{way}" for init in ("", ".init_args") for way in ("", ".class_path")]
+    for given in ([FLAG, path + name], *([f"{flag}={path}{name}"] for flag in flags)):
         told = with_own_defaults(["fit", *given, f"{FLAG}.a=1"], DEFAULT_STRATEGY)
         if name == DEFAULT_STRATEGY:
             assert told == ["fit", *given, f"{FLAG}.a=1"]
@@ -41,28 +42,60 @@ def test_another_strategy_has_its_own_defaults_for_what_both_have(name: str, pat
 
 def test_what_is_told_stays_and_only_a_change_counts():
     thesis = f"--config={PRESETS / 'thesis.yaml'}"
-    first, second, flag = with_own_defaults([thesis, thesis, f"{FLAG}=AdaptiveSampling"], DEFAULT_STRATEGY)
-    options = {**shared("AdaptiveSampling", DEFAULT_STRATEGY), "floor": 0.0, "points": "independent"}
-    assert strategy_of(yaml.safe_load(first.removeprefix("--config=")))["init_args"] == options
+    first, behind, second, flag = with_own_defaults([thesis, thesis, f"{FLAG}=AdaptiveSampling"], DEFAULT_STRATEGY)
+    options = strategy_of(yaml.safe_load(behind.removeprefix("--config=")))["init_args"]
+    assert options == {**shared("AdaptiveSampling", DEFAULT_STRATEGY), "floor": 0.0, "points": "independent"}
     assert options["score"] == "loss"
-    assert (second, flag) == (thesis, f"{FLAG}=AdaptiveSampling")
+    assert (first, second, flag) == (thesis, thesis, f"{FLAG}=AdaptiveSampling")
     given = f'{FLAG}={{"class_path": "ClosenessSampling", "init_args": {{"floor": 0.5}}}}'
-    back = json.loads(with_own_defaults([thesis, given], DEFAULT_STRATEGY)[1].partition("=")[2])
+    back = json.loads(with_own_defaults([thesis, given], DEFAULT_STRATEGY)[2].partition("=")[2])
     assert back["init_args"] == {**shared("ClosenessSampling", "AdaptiveSampling"), "floor": 0.5}
 
 
-@pytest.mark.parametrize("preset", presets())
-def test_a_preset_says_all_else_as_before(preset: str, tmp_path: Path):
-    path = PRESETS / f"{preset}.yaml"
-    (told,) = with_own_defaults([f"-c={path}"], DEFAULT_STRATEGY)
-    before = yaml.safe_load(path.read_text())
-    after = before if told == f"-c={path}" else yaml.safe_load(told.removeprefix("-c="))
-    if after is not before:
-        own, new = strategy_of(before), strategy_of(after)
-        assert own["class_path"] == new["class_path"]
-        assert (own.get("init_args") or {}).items() <= new.pop("init_args").items()
-        own.pop("init_args", None)
-    assert after == before
+STRATEGY = {"class_path": "AdaptiveSampling"}
+OURS = {
+    "class_path": "lightning_as.AdaptiveSamplingCallback",
+    "init_args": {"logits_from": "net", "strategy": STRATEGY},
+}
+OTHER = {"class_path": "EarlyStopping", "init_args": {"monitor": "x"}}
+
+
+@pytest.mark.parametrize(
+    ("files", "path"),
+    [
+        ({"config": {"trainer": {"callbacks": [OTHER, OURS]}}}, ("trainer", "callbacks")),
+        ({"config": {"trainer.callbacks": [OTHER, OURS]}}, ("trainer", "callbacks")),
+        ({"config": {"fit": {"trainer": {"callbacks": [OTHER, OURS]}}}}, ("fit", "trainer", "callbacks")),
+        ({"config": {"trainer": "more.yaml"}, "more": {"callbacks": [OTHER, OURS]}}, ("trainer", "callbacks")),
+        ({"config": {"trainer": {"callbacks": "more.yaml"}}, "more": [OTHER, OURS]}, ("trainer", "callbacks")),
+        (
+            {"config": {"trainer": {"callbacks": ["EarlyStopping", "more.yaml"]}}, "more": OURS},
+            ("trainer", "callbacks"),
+        ),
+    ],
+)
+def test_a_configuration_stays_a_file_and_what_is_behind_it_says_own_defaults_alone(
+    files: Any, path: Any, tmp_path: Path
+):
+    for name, part in files.items():
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(part))
+    given = [f"--config={tmp_path / 'config.yaml'}", "--data.a=1"]
+    first, behind, last = with_own_defaults(given, DEFAULT_STRATEGY)
+    assert [first, last] == given
+    told = yaml.safe_load(behind.removeprefix("--config="))
+    for key in path:
+        told = told[key]
+    strategy = {**STRATEGY, "init_args": shared("AdaptiveSampling", DEFAULT_STRATEGY)}
+    assert told == [
+        {"class_path": "EarlyStopping"},
+        {"class_path": OURS["class_path"], "init_args": {"strategy": strategy}},
+    ]
+
+
+def test_callbacks_that_begin_anew_are_told_nothing_but_count():
+    for flag, value in (("--trainer.callbacks", json.dumps(OURS)), ("--trainer.callbacks+", json.dumps([OURS]))):
+        given = [flag, value, f"{FLAG}=AdaptiveSampling"]
+        assert with_own_defaults(given, DEFAULT_STRATEGY) == given
 
 
 @pytest.mark.parametrize("given", ["not_there.yaml", "a: [1", "{}", "trainer: {callbacks: [{class_path: Other}]}"])

@@ -78,7 +78,19 @@ def test_another_setting_has_runs_of_its_own(compared: Any):
     compared(Counted, seeds=[0])
     found = compared(lambda: Counted(lr=0.2), seeds=[0])
     assert Counted.fits == {0.1: 3, 0.2: 3}
-    assert found.notes == ["3 runs in results.csv are of other settings or seeds, and do not count here."]
+    assert found.notes == ["3 runs in results.csv are of other settings, seeds or shares, and do not count here."]
+
+
+def test_runs_of_another_equal_time_are_made_anew_and_those_of_the_same_are_not(compared: Any):
+    compared(Counted)
+    assert {run.trial.steps for run in compared(Counted, seeds=(0, 1, 2), share=0.503).runs[-3:]} == {EPOCH}
+    assert Counted.fits == {0.1: 6 + 3}
+    found = compared(Counted, seeds=(0, 1, 2), share=0.85)
+    assert {run.trial.steps for run in found.runs if run.budget == "time"} == {10}
+    assert found.notes == ["3 runs in results.csv are of other settings, seeds or shares, and do not count here."]
+    assert Counted.fits == {0.1: 6 + 3 + 3}
+    assert compared(Counted).rows[2].steps == EPOCH
+    assert Counted.fits == {0.1: 6 + 3 + 3}
 
 
 def test_where_time_and_steps_are_the_same_one_run_serves_for_both(compared: Any):

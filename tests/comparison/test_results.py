@@ -22,6 +22,16 @@ def test_a_run_is_there_for_the_next_call(tmp_path: Path):
     assert a_run().seconds == 0.25 + 12 * 0.125
 
 
+def test_a_run_is_found_by_its_share_but_for_what_no_clock_tells_apart(tmp_path: Path):
+    half = a_run()._replace(budget="time", share=0.5)
+    for run in (half, half._replace(share=0.9)):
+        Results(tmp_path).add(run)
+    results = Results(tmp_path)
+    assert results.find("abc", 0, "time") == results.find("abc", 0, "time", 0.504) == half
+    assert results.find("abc", 0, "time", 0.9) == half._replace(share=0.9)
+    assert results.find("abc", 0, "time", 0.52) is None
+
+
 def test_what_is_not_finite_comes_back(tmp_path: Path):
     Results(tmp_path).add(a_run(value=math.nan))
     assert math.isnan(Results(tmp_path).runs[0].trial.metrics["val/accuracy"])

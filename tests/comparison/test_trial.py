@@ -144,6 +144,25 @@ def test_a_try_out_knows_length_figures_and_setting():
     assert len({tried.fingerprint, *(other.fingerprint for other in others)}) == 6
 
 
+class Parts(Tiny):
+    """Trains its last layer alone."""
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.net[2].parameters(), lr=self.lr, momentum=0.9)
+
+
+class First(Parts):
+    """Trains its first layer alone."""
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.net[0].parameters(), lr=self.lr, momentum=0.9)
+
+
+def test_what_an_optimizer_is_given_counts():
+    one, other = (try_out(Setting(make, wrapped, CPU), PLAIN).fingerprint for make in (Parts, First))
+    assert one != other
+
+
 def test_a_try_out_is_short():
     class Counting(Callback):
         batches = 0
@@ -155,7 +174,7 @@ def test_a_try_out_is_short():
             Counting.batches += 100
 
     try_out(
-        Setting(Tiny, wrapped, {**CPU, "callbacks": [*CPU["callbacks"], Counting()], "num_sanity_val_steps": 0}),
+        Setting(Tiny, wrapped, {**CPU, "callbacks": [*CPU["callbacks"], Counting()]}),
         CLOSENESS,
     )
     assert Counting.batches == 202  # two, and one of each validation
