@@ -43,7 +43,9 @@ Verified: The distribution and h against a transcription of the above; gains and
 
 When to use it: Labelled data of any kind, where the accuracy after a given time counts; your learning rate stays.
 
-When not: The loss is of a scale at which exp(−loss) is 0 or 1 for all; what is rare is to stay so (`smallest_bin=0`).
+When not: The loss is of a scale at which exp(−loss) is 0 or 1 for all; what is rare is to stay so (`smallest_bin=0`);
+the labels are clean and the network stays far from knowing them, as in ten epochs of CIFAR-10: what is hard looks
+hopeless then, and `AdaptiveSampling` is ahead.
 """
 
 from __future__ import annotations
