@@ -41,11 +41,9 @@ a pass for the ranks. 32 bytes of memory per instance, 40 if it goes by gradient
 
 Verified: The distribution and h against a transcription of the above; gains and losses by `benchmarks/budget.py`.
 
-When to use it: Labelled data of any kind, where the accuracy after a given time counts; your learning rate stays.
+When to use it: Labelled data, losses of the order of 1, where accuracy after a given time counts. Keep the learning rate.
 
-When not: The loss is of a scale at which exp(−loss) is 0 or 1 for all; what is rare is to stay so (`smallest_bin=0`);
-the labels are clean and the network stays far from knowing them, as in ten epochs of CIFAR-10: what is hard looks
-hopeless then, and `AdaptiveSampling` is ahead.
+When not: The rare is to stay rare (`smallest_bin=0`); clean labels that stay far from known, as in 10 epochs of CIFAR-10.
 """
 
 from __future__ import annotations
