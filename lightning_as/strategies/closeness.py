@@ -41,9 +41,9 @@ a pass for the ranks. 32 bytes of memory per instance, 40 if it goes by gradient
 
 Verified: The distribution and h against a transcription of the above; gains and losses by `benchmarks/budget.py`.
 
-When to use it: Labelled data, losses of the order of 1, where accuracy after a given time counts. Keep the learning rate.
+When to use it: Labelled data, losses of the order of 1; what counts is the accuracy after some time.
 
-When not: The rare is to stay rare (`smallest_bin=0`); clean labels that stay far from known, as in 10 epochs of CIFAR-10.
+When not: The rare is to stay rare (`smallest_bin=0`); clean labels that stay far from known (10 epochs of CIFAR-10).
 """
 
 from __future__ import annotations
