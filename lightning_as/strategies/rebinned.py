@@ -25,8 +25,8 @@ about a third of an epoch's training, by loss none; O(N log N) for the new trees
 of them in memory. 42 bytes of memory per instance, by loss 46; on the CPU.
 
 Verified: That no probability changes with the bins; P and Q after it against a transcription of Algorithm 1 over the
-bins of the time; resume at any batch. The thesis has no results to compare with; whether such bins help is what
-`benchmarks/bins.py` measures.
+bins of the time; resume at any batch. The thesis has no results to compare with; by `benchmarks/bins.py`, one
+seed, such bins are no better than classes.
 
 When to use it: Data without classes or sources, or with so many that a bin is hardly ever drawn.
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import convergence
+from benchmarks import bins, convergence
 from benchmarks.budgets.choice import Standing, at_equal_time, standings
 from benchmarks.budgets.outcomes import Outcome, current, outcomes, runs
 from benchmarks.budgets.table import read
@@ -127,6 +127,14 @@ def test_the_convergence_table_is_that_of_its_results():
     assert (
         f"| test accuracy | {share['uniform']} | {share['adaptive']} | | 99.2 % | {share['adaptive_all']} | |" in text
     )
+
+
+def test_the_table_of_bins_is_that_of_its_results():
+    found = {(row["data"], row["bins"]): row for row in bins.summary(bins.read(bins.RESULTS), 6)}
+    text = (ROOT / "docs" / "benchmarks.md").read_text()
+    for data in ("mnist", "mnist_wrong", "fashion", "fashion_wrong"):
+        cells = [f"{found[data, kind]['points']:+.1f}".replace("-", "−") for kind in bins.BINS[1:]]
+        assert f"| {' | '.join(cells)} |" in text
 
 
 def test_the_suspects_table_is_that_of_its_results():
