@@ -163,8 +163,7 @@ def _bound(layer: Sequence[LayerRow]) -> Claim | None:
     trained = [row.trained.value or 0.0 for row in rows]
     before = [row.untrained.value or 0.0 for row in rows]
     ours = (
-        f"rank correlation {as_text(min(trained))} to {as_text(max(trained))} once trained for an epoch, "
-        f"{as_text(min(before))} before"
+        f"rank correlation {as_text(min(trained), 3)} or more once trained for an epoch, {as_text(min(before))} before"
     )
     verdict = HOLDS if min(trained) > 0.9 else OPEN
     runs = " and ".join(dict.fromkeys(f"{row.trained.runs} each" for row in rows))
