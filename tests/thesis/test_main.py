@@ -89,27 +89,21 @@ def test_ended_and_started_again_it_is_the_uninterrupted_one(number, code, rows:
 
 
 @pytest.mark.slow
-def test_two_processes_share_a_study_and_do_no_cell_twice(rows: Any, tmp_path: Path):
-    arguments = ["--seeds=3", "--epochs=2", *TWO, f"--folder={tmp_path / 'study'}"]
-    processes = [process(*arguments) for _ in range(2)]
-    said = [one.communicate(timeout=600)[0] for one in processes]
-    assert [one.returncode for one in processes] == [0, 0], said
-    begun = Counter(re.findall(r"(\S+): epoch 1 of 2", "".join(said)))
+def test_two_processes_of_one_command_share_a_study_and_do_no_cell_twice(rows: Any, tmp_path: Path):
+    one = process("--seeds=3", "--epochs=2", *TWO, "--processes=2", f"--folder={tmp_path / 'study'}")
+    said = one.communicate(timeout=600)[0]
+    assert (one.returncode, said.count("What was measured is in")) == (0, 2), said
+    begun = Counter(re.findall(r"(\S+): epoch 1 of 2", said))
     assert (len(begun), set(begun.values()), len(rows())) == (6, {1}, 6 * 3)
 
 
 @pytest.mark.slow
-def test_one_command_runs_several_side_by_side_and_ends_with_all_of_them(rows: Any, tmp_path: Path):
-    arguments = ["--seeds=2", "--epochs=2", *TWO, "--processes=2", f"--folder={tmp_path / 'study'}"]
-    one = process(*arguments)
-    said = one.communicate(timeout=600)[0]
-    assert (one.returncode, len(rows())) == (0, 4 * 3), said
-    assert said.count("What was measured is in") == 2
-    stopped = process(*arguments, "--epochs=200", f"--folder={tmp_path / 'longer'}")
-    found = set()
+def test_if_the_first_of_several_processes_is_told_to_stop_all_do(tmp_path: Path):
+    stopped = process("--seeds=1", "--epochs=200", *TWO, "--processes=2", f"--folder={tmp_path / 'study'}")
+    begun = set[str]()
     for line in stopped.stdout:
-        found |= set(re.findall(r"(\S+): epoch 1 of 200", line))
-        if len(found) == 2:
+        begun |= set(re.findall(r"(\S+): epoch 1 of 200", line))
+        if len(begun) == 2:
             break
     stopped.send_signal(signal.SIGTERM)
     assert stopped.communicate(timeout=600)[0].count("Stopped.") == 2  # its output ends when the other one does
