@@ -13,7 +13,7 @@ from lightning_as.core.draw import Draw
 from lightning_as.core.state import check_layout, check_sums, damaged, require, require_indices
 from lightning_as.strategies import Strategy
 
-FORMAT = 5
+FORMAT = 6
 """Layout of the state that is saved. 1, of the versions before the packages, had no number, 2 no checksums, 3 no
 points, 4 no record."""
 

@@ -15,15 +15,16 @@ so many; and inside a bin by ranks. P is fixed, or ranks would shift the classes
 
 With γ = 0 the ranks are those of the loss, and wrong labels, whose loss stays the largest, are drawn the most. The
 larger γ, the sooner something counts as hopeless: closeness is largest at v = γ/(1 + γ). ``gamma="follow"`` takes it
-from the data: the share of them whose v is below 1/10 is estimated from the draws, without bias, as the mean of
-[v < 1/10] / (N r), and averaged over some half a pass; h is the largest of these averages since the first pass, for a
-network that has learned wrong labels by heart no longer shows them. Then, with s₀ the `pressure`,
+from the data. What is hard and what is wrong both have a small v, but what is wrong keeps it. So there are two shares:
+h, of the data whose v is below 1/10, and k, of those that were so at their visit before and are so again. Each sum of
+[v < 1/10] / (N r) over draws is without bias; h and k are of some half a pass. Then, with s₀ the `pressure`,
 
-    c = (h − 0.02) / 0.06, between 0 and 1,        γ = c/2,        s = s₀^(1 − c/2).
+    c = (h − 0.02)/0.06 · (k − 0.5)/0.2, each between 0 and 1,        γ = c/2,        s = s₀^(1 − c/2),
 
-On clean data (c = 0) what is hard is worth its draws; on dirty data (c = 1) it is drawn with care, and so it is where a
-first pass leaves much with a small v, as with many classes. Equal instances share the mean weight of their ranks, and
-those whose loss is not known, or never finite, get that of all ranks.
+the largest c since the first pass, for a network that has learned wrong labels by heart no longer shows them; k is 1
+until there is one. On clean data (c = 0) what is hard is worth its draws; on dirty data (c = 1) it is drawn with care.
+Equal instances share the mean weight of their ranks, and those whose loss is not known, or never finite, get that of
+all ranks.
 
 In the first pass and in the last part of the training all w are 1: what is seen last is then the data as they are, and
 the minimum found that of the mean loss, rare bins aside. A training without an end in sight, such as one with nothing
@@ -34,16 +35,16 @@ Source: Ranks with exponential pressure are those of Loshchilov and Hutter, "Onl
 of Neural Networks" (2015). Closeness is the gradient norm of the generalised cross-entropy of Zhang and Sabuncu
 (NeurIPS 2018, there q = γ); with γ = 1 it is the "threshold closeness" v (1 − v) of Chang, Learned-Miller and McCallum,
 "Active Bias" (NeurIPS 2017). Bins and smoothing are those of Avalos's thesis (2021), all of the data in the end is
-InfoBatch's (Qin et al., ICLR 2024). New here are their composition, strata for the draws, and the estimate of h.
+InfoBatch's (Qin et al., ICLR 2024). New here are their composition, strata for the draws, and c.
 
 Cost per step: No extra forward pass; O(batch · log N) for the draw, O(batch) for the update, and O(N log N) eight times
-a pass for the ranks. 32 bytes of memory per instance, 40 if it goes by gradients.
+a pass for the ranks. 33 bytes of memory per instance, 41 if it goes by gradients.
 
-Verified: The distribution and h against a transcription of the above; gains and losses by `benchmarks/budget.py`.
+Verified: The distribution and c against a transcription of the above; gains and losses by `benchmarks/budget.py`.
 
 When to use it: Labelled data, losses of the order of 1; what counts is the accuracy after some time.
 
-When not: The rare is to stay rare (`smallest_bin=0`); clean labels that stay far from known (10 epochs of CIFAR-10).
+When not: The rare is to stay rare (`smallest_bin=0`).
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ from lightning_as.core.bin_distribution import add_to_bins
 from lightning_as.core.bins import Bins
 from lightning_as.core.draw import Draw, to_device
 from lightning_as.core.execution import loops
+from lightning_as.core.persistence import HOPELESS, Persistence
 from lightning_as.core.points import Kind, Points
 from lightning_as.core.ranking import weights_of_ranks
 from lightning_as.core.state import require
@@ -66,10 +68,7 @@ from lightning_as.core.tree_in_bins import last_occurrence
 from lightning_as.strategies._score_schedule import ScoreSchedule, Scoring, check_scoring
 from lightning_as.strategies.base import Strategy
 
-_HOPELESS = 0.1  # a v below
 _RANKINGS = 8  # in a pass
-_AVERAGED = 4  # estimates of h, half a pass
-_CLEAN, _DIRTY = 0.02, 0.08  # shares h from which on γ follows, and up to which
 
 
 class ClosenessSampling(Strategy):
@@ -149,14 +148,13 @@ class ClosenessSampling(Strategy):
         least = self.smallest_bin * max(bins.sizes)
         lifted, self._lifted = sizes.clamp(min=least), min(bins.sizes) < least
         self._p = lifted / lifted.sum()
+        self._persistence = Persistence(size, device)
         self._begin()
 
     def _begin(self) -> None:
         """The first pass of a training; what is known of the instances stays."""
         self._drawn = self._since = 0  # instances, in all and since the last ranking
-        # Σ [v < 1/10] / (N r) of what was trained on since then and their number; its running mean, -1 before there
-        # is one, and the largest of these, h.
-        self._window = torch.tensor([0.0, 0.0, -1.0, 0.0], dtype=torch.float64, device=self._doubts.device)
+        self._persistence.begin()
         self._ranked = False
         self._take(self._mixed(torch.ones_like(self._doubts)))
 
@@ -175,7 +173,7 @@ class ClosenessSampling(Strategy):
         ranked = warm and not self._is_last_part()
         if due:
             self._since = 0
-            self._estimate(first=not warm)
+            self._persistence.estimate(first=not warm)
         if ranked != self._ranked or (due and ranked):
             self._ranked = ranked
             self._take(self._mixed(self._weights() if ranked else torch.ones_like(self._doubts)))
@@ -187,43 +185,40 @@ class ClosenessSampling(Strategy):
 
     def learn(self, draw: Draw, losses: Tensor, bounds: Tensor) -> None:
         if (compiled := loops(self._doubts.device)) is not None:
-            parts = (self._doubts, self._window, draw.indices, losses.contiguous(), draw.probabilities)
-            compiled.smooth_doubts(*(part.numpy() for part in parts), self.smoothing, 1 - _HOPELESS)
+            tables = self._doubts, self._persistence.seemed, self._persistence.window
+            parts = (*tables, draw.indices, losses.contiguous(), draw.probabilities)
+            compiled.smooth_doubts(*(part.numpy() for part in parts), self.smoothing, 1 - HOPELESS)
         else:
             doubts, known = torch.expm1(-losses).neg_(), losses.isfinite()  # off the CPU there is NaN among them
-            hopeless = (doubts > 1 - _HOPELESS).to(torch.float64)
-            sums = (hopeless / draw.probabilities).sum() / len(self.bins), known.sum()
-            self._window = self._window + torch.stack([*sums, *torch.zeros_like(self._window[:2])])
+            last = last_occurrence(draw.indices, known)
+            self._persistence.observe(draw.indices, last, doubts, known, draw.probabilities)
             self._smooth(self._doubts, draw.indices, doubts, known)
         if len(self._norms):
             self._smooth(self._norms, draw.indices, bounds.sqrt(), losses.isfinite())
         self._schedule.learn(draw, losses, bounds, self.progress)
 
     @property
-    def caution(self) -> Tensor:
-        """The c of a γ that follows the data, () float64 in [0, 1]."""
-        return ((self._window[3] - _CLEAN) / (_DIRTY - _CLEAN)).clamp(0, 1)
-
-    @property
     def present_gamma(self) -> Tensor:
         """γ in force, () float64."""
-        return self.caution / 2 if self.gamma == "follow" else torch.full_like(self._window[2], self.gamma)
+        caution = self._persistence.caution
+        return caution / 2 if self.gamma == "follow" else torch.full_like(caution, self.gamma)
 
     @property
     def log_pressure(self) -> Tensor:
         """The logarithm of s in force, () float64."""
-        given = math.log(self.pressure)
-        return (1 - self.caution / 2) * given if self.gamma == "follow" else torch.full_like(self._window[2], given)
+        caution, given = self._persistence.caution, math.log(self.pressure)
+        return (1 - caution / 2) * given if self.gamma == "follow" else torch.full_like(caution, given)
 
     def probabilities(self) -> Tensor:
         return self._probabilities.clone()
 
     def metrics(self) -> dict[str, float]:
-        """γ, s, the share h that seems hopeless, and over how many instances the draws are effectively spread."""
+        """γ, s, the shares h that seems hopeless and k that stays so; over how many instances draws effectively go."""
         return {
             "gamma": float(self.present_gamma),
             "pressure": float(self.log_pressure.exp()),
-            "hopeless": float(self._window[3]),
+            "hopeless": float(self._persistence.share),
+            "staying": float(self._persistence.staying),
             "effective_size": float(self._probabilities.square().sum().reciprocal()),
         } | self._schedule.metrics()
 
@@ -232,7 +227,7 @@ class ClosenessSampling(Strategy):
             "doubts": self._doubts.cpu().clone(),
             "norms": self._norms.cpu().clone(),
             "probabilities": self._probabilities.cpu().clone(),
-            "window": self._window.cpu().clone(),
+            "persistence": self._persistence.state_dict(),
             "drawn": self._drawn,
             "since": self._since,
             "ranked": int(self._ranked),
@@ -243,14 +238,11 @@ class ClosenessSampling(Strategy):
         doubts, probabilities, device = state["doubts"], state["probabilities"], self.bins.device
         require(((doubts >= 0) & (doubts <= 1) | (doubts == -1)).all(), "`doubts` are not from 0 to 1")
         require((probabilities >= 0).all() & ((probabilities.sum() - 1).abs() < 1e-6), "`probabilities` are none")
-        require(
-            (state["window"] >= self._window.new_tensor([0, 0, -1, 0]).cpu()).all(), "`window` has negative entries"
-        )
         require(((state["norms"] >= 0) | (state["norms"] == -1)).all(), "`norms` has negative entries")
+        self._persistence.load_state_dict(state["persistence"])
         self._schedule.load_state_dict(state)
         self._doubts = doubts.to(device, copy=True)
         self._norms = state["norms"].to(device, copy=True)
-        self._window = state["window"].to(device, copy=True)
         self._drawn, self._since, self._ranked = state["drawn"], state["since"], bool(state["ranked"])
         self._points.load_state_dict(state["points"])
         self._take(probabilities.to(device, copy=True))
@@ -272,15 +264,6 @@ class ClosenessSampling(Strategy):
         if not self._ranked and not self._lifted:  # without the rounding of sums, so that a pass is a permutation
             ends = torch.arange(1, len(ends) + 1, dtype=torch.float64, device=ends.device)
         self._ends = ends / ends[-1]  # which ends in exactly 1
-
-    def _estimate(self, first: bool) -> None:
-        """Take over what the draws since the last time say of h; of the `first` pass not the largest but the latest."""
-        total, count, mean, largest = self._window.unbind()
-        now = torch.where(count > 0, (total / count).clamp(max=1), mean)
-        mean = torch.where(mean < 0, now, mean + (now - mean) / _AVERAGED)
-        self._window = torch.stack(
-            [total * 0, count * 0, mean, mean.clamp(min=0) if first else torch.maximum(mean, largest)]
-        )
 
     def _weights(self) -> Tensor:
         """The w of every instance, (N,) float64."""

@@ -65,9 +65,11 @@ def test_numbers_that_do_not_go_together_are_refused():
 
 @pytest.mark.parametrize(("index", "losses", "error"), [(0, 2, ValueError), (2, 1, IndexError), (-1, 1, IndexError)])
 def test_doubts_of_what_is_not_there_are_refused(index: int, losses: int, error: type[Exception]):
-    doubts, window, one = np.zeros(2), np.zeros(2), np.ones(1)
+    doubts, seemed, window, one = np.zeros(2), np.zeros(2, np.bool_), np.zeros(4), np.ones(1)
     with pytest.raises(error, match=r"for each instance|An instance is not there"):
-        compiled.smooth_doubts(doubts, window, np.array([index]), np.ones(losses), one, 0.7, 0.9)
+        compiled.smooth_doubts(doubts, seemed, window, np.array([index]), np.ones(losses), one, 0.7, 0.9)
+    with pytest.raises(ValueError, match="four sums"):
+        compiled.smooth_doubts(doubts, seemed, window[:2], np.array([0]), one, one, 0.7, 0.9)
     assert not doubts.any()
     assert not window.any()
 
