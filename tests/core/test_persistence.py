@@ -94,9 +94,7 @@ def test_of_an_instance_twice_in_a_batch_the_last_counts():
     assert persistence.window.tolist() == [1, 2, 0, 0]
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), [("window", -1), ("sums", -0.1), ("caution", 1.1), ("caution", -0.1)]
-)
+@pytest.mark.parametrize(("name", "value"), [("window", -1), ("sums", -0.1), ("caution", 1.1), ("caution", -0.1)])
 def test_a_damaged_state_is_refused(name: str, value: float):
     persistence = Persistence(4, CPU)
     visit(persistence, torch.full((4,), 0.01).double())
