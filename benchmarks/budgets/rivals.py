@@ -18,7 +18,7 @@ RIVALS = {
     "obs": "OnlineBatchSelection(s_start=100, s_end=1.01, first_pass='shuffled')",
     "selective-backprop": "SelectiveBackprop()",
     "thesis": "AdaptiveSampling(floor=0.0, points='independent')",
-    "closeness": "ClosenessSampling(pressure=100, gamma='follow')",
+    "closeness": "ClosenessSampling(pressure=10, gamma='follow')",
     "closeness-fixed": "ClosenessSampling(pressure=10, gamma=0.5)",
 }
 """What each name stands for; a candidate needs a line here, or none if it is written out on the command line."""

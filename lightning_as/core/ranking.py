@@ -8,6 +8,7 @@ merged into the main one. That is O(√(N B)) per batch on average, and nothing 
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -140,7 +141,7 @@ class Ranking:
         self._begin(_Run(*runs))
 
 
-def weights_of_ranks(scores: Tensor, log_pressure: Tensor, unknown: Tensor) -> Tensor:
+def weights_of_ranks(scores: Tensor, pressure: float, unknown: Tensor) -> Tensor:
     """The weight s^(−i/N) of the instance at rank i = 0 … N − 1, the largest score first.
 
     Equal instances get the mean over their ranks, since where they stand in the data says nothing. No number is looked
@@ -148,7 +149,7 @@ def weights_of_ranks(scores: Tensor, log_pressure: Tensor, unknown: Tensor) -> T
 
     Args:
         scores: Of each instance, (N,) float64, not negative.
-        log_pressure: The logarithm of s, () float64, at least 0.
+        pressure: s, at least 1.
         unknown: The instances whose scores are of no meaning, (N,) bool: they come last, and get the mean over all
             ranks.
 
@@ -159,9 +160,9 @@ def weights_of_ranks(scores: Tensor, log_pressure: Tensor, unknown: Tensor) -> T
     ascending = scores.sort().values
     first = size - torch.searchsorted(ascending, scores, right=True)  # of the ranks of those that are equal
     count = size - torch.searchsorted(ascending, scores) - first
-    first, count = first.masked_fill(unknown, 0), count.masked_fill(unknown, size)
-    step = -log_pressure.clamp(min=1e-9) / size  # the sum of a geometric sequence divides by it
-    return torch.exp(first * step) * torch.expm1(count * step) / (torch.expm1(step) * count)
+    first, count = first.masked_fill(unknown, 0).double(), count.masked_fill(unknown, size).double()
+    step = -max(math.log(pressure), 1e-9) / size  # the sum of a geometric sequence divides by it
+    return torch.exp(first * step) * torch.expm1(count * step) / (math.expm1(step) * count)
 
 
 class _Run(NamedTuple):

@@ -17,12 +17,12 @@ With γ = 0 the ranks are those of the loss, and wrong labels, whose loss stays 
 larger γ, the sooner something counts as hopeless: closeness is largest at v = γ/(1 + γ). ``gamma="follow"`` takes it
 from the data. What is hard and what is wrong both have a small v, but what is wrong keeps it. So there are two shares:
 h, of the data whose v is below 1/10, and k, of those that were so at their visit before and are so again. Each sum of
-[v < 1/10] / (N r) over draws is without bias; h and k are of some half a pass. Then, with s₀ the `pressure`,
+[v < 1/10] / (N r) over draws is without bias; h and k are of some half a pass. Then
 
-    c = (h − 0.02)/0.06 · (k − 0.5)/0.2, each between 0 and 1,        γ = c/2,        s = s₀^(1 − c/2),
+    γ = ½ · (h − 0.02)/0.06 · (k − 0.5)/0.2,        each factor between 0 and 1,
 
-the largest c since the first pass, for a network that has learned wrong labels by heart no longer shows them; k is 1
-until there is one. On clean data (c = 0) what is hard is worth its draws; on dirty data (c = 1) it is drawn with care.
+the largest since the first pass, for a network that has learned wrong labels by heart no longer shows them; k is 1
+until there is one. On clean data (γ = 0) what is hard is worth its draws; on dirty data (γ = ½) it is drawn with care.
 Equal instances share the mean weight of their ranks, and those whose loss is not known, or never finite, get that of
 all ranks.
 
@@ -35,12 +35,12 @@ Source: Ranks with exponential pressure are those of Loshchilov and Hutter, "Onl
 of Neural Networks" (2015). Closeness is the gradient norm of the generalised cross-entropy of Zhang and Sabuncu
 (NeurIPS 2018, there q = γ); with γ = 1 it is the "threshold closeness" v (1 − v) of Chang, Learned-Miller and McCallum,
 "Active Bias" (NeurIPS 2017). Bins and smoothing are those of Avalos's thesis (2021), all of the data in the end is
-InfoBatch's (Qin et al., ICLR 2024). New here are their composition, strata for the draws, and c.
+InfoBatch's (Qin et al., ICLR 2024). New here are their composition, strata for the draws, and the γ that follows.
 
 Cost per step: No extra forward pass; O(batch · log N) for the draw, O(batch) for the update, and O(N log N) eight times
 a pass for the ranks. 33 bytes of memory per instance, 41 if it goes by gradients.
 
-Verified: The distribution and c against a transcription of the above; gains and losses by `benchmarks/budget.py`.
+Verified: The distribution and γ against a transcription of the above; gains and losses by `benchmarks/budget.py`.
 
 When to use it: Labelled data, losses of the order of 1; what counts is the accuracy after some time.
 
@@ -49,7 +49,6 @@ When not: The rare is to stay rare (`smallest_bin=0`).
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal, get_args
 
 import torch
@@ -75,10 +74,9 @@ class ClosenessSampling(Strategy):
     """More of what is neither known nor hopeless, and of rare bins; in the end all alike.
 
     Args:
-        pressure: s, how much more likely the first rank is than the last, at least 1; if γ follows the data, on clean
-            ones. Default: 100.
-        gamma: γ, at least 0: the larger, the sooner something counts as hopeless; ``"follow"``: γ and s follow what the
-            data say, γ up to ½. Default: ``"follow"``.
+        pressure: s, how much more likely the first rank is than the last, at least 1. Default: 10.
+        gamma: γ, at least 0: the larger, the sooner something counts as hopeless; ``"follow"``: it follows what the
+            data say, up to ½. Default: ``"follow"``.
         floor: ε in [0, 1): the share of the draws that is uniform over all instances. Default: 0.1.
         smoothing: α in [0, 1), the share of its old doubt that a visit leaves an instance. Default: 0.7.
         smallest_bin: φ in [0, 1]: a bin counts as if it had at least this share of the instances of the largest.
@@ -101,7 +99,7 @@ class ClosenessSampling(Strategy):
 
     def __init__(
         self,
-        pressure: float = 100.0,
+        pressure: float = 10.0,
         gamma: float | Literal["follow"] = "follow",
         floor: float = 0.1,
         smoothing: float = 0.7,
@@ -203,20 +201,13 @@ class ClosenessSampling(Strategy):
         caution = self._persistence.caution
         return caution / 2 if self.gamma == "follow" else torch.full_like(caution, self.gamma)
 
-    @property
-    def log_pressure(self) -> Tensor:
-        """The logarithm of s in force, () float64."""
-        caution, given = self._persistence.caution, math.log(self.pressure)
-        return (1 - caution / 2) * given if self.gamma == "follow" else torch.full_like(caution, given)
-
     def probabilities(self) -> Tensor:
         return self._probabilities.clone()
 
     def metrics(self) -> dict[str, float]:
-        """γ, s, the shares h that seems hopeless and k that stays so; over how many instances draws effectively go."""
+        """γ, the shares h that seems hopeless and k that stays so; over how many instances draws effectively go."""
         return {
             "gamma": float(self.present_gamma),
-            "pressure": float(self.log_pressure.exp()),
             "hopeless": float(self._persistence.share),
             "staying": float(self._persistence.staying),
             "effective_size": float(self._probabilities.square().sum().reciprocal()),
@@ -273,7 +264,7 @@ class ClosenessSampling(Strategy):
         else:
             gamma = self.present_gamma if self._schedule.present == "closeness" else 0
             scores = doubts * (1 - doubts).pow(gamma)
-        return weights_of_ranks(scores, self.log_pressure, unknown)
+        return weights_of_ranks(scores, self.pressure, unknown)
 
     def _mixed(self, weights: Tensor) -> Tensor:
         """The r of every instance, (N,) float64, for its w."""

@@ -50,12 +50,9 @@ class Oracle:
     def present_gamma(self) -> float:
         return self.c / 2 if self.gamma == "follow" else float(self.gamma)
 
-    def present_pressure(self) -> float:
-        return self.s ** (1 - self.c / 2) if self.gamma == "follow" else self.s
-
     def probabilities(self, ranked: bool) -> list[float]:
         count, gamma = len(TAGS), self.present_gamma()
-        doubts, s = self.doubts, self.present_pressure()
+        doubts, s = self.doubts, self.s
         closeness = {i: doubts[i] * (1 - doubts[i]) ** gamma for i in doubts}
         falling = [s ** (-rank / count) for rank in range(count)]
         order = sorted(closeness.values(), reverse=True)
@@ -104,7 +101,6 @@ def test_the_distribution_follows_the_formulas(s: float, gamma: float | str, flo
         drawn, since = drawn + 6, since + 6
     metrics = strategy.metrics()
     assert metrics["gamma"] == pytest.approx(oracle.present_gamma())
-    assert metrics["pressure"] == pytest.approx(oracle.present_pressure())
     assert metrics["hopeless"] == pytest.approx(oracle.h)
     assert metrics["staying"] == pytest.approx(oracle.k)
     assert metrics["effective_size"] == pytest.approx(1 / sum(r * r for r in expected))
