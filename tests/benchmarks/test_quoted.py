@@ -30,6 +30,10 @@ def points(task: str, budget: str = "1", rival: str = "closeness", metric: str =
     return f"{one.difference:+.1f} ± {one.half_width:.1f}".replace("-", "−")
 
 
+def signed(value: float) -> str:
+    return f"{value:+.1f}".replace("-", "−")
+
+
 def over(task: str, rival: str = "closeness", metric: str = "accuracy") -> str:
     """At all three budgets."""
     return "{}, {} and {}".format(*(points(task, budget, rival, metric) for budget in ("0.25", "0.5", "1")))
@@ -40,8 +44,9 @@ def choosing() -> list[str]:
     closeness, infobatch = standing["closeness"], standing["infobatch"]
     return [
         f"{closeness.mean:.1f} points above uniform sampling at equal time in the mean over the kinds of data",
-        f"| no cell lost at equal time, {closeness.mean:+.1f} in the mean over kinds of data (B). Losing at equal "
-        f"steps: clean Fashion-MNIST, whole budget, {points('fashion-mnist')}; adult {points('adult')} |",
+        f"| {closeness.mean:+.1f} at equal time in the mean over kinds of data, two of 30 cells lost (B). At equal "
+        f"steps SST-2 at ½ {points('sst2', '0.5')}, covertype's average precision at the whole budget "
+        f"{points('covertype', metric='average_precision')} |",
         f"Fashion-MNIST with 10 % wrong: {over(LABELS_WRONG)} at ¼, ½ and all of the budget; 40 %: "
         f"{over('fashion-mnist-wrong40')} (B)",
         f"whole budget: {points(LABELS_WRONG, rival='thesis')}, {points(LABELS_WRONG, rival='obs')}, "
@@ -55,19 +60,22 @@ def choosing() -> list[str]:
         f"{points('covertype', metric='average_precision')} of average precision there",
         f"adult: {points('adult', rival='thesis', metric='balanced_accuracy')} balanced, "
         f"{points('adult', rival='thesis')} plain, whole budget (B)",
-        f"CIFAR-10, ten epochs: {over('cifar10', 'thesis')}, where `ClosenessSampling` has {over('cifar10')} (B)",
+        f"CIFAR-10, ten epochs: `ClosenessSampling` {over('cifar10')}, `AdaptiveSampling` {over('cifar10', 'thesis')}, "
+        f"`OnlineBatchSelection` {over('cifar10', 'obs')} (B)",
         f"TREC-6 at ¼: `ClosenessSampling` {points('trec6', '0.25')}, `OnlineBatchSelection` "
         f"{points('trec6', '0.25', 'obs')}; SST-2 at the whole budget: {points('sst2')} and "
         f"{points('sst2', rival='obs')}",
-        f"no cell lost at equal time, {infobatch.mean:+.1f} in the mean over kinds of data (B)",
+        f"two cells lost at equal time, {signed(infobatch.mean)} in the mean over kinds of data (B)",
     ]
 
 
 def default() -> list[str]:
     _, standing = found()
     return [
-        f"it loses in no cell, and is {standing['closeness'].mean:.1f} points above",
-        f"InfoBatch loses in none either, and is {standing['infobatch'].mean:.1f} above",
+        f"{standing['closeness'].mean:.1f} points above uniform sampling in the mean over the kinds of data",
+        f"InfoBatch loses in two as well, and is at {signed(standing['infobatch'].mean)}",
+        f"SST-2 at ½ ({points('sst2', '0.5')} at equal steps)",
+        f"TREC-6 at ¼ ({points('trec6', '0.25')} at equal steps",
         f"with wrong labels {points(LABELS_WRONG)} (10 %) and {points('fashion-mnist-wrong40')} (40 %)",
         f"on long tails {points('mnist-tail100', metric='balanced_accuracy')} and "
         f"{points('fashion-mnist-tail100', metric='balanced_accuracy')}",
@@ -105,10 +113,11 @@ def test_a_page_quotes_the_table_as_it_is(page: str, sentences):
     assert [one for one in sentences() if " ".join(one.split()) not in text] == []
 
 
-def test_the_default_is_the_method_that_the_rule_puts_first_and_no_cell_is_lost():
+def test_the_default_is_the_method_that_the_rule_puts_first():
     _, standing = found()
     assert next(iter(standing)) == "closeness"
-    assert standing["closeness"].lost == standing["infobatch"].lost == 0
+    assert (standing["closeness"].lost, standing["infobatch"].lost) == (2, 2)
+    assert min(each.lost for each in standing.values()) == 2
     table, _ = found()
     rs2 = [abs(each.difference) for each in table.values() if each.rival == "rs2"]
     assert max(rs2) < 0.35  # "within 0.3 of uniform sampling in every cell"
