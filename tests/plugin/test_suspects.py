@@ -103,7 +103,7 @@ def test_wrong_labels_are_found(tmp_path: Path, strategy: Any):
     wrong = torch.zeros(200, dtype=torch.bool)
     wrong[torch.randperm(200, generator=seeded())[:20]] = True
     loader = AdaptiveDataLoader(TensorDataset(features, torch.where(wrong, (labels + 1) % 4, labels)), BATCH, seed=0)
-    fit = tiny_fit(tmp_path, strategy, data=loader, max_epochs=6)
+    fit = tiny_fit(tmp_path, strategy, data=loader, max_epochs=8)
     table = callback_of(fit).suspects()
     known = set(wrong.nonzero()[:, 0].tolist())
     assert len(known & set(table["index"][:20])) >= 18
