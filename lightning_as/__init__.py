@@ -6,6 +6,7 @@ from lightning_as.comparison.compare import compare
 from lightning_as.core.bins import Bins
 from lightning_as.core.draw import Draw, importance_weights
 from lightning_as.data.batch_sampler import AdaptiveBatchSampler
+from lightning_as.data.chunks import InChunks
 from lightning_as.data.dataloader import AdaptiveDataLoader
 from lightning_as.data.datamodule import AdaptiveDataModule
 from lightning_as.data.image_data import ImageDataModule
@@ -69,6 +70,7 @@ __all__ = [
     "GopalSampling",
     "GradientNormSampling",
     "ImageDataModule",
+    "InChunks",
     "InfoBatch",
     "LearnedFilter",
     "LearnedProposal",

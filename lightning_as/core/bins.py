@@ -16,6 +16,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from lightning_as.core.chunk_order import Chunks
+
 
 class Bins:
     """A partition of ``range(N)`` into k mutually exclusive bins, of equal or unequal sizes.
@@ -55,6 +57,8 @@ class Bins:
         self.sizes: list[int] = sizes.tolist()
         self.tags = tags.to(torch.int32)
         """The bin of each instance, (N,)."""
+        self.chunks: Chunks | None = None
+        """Where the instances lie, if reading one costs the chunk that it is in."""
         self._origin = self
 
     @classmethod
@@ -122,6 +126,19 @@ class Bins:
         moved.tags = tags
         moved.labels = None if self.labels is None else self.labels.to(device)
         return moved
+
+    def in_chunks(self, chunks: Chunks | None) -> Bins:
+        """The same partition of instances that lie in these chunks.
+
+        Raises:
+            ValueError: If these are of another number of instances.
+        """
+        if chunks is not None and sum(chunks.sizes) != len(self):
+            raise ValueError(f"The chunks are of {sum(chunks.sizes)} instances, but the bins of {len(self)}.")
+        laid_out = copy(self)
+        laid_out.chunks = chunks
+        laid_out._origin = laid_out
+        return laid_out
 
     def of(self, indices: Tensor) -> Tensor:
         """The bin of each of the given instances: (B,) int64 for (B,) int64."""

@@ -106,6 +106,11 @@ class TwoLevels:
         """Probability that a draw falls into each bin, the floor counted in, (k,) float64."""
         return (1 - self.floor) * self.over_bins.probabilities + self.floor * self._shares
 
+    @property
+    def ends(self) -> Tensor:
+        """Where the bins' parts of [0, 1) end, (k,) float64."""
+        return self._parts()[1]
+
     def probability(self, indices: Tensor) -> Tensor:
         """The probability r of each of the given instances, (B,) float64."""
         bins = self.bins.of(indices)

@@ -15,7 +15,17 @@ from lightning_as.core.arguments import check_integer
 from lightning_as.core.bins import Bins
 from lightning_as.core.draw import Draw
 from lightning_as.core.state import check_layout, checksums
-from lightning_as.data.sampler_state import FORMAT, check_bins, check_saved, generator_state, load_into, pending_draws
+from lightning_as.data.sampler_state import (
+    FORMAT,
+    check_bins,
+    check_chunks,
+    check_saved,
+    check_use,
+    chunk_sizes,
+    generator_state,
+    load_into,
+    pending_draws,
+)
 from lightning_as.strategies import Strategy, Uniform
 
 
@@ -147,6 +157,7 @@ class AdaptiveBatchSampler(DistributedSampler[list[int]]):
         self._iteration += 1  # there is one list of pending draws, so an older iterator must not go on
         iteration = self._iteration
         generator = self._shuffling if self.strategy is self._uniform else self._generator
+        self.strategy.processes = self.num_replicas
         if self._resuming:
             self._resuming = False
         else:
@@ -238,6 +249,7 @@ class AdaptiveBatchSampler(DistributedSampler[list[int]]):
         return {
             "format": FORMAT,
             "tags": self.bins.tags,  # which nobody changes
+            "chunks": chunk_sizes(self.bins),
             "data": self.data,
             "batch_size": self.batch_size * self.num_replicas,
             "generator": self._generator.get_state(),
@@ -261,7 +273,8 @@ class AdaptiveBatchSampler(DistributedSampler[list[int]]):
         like = self._state(fresh) | {"pending": []}
         check_saved(state, like)
         check_bins(state["tags"], self.bins)
-        self._check_use(state)
+        check_chunks(state["chunks"], self.bins)
+        check_use(state, self.strategy, self.batch_size * self.num_replicas)
         check_layout(state["strategy_state"], like["strategy_state"], "strategy_state")
         pending = pending_draws(state["pending"], self.bins)
         generator = generator_state(state["generator"])
@@ -276,22 +289,6 @@ class AdaptiveBatchSampler(DistributedSampler[list[int]]):
         """The instances that this process gets, as a data set takes them: a list, or a tensor that is not looked at."""
         share = self.share(draw.indices)
         return share.tolist() if self.bins_at_work.on_host else share.clone()  # which a backward pass may keep
-
-    def _check_use(self, state: dict[str, Any]) -> None:
-        """Raise if a state is of another strategy, or amid an epoch of another batch size."""
-        batch_size, strategy = state["batch_size"], type(self.strategy).__name__
-        if state["strategy"] != strategy:
-            raise ValueError(
-                f"The state to load is of the strategy {state['strategy']}, but here it is {strategy}: give "
-                f"AdaptiveSamplingCallback the strategy it was saved with, {state['strategy']}(…), or start a new "
-                "training, if you like from the checkpoint's weights by `load_from_checkpoint`."
-            )
-        # At the border of an epoch nothing depends on the batch size.
-        if state["position"] and batch_size != self.batch_size * self.num_replicas:
-            raise ValueError(
-                f"The state to load is of the middle of an epoch with `batch_size` {batch_size}, "
-                f"but here it is {self.batch_size * self.num_replicas}: use {batch_size}."
-            )
 
 
 def _in_group() -> bool:

@@ -18,7 +18,9 @@ from torch.utils.data import (
     SubsetRandomSampler,
 )
 
+from lightning_as.core.chunk_order import Chunks
 from lightning_as.data.batch_sampler import AdaptiveBatchSampler
+from lightning_as.data.chunks import OPEN_CHUNKS, ChunkedStream, is_stream
 from lightning_as.data.collation import collate
 from lightning_as.data.fingerprint import fingerprint
 from lightning_as.data.partition import BinsLike, make_bins, size_of
@@ -33,7 +35,8 @@ class AdaptiveDataLoader(DataLoader[Any]):
     ``prefetch_factor · num_workers`` batches before it is trained on, from the distribution at that time.
 
     Args:
-        dataset: Any data set with a length and `__getitem__`, or `__getitems__`, by position.
+        dataset: Any data set with a length and `__getitem__`, or `__getitems__`, by position; or a
+            `litdata.StreamingDataset`.
         batch_size: Instances per batch, of this process. Not with `sampler`.
         bins: The partition that is drawn from, see :func:`make_bins`. Default: one bin per class, of the labels that
             the data set keeps; one bin, and a warning, if it keeps none.
@@ -42,6 +45,8 @@ class AdaptiveDataLoader(DataLoader[Any]):
             made anew for each epoch, and without the callback, needs another one each time.
         sampler: A sampler of your own over this data set, instead of `batch_size`, `bins`, `batches_per_epoch` and
             `seed`. Default: a new one.
+        open_chunks: Of data in chunks, how many are open at a time in each process; None to draw from all at a time.
+            Default: 8 of a `litdata.StreamingDataset` or :class:`lightning_as.data.chunks.InChunks`.
         num_workers: As in torch, and so are all that follow.
         collate_fn: Makes a batch of a list of samples. Default: torch's own, or for graphs PyTorch Geometric's.
         pin_memory: Copy batches into pinned memory.
@@ -77,6 +82,7 @@ class AdaptiveDataLoader(DataLoader[Any]):
         seed: int | None = None,
         sampler: AdaptiveBatchSampler | None = None,
         *,
+        open_chunks: int | None = OPEN_CHUNKS,
         num_workers: int = 0,
         collate_fn: Callable[[Any], Any] | None = None,
         pin_memory: bool = False,
@@ -86,12 +92,18 @@ class AdaptiveDataLoader(DataLoader[Any]):
         prefetch_factor: int | None = None,
         persistent_workers: bool = False,
     ) -> None:
+        dataset = ChunkedStream(dataset) if is_stream(dataset) else dataset
         size = size_of(dataset)
+        if isinstance(dataset, ChunkedStream) and open_chunks is not None:
+            dataset.open_chunks = open_chunks
         if sampler is None:
             if batch_size is None:
                 raise ValueError("`batch_size` is missing: give the number of instances per batch, or a `sampler`.")
             seed = torch.initial_seed() if seed is None else seed
-            sampler = AdaptiveBatchSampler(make_bins(dataset, bins), batch_size, batches_per_epoch, seed)
+            partition = make_bins(dataset, bins)
+            if (sizes := getattr(dataset, "chunk_sizes", None)) is not None and open_chunks is not None:
+                partition = partition.in_chunks(Chunks.of(sizes, open_chunks, getattr(dataset, "window", 0)))
+            sampler = AdaptiveBatchSampler(partition, batch_size, batches_per_epoch, seed)
         elif not isinstance(sampler, AdaptiveBatchSampler):  # as Lightning makes the loader anew with `overfit_batches`
             raise MisconfigurationException(
                 f"An AdaptiveDataLoader draws from an AdaptiveBatchSampler, not from a {type(sampler).__name__}: leave "
@@ -139,7 +151,9 @@ class AdaptiveDataLoader(DataLoader[Any]):
             MisconfigurationException: If it has another sampler of its own, or no batch size and none is given.
         """
         dataset, sampler = loader.dataset, loader.sampler
-        if isinstance(sampler, SubsetRandomSampler):
+        if is_stream(dataset):
+            pass  # which knows nothing of samplers
+        elif isinstance(sampler, SubsetRandomSampler):
             dataset = Subset(dataset, list(sampler.indices))
         elif not isinstance(sampler, (RandomSampler, SequentialSampler, DistributedSampler)):
             raise MisconfigurationException(

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
 from lightning_as.core.bins import Bins
+from lightning_as.core.chunk_order import Chunks
 from lightning_as.data.classes import NotClassesError, classes_of, encode, nearly_all_differ
 from lightning_as.data.labels import NAMES, Found, find_labels
 
@@ -27,7 +28,8 @@ def make_bins(dataset: Dataset[Any], bins: BinsLike) -> Bins:
         bins: A `Bins`; the bin of each instance, N whole numbers or strings, as a tensor, a sequence, an array or a
             column of a table; a function from the data set to any of these; ``"label"``, one bin per class, of the
             labels that the data set keeps (see :func:`lightning_as.data.labels.find_labels`), or one bin and a warning
-            if it keeps none; the name of another attribute or column to partition by; ``"single"`` or None: one bin.
+            if it keeps none; the name of another attribute or column to partition by; ``"chunk"``, of data in chunks:
+            one bin per chunk; ``"single"`` or None: one bin.
             Bins of whole numbers or strings are in ascending order.
 
     Returns:
@@ -41,6 +43,8 @@ def make_bins(dataset: Dataset[Any], bins: BinsLike) -> Bins:
     size = size_of(dataset)
     if bins is None or (isinstance(bins, str) and bins == "single"):
         return Bins.single(size)
+    if isinstance(bins, str) and bins == "chunk" and hasattr(dataset, "chunk_sizes"):
+        return Bins(Chunks.of(dataset.chunk_sizes, 1).tags())  # pyright: ignore[reportAttributeAccessIssue]
     if isinstance(bins, str):
         found = find_labels(dataset, None if bins == "label" else bins)
         if found.values is None and bins == "label":
@@ -106,7 +110,7 @@ def size_of(dataset: Dataset[Any]) -> int:
     if isinstance(dataset, IterableDataset):
         raise MisconfigurationException(
             f"The {type(dataset).__name__} is an IterableDataset, which has no positions to draw from: use a map-style "
-            "data set, with `__len__` and `__getitem__`."
+            "data set, with `__len__` and `__getitem__`, or a litdata.StreamingDataset."
         )
     try:
         return len(dataset)  # pyright: ignore[reportArgumentType]

@@ -15,7 +15,7 @@ from lightning_as.strategies import Strategy
 
 FORMAT = 6
 """Layout of the state that is saved. 1, of the versions before the packages, had no number, 2 no checksums, 3 no
-points, 4 no record."""
+points, 4 no record, 5 no chunks."""
 
 
 def check_saved(state: Any, like: dict[str, Any]) -> None:
@@ -37,7 +37,7 @@ def check_saved(state: Any, like: dict[str, Any]) -> None:
         )
     saved = {key: part for key, part in state.items() if key != "checksums"}
     check_sums(saved, state.get("checksums"))
-    later = {"tags", "strategy", "strategy_state", "record"}
+    later = {"tags", "chunks", "strategy", "strategy_state", "record"}
     own, its = ({key: part for key, part in parts.items() if key not in later} for parts in (like, saved))
     check_layout(its | dict.fromkeys(later & saved.keys()), own | dict.fromkeys(later), "sampler")
 
@@ -90,6 +90,42 @@ def check_bins(tags: Tensor, bins: Bins) -> None:
         "the `bins` it was saved with; or start a new training, if you like from the checkpoint's weights by "
         "`load_from_checkpoint`."
     )
+
+
+def check_use(state: dict[str, Any], strategy: Strategy, batch_size: int) -> None:
+    """Raise a `ValueError` if a state is of another strategy, or amid an epoch of another (global) batch size."""
+    name = type(strategy).__name__
+    if state["strategy"] != name:
+        raise ValueError(
+            f"The state to load is of the strategy {state['strategy']}, but here it is {name}: give "
+            f"AdaptiveSamplingCallback the strategy it was saved with, {state['strategy']}(…), or start a new "
+            "training, if you like from the checkpoint's weights by `load_from_checkpoint`."
+        )
+    # At the border of an epoch nothing depends on the batch size.
+    if state["position"] and state["batch_size"] != batch_size:
+        raise ValueError(
+            f"The state to load is of the middle of an epoch with `batch_size` {state['batch_size']}, "
+            f"but here it is {batch_size}: use {state['batch_size']}."
+        )
+
+
+def chunk_sizes(bins: Bins) -> Tensor:
+    """The instances of each chunk that the data lie in, (chunks,) int64; empty if they lie in none."""
+    return torch.empty(0, dtype=torch.int64, device="cpu") if bins.chunks is None else bins.chunks.counts()
+
+
+def check_chunks(sizes: Any, bins: Bins) -> None:
+    """Raise a `ValueError` unless a state's chunks, (chunks,) int64, are those of the data."""
+    own = chunk_sizes(bins)
+    fits = isinstance(sizes, Tensor) and sizes.dtype == own.dtype and sizes.dim() == 1
+    require(fits, "`chunks` is not a size for each chunk")
+    if not torch.equal(sizes, own):
+        saved, here = (f"{len(part)} chunks of {int(part.sum())} instances" for part in (sizes, own))
+        raise ValueError(
+            f"The state to load is of {saved}, but here are {here}, or others: use the chunks, in their order, and "
+            "`open_chunks` as it was saved with; or start a new training, if you like from the checkpoint's weights by "
+            "`load_from_checkpoint`."
+        )
 
 
 def pending_draws(pending: list[Any], bins: Bins) -> deque[Draw]:

@@ -65,7 +65,8 @@ def find_loader(trainer: Trainer) -> tuple[AdaptiveDataLoader, AdaptiveBatchSamp
         )
     if isinstance(loader.dataset, IterableDataset):
         raise MisconfigurationException(
-            "An IterableDataset has no indices to sample from: use a map-style dataset, with `__getitem__`."
+            "An IterableDataset has no indices to sample from: use a map-style dataset, with `__getitem__`; a "
+            "litdata.StreamingDataset has some in an AdaptiveDataLoader."
         )
     sampler = loader.sampler
     if not isinstance(loader, AdaptiveDataLoader) or not isinstance(sampler, AdaptiveBatchSampler):

@@ -61,6 +61,7 @@ from lightning_as.core.bin_distribution import (
     figures_of,
 )
 from lightning_as.core.bins import Bins
+from lightning_as.core.chunk_points import ChunkPoints
 from lightning_as.core.draw import Draw
 from lightning_as.core.instance_distribution import InstanceDistribution
 from lightning_as.core.points import Kind, Points
@@ -108,6 +109,7 @@ class AdaptiveSampling(Strategy):
 
     reads = frozenset({"losses", "bounds"})  # of an object, only what its options and bins ask for
     any_device = True
+    by_chunks = True
 
     @without("q_update", _GONE)
     @without("unseen", _GONE)
@@ -151,8 +153,18 @@ class AdaptiveSampling(Strategy):
         if "gradient" not in check_scoring(self.score):  # of a single bin P is 1, whatever the bounds are
             self.reads = type(self).reads - ({"bounds", "linear_bounds"} if len(bins.sizes) == 1 else set())
         self._schedule = ScoreSchedule(self.score, self.gamma, bins)
-        self._points = Points(len(bins), self.points)
+        self._points = self._make_points(bins)
         self._lay_out(bins)
+
+    def _make_points(self, bins: Bins) -> Points | ChunkPoints:
+        if bins.chunks is None:
+            return Points(len(bins), self.points)
+        if list(bins.chunks.sizes) != bins.sizes or not torch.equal(bins.tags.cpu(), bins.chunks.tags().int()):
+            raise ValueError(
+                "The data lie in chunks, a few of which are open at a time; AdaptiveSampling then needs them as its "
+                "bins: give `bins='chunk'`, or use ClosenessSampling, whose bins may be any."
+            )
+        return ChunkPoints(bins.chunks, self.points)
 
     def _lay_out(self, bins: Bins) -> None:
         """P, Q and both together over some bins, as they are at first."""
@@ -186,6 +198,8 @@ class AdaptiveSampling(Strategy):
         return self._levels.probabilities()
 
     def draw(self, size: int, generator: torch.Generator) -> Draw:
+        if isinstance(self._points, ChunkPoints):
+            return self._levels.draw(self._points.take(size, generator, self._levels.ends, self.processes))
         return self._levels.draw(self._points.take(size, generator))
 
     def learn(self, draw: Draw, losses: Tensor, bounds: Tensor) -> None:

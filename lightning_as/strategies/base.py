@@ -50,7 +50,12 @@ class Strategy(ABC):
     any_device: bool = False
     """Whether it can keep its state where the model is trained, and draw there, without the CPU waiting for either.
     Default: False."""
+    by_chunks: bool = False
+    """Whether it can draw from a few chunks of the data at a time (:mod:`lightning_as.core.chunk_points`). Default:
+    False."""
 
+    processes: int = 1
+    """How many processes share a batch. Whoever draws says it. Default: 1."""
     progress: Progress
     """How far the training has come. Whoever draws keeps it up to date, and saves it."""
     record: Record | None = None
@@ -73,7 +78,17 @@ class Strategy(ABC):
 
     @abstractmethod
     def start(self, bins: Bins) -> None:
-        """Make the initial state for a data set that is partitioned into `bins`; extend this."""
+        """Make the initial state for a data set that is partitioned into `bins`; extend this.
+
+        Raises:
+            ValueError: If the data lie in chunks, and it draws from all of them at a time.
+        """
+        if bins.chunks is not None and not self.by_chunks:
+            raise ValueError(
+                f"The data lie in chunks, a few of which are open at a time, but {type(self).__name__} draws from all "
+                "of them: use ClosenessSampling, AdaptiveSampling or Uniform; or `open_chunks=None`, to read the "
+                "instances wherever they are."
+            )
         self._bins = bins
         self._skipped = 0
         self._unusable = None

@@ -57,6 +57,7 @@ from torch import Tensor
 from lightning_as.core.arguments import check_choice, check_positive, check_share
 from lightning_as.core.bin_distribution import add_to_bins
 from lightning_as.core.bins import Bins
+from lightning_as.core.chunk_points import ChunkPoints
 from lightning_as.core.draw import Draw, to_device
 from lightning_as.core.execution import loops
 from lightning_as.core.persistence import HOPELESS, Persistence
@@ -95,6 +96,7 @@ class ClosenessSampling(Strategy):
 
     reads = frozenset({"losses", "bounds"})  # of an object, only what its scores ask for
     any_device = True
+    by_chunks = True
     samples_by_loss = True
 
     def __init__(
@@ -138,7 +140,7 @@ class ClosenessSampling(Strategy):
         super().start(bins)
         loops(bins.device)  # which takes a while the first time, and not amid a step
         size, device = len(bins), bins.device
-        self._points = Points(size, self.points)
+        self._points = Points(size, self.points) if bins.chunks is None else ChunkPoints(bins.chunks, self.points)
         self._schedule = ScoreSchedule(self.score, 0.0, bins, rescores=False)  # γ is for those alone
         self._doubts = torch.full((size,), -1.0, dtype=torch.float64, device=device)  # -1 where it is not known
         self._norms = torch.full_like(self._doubts[: size if "bounds" in self.reads else 0], -1.0)  # likewise
@@ -177,7 +179,7 @@ class ClosenessSampling(Strategy):
             self._take(self._mixed(self._weights() if ranked else torch.ones_like(self._doubts)))
         self._drawn += size
         self._since += size
-        points = to_device(self._points.take(size, generator), self.bins.device)
+        points = to_device(self._next_points(size, generator), self.bins.device)
         indices = torch.searchsorted(self._ends, points, right=True)
         return Draw(indices, self.bins.of(indices), self._probabilities.index_select(0, indices))
 
@@ -244,6 +246,12 @@ class ClosenessSampling(Strategy):
         new, old = values.index_select(0, last), table.index_select(0, indices)
         moved = torch.where(old < 0, new, torch.lerp(new, old, self.smoothing))
         table.index_copy_(0, indices, torch.where(known.index_select(0, last), moved, old))
+
+    def _next_points(self, size: int, generator: torch.Generator) -> Tensor:
+        if isinstance(self._points, ChunkPoints):
+            ends = self._ends.index_select(0, self._points.lasts.to(self._ends.device))
+            return self._points.take(size, generator, ends, self.processes)
+        return self._points.take(size, generator)
 
     def _is_last_part(self) -> bool:
         return self.progress.total is not None and 1 - self.progress.share <= self.relaxation > 0

@@ -2,7 +2,8 @@
 
 Without replacement an epoch is a random permutation, cut into batches; the instances of the last, incomplete batch wait
 for a later epoch. It is what draws that are spread evenly (:mod:`lightning_as.core.points`) are of the uniform
-distribution. With replacement each draw is from all instances, by itself: an epoch of N draws then sees 63.2 % of the
+distribution. Of data in chunks a few are open at a time, and shuffled together (:mod:`lightning_as.core.chunk_points`).
+With replacement each draw is from all instances, by itself: an epoch of N draws then sees 63.2 % of the
 data. It is the control of methods whose draws are independent: what one gains over it is not paid for by repeats.
 
 Source: None; it is what stochastic gradient descent is defined with.
@@ -25,6 +26,7 @@ import torch
 from torch import Tensor
 
 from lightning_as.core.bins import Bins
+from lightning_as.core.chunk_order import ChunkOrder
 from lightning_as.core.draw import Draw, to_device
 from lightning_as.core.state import require, require_indices
 from lightning_as.strategies.base import Strategy
@@ -39,12 +41,16 @@ class Uniform(Strategy):
 
     reads = frozenset()
     any_device = True
+    by_chunks = True
 
     def __init__(self, replacement: bool = False) -> None:
         self.replacement = replacement
 
     def start(self, bins: Bins) -> None:
         super().start(bins)
+        if bins.chunks is not None and self.replacement:
+            raise ValueError("`replacement=True` draws from all chunks at a time: leave it out.")
+        self._of_chunks = None if bins.chunks is None else ChunkOrder(bins.chunks.open, bins.chunks.window)
         self._order = torch.empty(0, dtype=torch.int64, device="cpu")
         self._position = 0
 
@@ -53,12 +59,16 @@ class Uniform(Strategy):
         self._shuffle(generator)
 
     def _shuffle(self, generator: torch.Generator) -> None:
-        if not self.replacement:
+        if self._of_chunks is not None and self.bins.chunks is not None:
+            self._of_chunks.begin(self.bins.chunks.counts(), generator, self.processes)
+        elif not self.replacement:
             self._order = to_device(torch.randperm(len(self.bins), generator=generator, device="cpu"), self.bins.device)
             self._position = 0
 
     def draw(self, size: int, generator: torch.Generator) -> Draw:
-        if self.replacement:
+        if self._of_chunks is not None:
+            indices = to_device(self._next_of(self._of_chunks, size, generator), self.bins.device)
+        elif self.replacement:
             indices = to_device(
                 torch.randint(len(self.bins), (size,), generator=generator, device="cpu"), self.bins.device
             )
@@ -70,11 +80,14 @@ class Uniform(Strategy):
         return self._uniform(len(self.bins))
 
     def state_dict(self) -> dict[str, Any]:
-        return {"order": self._order.clone().cpu(), "position": self._position}
+        of_chunks = {} if self._of_chunks is None else self._of_chunks.state_dict()
+        return {"order": self._order.clone().cpu(), "position": self._position, "of_chunks": of_chunks}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         require_indices("order", state["order"], len(self.bins))
         require(state["position"] <= len(state["order"]), "`position` is beyond the epoch")
+        if self._of_chunks is not None and self.bins.chunks is not None:
+            self._of_chunks.load_state_dict(state["of_chunks"], len(self.bins.chunks.sizes))
         self._order, self._position = state["order"].to(self.bins.device, copy=True), state["position"]
 
     def _next(self, size: int, generator: torch.Generator) -> Tensor:
@@ -88,3 +101,11 @@ class Uniform(Strategy):
             self._position += len(part)
             size -= len(part)
         return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _next_of(self, order: ChunkOrder, size: int, generator: torch.Generator) -> Tensor:
+        """The next instances of the open chunks; what is left of a pass, if that is fewer, is dropped."""
+        assert self.bins.chunks is not None
+        if size > order.left(self.processes):
+            self._shuffle(generator)
+        strata = order.take(size)
+        return self.bins.chunks.starts()[strata.chunks] + strata.numbers

@@ -1,0 +1,247 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import Dataset, TensorDataset
+
+from lightning_as import (
+    AdaptiveDataLoader,
+    AdaptiveSampling,
+    Bins,
+    ClosenessSampling,
+    InChunks,
+    InfoBatch,
+    Strategy,
+    Uniform,
+)
+from lightning_as.core.chunk_order import Chunks
+from lightning_as.data.batch_sampler import AdaptiveBatchSampler
+from lightning_as.data.chunks import ChunkedStream, in_order
+from tests.helpers.strategies import learn
+
+N, SIZE = 100, 16
+
+
+class Noting(Dataset[Any]):
+    """Sample i is i; notes the order in which it is read."""
+
+    def __init__(self) -> None:
+        self.read: list[int] = []
+
+    def __len__(self) -> int:
+        return N
+
+    def __getitem__(self, index: int) -> int:
+        self.read.append(index)
+        return index
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A hundred instances in seven chunks of litdata's."""
+    streaming = pytest.importorskip("litdata.streaming")
+    path = tmp_path_factory.mktemp("chunks")
+    cache = streaming.Cache(input_dir=str(path), chunk_size=SIZE)
+    for index in range(N):
+        cache[index] = {"x": torch.full((3,), float(index)), "y": index % 5}
+    cache.done()
+    cache.merge()
+    return path
+
+
+@pytest.fixture
+def copied(folder: Path, tmp_path: Path) -> Path:
+    """The same, to be damaged."""
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    return tmp_path
+
+
+def stream(folder: Any, **options: Any) -> Any:
+    return pytest.importorskip("litdata").StreamingDataset(str(folder), **options)
+
+
+def test_neighbours_are_read_in_the_order_in_which_they_lie():
+    source = Noting()
+    data = InChunks(source, 30)
+    assert data.chunk_sizes == [30, 30, 30, 10]
+    assert len(data) == N
+    assert data.__getitems__([7, 99, 3, 7]) == [7, 99, 3, 7]
+    assert source.read == [3, 7, 7, 99]
+    assert data[5] == 5
+    assert in_order([], lambda indices: indices) == []
+
+
+def test_several_are_asked_for_at_once_where_that_can_be():
+    class AtOnce(Noting):
+        def __getitems__(self, indices: list[int]) -> list[int]:
+            return [10 * index for index in indices]
+
+    assert InChunks(AtOnce(), 9).__getitems__([4, 2]) == [40, 20]
+
+
+def test_bad_chunks_are_refused():
+    with pytest.raises(ValueError, match="is empty"):
+        InChunks(TensorDataset(torch.empty(0)), 3)
+    for size in (0, 1.5):
+        with pytest.raises((TypeError, ValueError), match="`chunk_size`"):
+            InChunks(Noting(), size)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="The chunks are of 5 instances, but the bins of 3"):
+        Bins.single(3).in_chunks(Chunks.of([5], 1))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_epoch_of_a_stream_has_every_instance_once(folder: Path, workers: int):
+    loader = AdaptiveDataLoader(stream(folder), 10, "chunk", seed=0, open_chunks=2, num_workers=workers)
+    for _ in range(2):
+        batches = list(loader)
+        drawn = torch.cat([batch["x"][:, 0] for batch in batches]).long()
+        assert drawn.sort().values.tolist() == list(range(N))
+        assert all(torch.equal(batch["x"][:, 0].long() % 5, batch["y"]) for batch in batches)
+        assert drawn.tolist() != list(range(N))
+        for chunk in range(7):  # is read in one stretch, while another two at most begin and end
+            at = (drawn // SIZE == chunk).nonzero().flatten()
+            assert int(at[-1] - at[0]) < 4 * SIZE + 10
+
+
+def test_a_loader_of_litdata_is_a_model_for_ours(folder: Path):
+    theirs = pytest.importorskip("litdata").StreamingDataLoader(stream(folder, shuffle=True), batch_size=20)
+    loader = AdaptiveDataLoader.like(theirs, bins="chunk")
+    assert sorted(torch.cat([batch["x"][:, 0] for batch in loader]).tolist()) == list(range(N))
+    assert loader.sampler.bins.chunks.open == 8  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_of_a_stream_few_chunks_are_open(folder: Path):
+    data = ChunkedStream(stream(folder))
+    data.open_chunks = 2
+    for index in range(0, N, 3):
+        assert int(data[index]["x"][0]) == index
+        assert len(data._readers_cache) <= 3
+    assert data._readers_cache.keys() == {4, 5, 6}
+
+
+def test_a_part_of_a_stream_is_numbered_from_0(folder: Path):
+    data = ChunkedStream(stream(folder, subsample=0.5))
+    assert sum(data.chunk_sizes) == len(data) == N // 2
+    values = [int(data[index]["x"][0]) for index in range(len(data))]
+    assert len(set(values)) == N // 2
+
+
+def test_a_chunk_far_away_is_fetched_once_an_epoch_and_as_a_whole(folder: Path, tmp_path: Path):
+    far = stream(f"local:{folder}", cache_dir=str(tmp_path))
+    loader = AdaptiveDataLoader(far, 10, None, seed=0, open_chunks=2)
+    drawn = torch.cat([batch["x"][:, 0] for batch in loader]).long()
+    assert drawn.sort().values.tolist() == list(range(N))
+    fetched = {file.name: file.stat().st_size for file in tmp_path.rglob("*.bin")}
+    assert fetched == {file.name: file.stat().st_size for file in folder.glob("*.bin")}
+
+
+@pytest.mark.parametrize(
+    ("strategy", "bins"),
+    [
+        (AdaptiveSampling(), "chunk"),
+        (ClosenessSampling(warm_up=0), [index % 5 for index in range(N)]),
+        (Uniform(), None),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_draws_come_from_few_chunks_and_go_on_after_a_resume(strategy: Strategy, bins: Any):
+    def make() -> AdaptiveBatchSampler:
+        loader = AdaptiveDataLoader(InChunks(Noting(), SIZE), 10, bins, seed=0, open_chunks=2)
+        sampler = loader.sampler
+        assert isinstance(sampler, AdaptiveBatchSampler)
+        sampler.attach(strategy if not made else type(strategy)(**options))
+        made.append(sampler)
+        return sampler
+
+    made: list[AdaptiveBatchSampler] = []
+    options = {"warm_up": 0} if isinstance(strategy, ClosenessSampling) else {}
+    sampler = make()
+    saved: dict[str, Any] = {}
+    later: list[Any] = []
+    for epoch in range(3):
+        for number, batch in enumerate(sampler):
+            assert len({index // SIZE for index in batch}) <= 5
+            later += [batch] if saved else []
+            draw = sampler.commit()
+            torch.testing.assert_close(
+                draw.probabilities, sampler.strategy.probabilities()[draw.indices], rtol=1e-12, atol=0
+            )
+            learn(sampler.strategy, batch, torch.tensor(batch).double() / 30)
+            if (epoch, number) == (1, 3):
+                saved = sampler.state_dict()
+    other = make()
+    other.load_state_dict(saved)
+    again = []
+    for _ in range(2):
+        for batch in other:
+            again.append(batch)
+            other.commit()
+            learn(other.strategy, batch, torch.tensor(batch).double() / 30)
+    assert again == later
+
+
+@pytest.mark.parametrize("strategy", [ClosenessSampling, Uniform])
+def test_processes_read_chunks_of_their_own(strategy: type[Strategy]):
+    bins = Bins.single(N).in_chunks(Chunks.of([10] * 10, 2))
+    samplers = [AdaptiveBatchSampler(bins, 5, seed=0, num_replicas=2, rank=rank) for rank in range(2)]
+    drawn = []
+    for sampler in samplers:
+        sampler.attach(strategy())
+        drawn.append([index for batch in sampler for index in batch])
+    assert sorted(drawn[0] + drawn[1]) == list(range(N))
+    chunks = [{index // 10 for index in own} for own in drawn]
+    assert chunks[0].isdisjoint(chunks[1])
+
+
+def test_what_draws_from_everywhere_is_refused():
+    data = InChunks(Noting(), SIZE)
+    sampler = AdaptiveDataLoader(data, 10, None).sampler
+    assert isinstance(sampler, AdaptiveBatchSampler)
+    for strategy, message in (
+        (InfoBatch(), "InfoBatch draws from all of them: use ClosenessSampling, AdaptiveSampling or Uniform"),
+        (Uniform(replacement=True), "`replacement=True` draws from all chunks"),
+        (ClosenessSampling(points="independent"), "`points='independent'` are of all chunks"),
+        (AdaptiveSampling(), "give `bins='chunk'`"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            sampler.attach(strategy)
+    everywhere = AdaptiveDataLoader(data, 10, None, open_chunks=None).sampler
+    assert isinstance(everywhere, AdaptiveBatchSampler)
+    everywhere.attach(InfoBatch())
+
+
+def test_a_state_of_other_chunks_is_refused():
+    def sampler(size: int) -> AdaptiveBatchSampler:
+        found = AdaptiveDataLoader(InChunks(Noting(), size), 10, None, seed=0).sampler
+        assert isinstance(found, AdaptiveBatchSampler)
+        found.attach(ClosenessSampling())
+        return found
+
+    with pytest.raises(ValueError, match="of 7 chunks of 100 instances, but here are 10 chunks of 100 instances"):
+        sampler(10).load_state_dict(sampler(SIZE).state_dict())
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut"])
+def test_a_damaged_chunk_is_named_before_it_is_read(copied: Path, damage: str):
+    data = ChunkedStream(stream(copied))
+    file = copied / "chunk-0-3.bin"
+    content = file.read_bytes()
+    file.unlink()
+    if damage == "cut":
+        file.write_bytes(content[:-5])
+    found = "is not there" if damage == "gone" else f"has {len(content) - 5} bytes"
+    with pytest.raises(ValueError, match=rf"chunk-0-3.bin of .* {found}, but its index says"):
+        ChunkedStream(stream(copied))
+    assert int(data[0]["x"][0]) == 0
+    with pytest.raises(RuntimeError, match=r"Chunk 3 of .* cannot be read .*Was it changed since the training began"):
+        data[50]
+
+
+def test_what_a_transform_raises_names_the_chunk(folder: Path):
+    def broken(sample: Any) -> Any:
+        raise KeyError("z")
+
+    with pytest.raises(RuntimeError, match=r"Chunk 1 of .* cannot be read \(KeyError: 'z'\)"):
+        ChunkedStream(stream(folder, transform=broken))[20]
