@@ -21,7 +21,7 @@ class Chunks(NamedTuple):
     open: int
     """W, chunks that are open at a time in each process."""
     window: int = 0
-    """Neighbours that the draws of a chunk stay among, one such run after the other; 0: among all of it."""
+    """Draws of neighbours that are shuffled together, one such run of them after the other; 0: all of a chunk."""
 
     @classmethod
     def of(cls, sizes: Sequence[int], open_chunks: int, window: int = 0) -> Chunks:
@@ -183,8 +183,9 @@ class _Part:
         source, count = torch.Generator("cpu").manual_seed(self._key + 1 + number), int(self._counts[number])
         order = torch.randperm(count, generator=source, device="cpu")
         if 0 < self._window < count:
-            runs = torch.randperm(1 + (count - 1) // self._window, generator=source, device="cpu")
-            order = order[runs[order // self._window].argsort(stable=True)]
+            runs = 1 + (count - 1) // self._window
+            first = torch.randint(runs, (), generator=source, device="cpu")
+            order = order[((order // self._window + first) % runs).argsort(stable=True)]
         return _Open(number, order, left)
 
 

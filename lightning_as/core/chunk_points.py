@@ -10,7 +10,8 @@ interval has the length m_c. A pass of D draws takes its points in an order in w
    left than a batch. A batch takes its draws from what is left of the shares of the open chunks, like balls from an
    urn. A chunk whose share is used up is closed, and the next one is opened in its place.
 3. The K_c draws of a chunk are strata of its present interval, (π_c(k) + v) / K_c with a random permutation π_c and v
-   uniform. The point is where that lies in [0, 1). With a window π_c permutes runs of so many strata, and inside each.
+   uniform. The point is where that lies in [0, 1). With a window π_c goes through runs of so many strata, one after
+   the other from a random one on, and is random inside each.
 
 By 1 and 3 an instance i of the chunk c, with the probability q_i inside it, is drawn D·m_c·q_i times a pass in
 expectation: as often as by independent draws, and that is what a draw's probability means here; given the chunks that

@@ -11,7 +11,9 @@ from __future__ import annotations
 import json
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from copy import copy
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from lightning_as.core.arguments import check_integer
 OPEN_CHUNKS = 8
 """Chunks that are open at a time in each process, unless a user says otherwise."""
 _SMALL = 4096  # bytes of an instance, on average, below which it is cheaper to decode neighbours together
-_WINDOW = 256  # of these
+_WINDOW, _RUNS = 256, 3  # of these; how many such runs are kept for each open chunk
 
 
 class InChunks(Dataset[Any]):
@@ -76,6 +78,9 @@ class ChunkedStream(Dataset[Any]):
     """
 
     def __init__(self, stream: Any) -> None:
+        from litdata.streaming.sampler import ChunkedIndex
+
+        self._index_type = ChunkedIndex
         len(stream)  # which loads the index
         intervals = stream.shuffler.cache.get_chunk_intervals()
         self.chunk_sizes = [int(each[2] - each[1]) for each in intervals]
@@ -84,16 +89,34 @@ class ChunkedStream(Dataset[Any]):
         self._firsts = np.array([each[1] for each in intervals])  # litdata's own number of a chunk's first instance
         self._ends = np.cumsum(self.chunk_sizes)
         self._readers_cache = OrderedDict[int, Any]()
+        self._runs_cache = OrderedDict[tuple[int, int], list[Any]]()
         index = Path(stream.input_dir.path or "") / "index.json"
         chunks = json.loads(index.read_text())["chunks"] if index.is_file() else []
         bytes_, instances = (sum(chunk[name] for chunk in chunks) for name in ("chunk_bytes", "chunk_size"))
-        self.window = _WINDOW if bytes_ < _SMALL * instances else 0
+        # A transform may be random, and change what it is given.
+        self.window = _WINDOW if bytes_ < _SMALL * instances and not hasattr(stream, "transform") else 0
         """Neighbours that are decoded together; 0 of large instances, for what is not drawn is decoded in vain."""
+        self._bytes, self._count = bytes_, len(chunks)
         is_here = stream.input_dir.url is None and len(chunks) == len(self.chunk_sizes)
         self._where = index.parent
         self._files = [(chunk["filename"], chunk["chunk_bytes"]) for chunk in chunks if is_here]
         for chunk in range(len(self._files)):
             self._check_file(chunk)
+
+    def keep_open(self, count: int) -> None:
+        """Have so many chunks open at a time.
+
+        Raises:
+            ValueError: If the stream's cache is too small for them: litdata would wait for room that never comes.
+        """
+        size = self.stream.max_cache_size
+        needed = (2 * count + 3) * self._bytes // max(1, self._count)  # as chunks are closed a little later
+        if isinstance(size, int) and size < min(needed, self._bytes) and self.stream.input_dir.url is not None:
+            raise ValueError(
+                f"`max_cache_size` of the StreamingDataset is {size} bytes, but with {count} open chunks {needed} are "
+                "needed: make it larger, or `open_chunks` smaller."
+            )
+        self.open_chunks = count
 
     def __len__(self) -> int:
         """Number of instances, on all processes together."""
@@ -111,11 +134,9 @@ class ChunkedStream(Dataset[Any]):
         return in_order(indices, self._read)
 
     def __getstate__(self) -> dict[str, Any]:  # readers stay in their process
-        return {**self.__dict__, "_readers_cache": OrderedDict[int, Any]()}
+        return {**self.__dict__, "_readers_cache": OrderedDict[int, Any](), "_runs_cache": OrderedDict[Any, Any]()}
 
     def _read(self, indices: list[int]) -> list[Any]:
-        from litdata.streaming.sampler import ChunkedIndex
-
         positions = np.array(indices)
         chunks, firsts = np.unique(np.searchsorted(self._ends, positions, side="right"), return_index=True)
         samples = []
@@ -123,13 +144,38 @@ class ChunkedStream(Dataset[Any]):
             numbers = own - (self._ends[chunk] - self.chunk_sizes[chunk]) + self._firsts[chunk]
             try:
                 reader = self._reader(chunk)
-                samples += [reader[ChunkedIndex(number, chunk)] for number in numbers.tolist()]
+                samples += self._samples(reader, chunk, numbers.tolist())
             except Exception as error:  # whatever a cut file, a lost folder or a transform makes of it
                 raise RuntimeError(
                     f"Chunk {chunk} of {self.stream.input_dir.url or self.stream.input_dir.path} cannot be read "
                     f"({type(error).__name__}: {error}). Was it changed since the training began?"
                 ) from error
         return samples
+
+    def _samples(self, reader: Any, chunk: int, numbers: list[int]) -> list[Any]:
+        """Instances of a chunk, by litdata's numbers, ascending."""
+        if not self.window:
+            return [reader[self._index_type(number, chunk)] for number in numbers]
+        first = int(self._firsts[chunk])
+        samples = []
+        for run, own in groupby(numbers, lambda number: (number - first) // self.window):
+            rows = self._run(reader, chunk, run)
+            samples += [rows[(number - first) % self.window] for number in own]
+        return samples
+
+    def _run(self, reader: Any, chunk: int, run: int) -> list[Any]:
+        """The instances of a run of neighbours, which are kept as long as a few others."""
+        kept = self._runs_cache
+        if (chunk, run) in kept:
+            kept.move_to_end((chunk, run))
+        else:
+            if len(kept) >= _RUNS * self.open_chunks:
+                kept.popitem(last=False)
+            start = run * self.window
+            rows = range(start, min(start + self.window, self.chunk_sizes[chunk]))
+            first = int(self._firsts[chunk])
+            kept[chunk, run] = [reader.cache[self._index_type(first + row, chunk)] for row in rows]
+        return kept[chunk, run]
 
     def _reader(self, chunk: int) -> Any:
         """The reader of a chunk; that of the one not read for the longest time, if there are enough."""
@@ -138,15 +184,29 @@ class ChunkedStream(Dataset[Any]):
             readers.move_to_end(chunk)
             return readers[chunk]
         self._check_file(chunk)
-        if len(readers) > self.open_chunks:  # one more than are open, for that which is being closed
-            _, readers[chunk] = readers.popitem(last=False)
+        if len(readers) >= 2 * self.open_chunks:  # a chunk that has few draws left may wait for the next of them
+            old, reader = readers.popitem(last=False)
+            self._close(reader, old)
         else:
-            reader = copy(self.stream)
-            reader.batch_decode = self.window
-            reader.cache = reader.shuffler = None
-            _ = reader[:0]  # from here on it fetches chunks, not single instances
-            readers[chunk] = reader
-        return readers[chunk]
+            reader = self._new_reader()
+        # What litdata does for the chunks that its own order has before them: no other process throws this one away
+        # while it is read, and it is mapped into memory. Only the object behind the cache has a name for it.
+        reader.cache._reader.acquire_shared_locks({chunk})
+        reader.cache._reader.enable_mmap_for_chunks({chunk})
+        readers[chunk] = reader
+        return reader
+
+    def _new_reader(self) -> Any:
+        reader = copy(self.stream)
+        reader.cache = reader.shuffler = None
+        reader.batch_decode = self.window
+        _ = reader[:0]  # from here on it fetches chunks, not single instances
+        return reader
+
+    def _close(self, reader: Any, chunk: int) -> None:
+        """Give the room of a chunk in the cache free, which litdata does after what it takes for the last instance."""
+        with suppress(FileNotFoundError):  # it is free already
+            _ = reader[self._index_type(int(self._firsts[chunk]), chunk, is_last_index=True)]
 
     def _check_file(self, chunk: int) -> None:
         """Raise a `ValueError` unless a chunk in a folder of this machine is there in its size."""

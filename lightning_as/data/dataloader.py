@@ -95,7 +95,7 @@ class AdaptiveDataLoader(DataLoader[Any]):
         dataset = ChunkedStream(dataset) if is_stream(dataset) else dataset
         size = size_of(dataset)
         if isinstance(dataset, ChunkedStream) and open_chunks is not None:
-            dataset.open_chunks = open_chunks
+            dataset.keep_open(open_chunks)
         if sampler is None:
             if batch_size is None:
                 raise ValueError("`batch_size` is missing: give the number of instances per batch, or a `sampler`.")

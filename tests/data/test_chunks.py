@@ -114,11 +114,11 @@ def test_a_loader_of_litdata_is_a_model_for_ours(folder: Path):
 
 def test_of_a_stream_few_chunks_are_open(folder: Path):
     data = ChunkedStream(stream(folder))
-    data.open_chunks = 2
+    data.keep_open(2)
     for index in range(0, N, 3):
         assert int(data[index]["x"][0]) == index
-        assert len(data._readers_cache) <= 3
-    assert data._readers_cache.keys() == {4, 5, 6}
+        assert len(data._readers_cache) <= 4
+    assert data._readers_cache.keys() == {3, 4, 5, 6}
 
 
 def test_a_part_of_a_stream_is_numbered_from_0(folder: Path):
@@ -210,6 +210,14 @@ def test_what_draws_from_everywhere_is_refused():
     everywhere = AdaptiveDataLoader(data, 10, None, open_chunks=None).sampler
     assert isinstance(everywhere, AdaptiveBatchSampler)
     everywhere.attach(InfoBatch())
+
+
+def test_a_cache_that_is_too_small_for_the_open_chunks_is_refused(folder: Path, tmp_path: Path):
+    size = (folder / "chunk-0-0.bin").stat().st_size
+    far = stream(f"local:{folder}", cache_dir=str(tmp_path), max_cache_size=6 * size)
+    with pytest.raises(ValueError, match=r"`max_cache_size` .* with 2 open chunks .* needed: make it larger"):
+        AdaptiveDataLoader(far, 10, None, open_chunks=2)
+    AdaptiveDataLoader(far, 10, None, open_chunks=1)
 
 
 def test_a_state_of_other_chunks_is_refused():
