@@ -1,8 +1,8 @@
 """Data in chunks, as on object storage: written by litdata, drawn from a few chunks at a time, in two processes.
 
-`litdata.optimize` writes chunks once; a `StreamingDataset` reads them, from a folder or a bucket ("s3://…"), through its
-own cache. In an AdaptiveDataLoader its instances have positions to draw: each process has eight chunks open at a time,
-of its own, and reads each once a pass. Bins are classes here, of labels that are small enough to be kept beside the data.
+`litdata.optimize` writes chunks once; a `StreamingDataset` reads them, from a folder or a bucket ("s3://…"), through
+its own cache. In an AdaptiveDataLoader its instances have positions to draw: each process has eight chunks open at a
+time, of its own, and reads each once a pass. Bins are classes here, of labels that are kept beside the data.
 
 Run it by `python examples/streaming.py`. The changed lines end in `# adaptive sampling`.
 """

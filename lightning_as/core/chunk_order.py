@@ -105,9 +105,13 @@ class ChunkOrder:
         taken = [part.take(each) for part in self._parts]
         return Strata(*(torch.stack(field, dim=1).flatten() for field in zip(*taken, strict=True)))
 
-    def coming(self, process: int) -> list[int]:
-        """The chunks that are open in a process, and those that will be, in the order in which they are opened."""
-        return self._parts[process].coming() if process < len(self._parts) else []
+    def open(self, process: int) -> list[int]:
+        """The chunks that are open in a process, after its last batch."""
+        return self._parts[process].open() if process < len(self._parts) else []
+
+    def next(self, process: int, count: int) -> list[int]:
+        """The chunks that a process opens next, at most so many, in their order."""
+        return self._parts[process].next(count) if process < len(self._parts) else []
 
     def state_dict(self) -> dict[str, Any]:
         """State as ints and tensors."""
@@ -142,8 +146,11 @@ class _Part:
         """Draws that are left."""
         return int(self._counts[self._opened :].sum()) + sum(each.left for each in self._open)
 
-    def coming(self) -> list[int]:
-        return [int(self._chunks[each.number]) for each in self._open] + self._chunks[self._opened :].tolist()
+    def open(self) -> list[int]:
+        return [int(self._chunks[each.number]) for each in self._open]
+
+    def next(self, count: int) -> list[int]:
+        return self._chunks[self._opened : self._opened + count].tolist()
 
     def take(self, size: int) -> Strata:
         """The next draws."""

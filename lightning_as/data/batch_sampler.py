@@ -15,6 +15,7 @@ from lightning_as.core.arguments import check_integer
 from lightning_as.core.bins import Bins
 from lightning_as.core.draw import Draw
 from lightning_as.core.state import check_layout, checksums
+from lightning_as.data.chunks import AHEAD, Positions
 from lightning_as.data.sampler_state import (
     FORMAT,
     check_bins,
@@ -287,7 +288,9 @@ class AdaptiveBatchSampler(DistributedSampler[list[int]]):
 
     def _listed(self, draw: Draw) -> Any:
         """The instances that this process gets, as a data set takes them: a list, or a tensor that is not looked at."""
-        share = self.share(draw.indices)
+        share, order = self.share(draw.indices), self.strategy.chunk_order
+        if order is not None:
+            return Positions(share.tolist(), order.next(self.rank, AHEAD))
         return share.tolist() if self.bins_at_work.on_host else share.clone()  # which a backward pass may keep
 
 

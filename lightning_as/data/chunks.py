@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from copy import copy
 from itertools import groupby
@@ -24,8 +24,18 @@ from lightning_as.core.arguments import check_integer
 
 OPEN_CHUNKS = 8
 """Chunks that are open at a time in each process, unless a user says otherwise."""
+AHEAD = 2
+"""Chunks that are fetched before they are opened."""
 _SMALL = 4096  # bytes of an instance, on average, below which it is cheaper to decode neighbours together
 _WINDOW, _RUNS = 256, 3  # of these; how many such runs are kept for each open chunk
+
+
+class Positions(list[int]):
+    """The positions of a batch, with the chunks that are opened next."""
+
+    def __init__(self, positions: Iterable[int], coming: Sequence[int]) -> None:
+        super().__init__(positions)
+        self.coming = coming
 
 
 class InChunks(Dataset[Any]):
@@ -110,7 +120,7 @@ class ChunkedStream(Dataset[Any]):
             ValueError: If the stream's cache is too small for them: litdata would wait for room that never comes.
         """
         size = self.stream.max_cache_size
-        needed = (2 * count + 3) * self._bytes // max(1, self._count)  # as chunks are closed a little later
+        needed = (2 * count + AHEAD + 3) * self._bytes // max(1, self._count)  # as chunks are closed a little later
         if isinstance(size, int) and size < min(needed, self._bytes) and self.stream.input_dir.url is not None:
             raise ValueError(
                 f"`max_cache_size` of the StreamingDataset is {size} bytes, but with {count} open chunks {needed} are "
@@ -131,6 +141,11 @@ class ChunkedStream(Dataset[Any]):
         Raises:
             RuntimeError: If a chunk cannot be read.
         """
+        if isinstance(indices, Positions) and self.stream.input_dir.url is not None:
+            for chunk in indices.coming:
+                if chunk not in self._readers_cache:
+                    first = self._index_type(int(self._firsts[chunk]), chunk, chunk_indexes=[chunk])
+                    self._reader(chunk).cache._reader.setup_thread_and_download_chunk(first)  # which waits for nothing
         return in_order(indices, self._read)
 
     def __getstate__(self) -> dict[str, Any]:  # readers stay in their process
@@ -184,7 +199,9 @@ class ChunkedStream(Dataset[Any]):
             readers.move_to_end(chunk)
             return readers[chunk]
         self._check_file(chunk)
-        if len(readers) >= 2 * self.open_chunks:  # a chunk that has few draws left may wait for the next of them
+        if (
+            len(readers) >= 2 * self.open_chunks + AHEAD
+        ):  # a chunk that has few draws left may wait for the next of them
             old, reader = readers.popitem(last=False)
             self._close(reader, old)
         else:

@@ -61,6 +61,7 @@ from lightning_as.core.bin_distribution import (
     figures_of,
 )
 from lightning_as.core.bins import Bins
+from lightning_as.core.chunk_order import ChunkOrder
 from lightning_as.core.chunk_points import ChunkPoints
 from lightning_as.core.draw import Draw
 from lightning_as.core.instance_distribution import InstanceDistribution
@@ -211,6 +212,10 @@ class AdaptiveSampling(Strategy):
     def _rescore(self, scores: Tensor | None) -> None:
         if scores is not None:
             self._inside.rescore(scores)
+
+    @property
+    def chunk_order(self) -> ChunkOrder | None:
+        return self._points.order if isinstance(self._points, ChunkPoints) else None
 
     def metrics(self) -> dict[str, float]:
         """Of P: entropy (nats), smallest and largest entry, age (batches); share of instances seen.

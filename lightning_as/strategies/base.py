@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from lightning_as.core.bins import Bins
+from lightning_as.core.chunk_order import ChunkOrder
 from lightning_as.core.draw import Draw
 from lightning_as.core.progress import Progress
 from lightning_as.core.record import Record
@@ -243,6 +244,11 @@ class Strategy(ABC):
     @abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a state, after :meth:`start` with the same bins."""
+
+    @property
+    def chunk_order(self) -> ChunkOrder | None:
+        """The order in which it opens the chunks that the data lie in. Default: None, it does not go by chunks."""
+        return None
 
     def metrics(self) -> dict[str, float]:
         """Figures that describe the present distribution, for the logger. Default: none."""

@@ -57,6 +57,7 @@ from torch import Tensor
 from lightning_as.core.arguments import check_choice, check_positive, check_share
 from lightning_as.core.bin_distribution import add_to_bins
 from lightning_as.core.bins import Bins
+from lightning_as.core.chunk_order import ChunkOrder
 from lightning_as.core.chunk_points import ChunkPoints
 from lightning_as.core.draw import Draw, to_device
 from lightning_as.core.execution import loops
@@ -205,6 +206,10 @@ class ClosenessSampling(Strategy):
 
     def probabilities(self) -> Tensor:
         return self._probabilities.clone()
+
+    @property
+    def chunk_order(self) -> ChunkOrder | None:
+        return self._points.order if isinstance(self._points, ChunkPoints) else None
 
     def metrics(self) -> dict[str, float]:
         """γ, the shares h that seems hopeless and k that stays so; over how many instances draws effectively go."""

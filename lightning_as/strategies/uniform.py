@@ -50,7 +50,7 @@ class Uniform(Strategy):
         super().start(bins)
         if bins.chunks is not None and self.replacement:
             raise ValueError("`replacement=True` draws from all chunks at a time: leave it out.")
-        self._of_chunks = None if bins.chunks is None else ChunkOrder(bins.chunks.open, bins.chunks.window)
+        self._chunk_order = None if bins.chunks is None else ChunkOrder(bins.chunks.open, bins.chunks.window)
         self._order = torch.empty(0, dtype=torch.int64, device="cpu")
         self._position = 0
 
@@ -59,15 +59,15 @@ class Uniform(Strategy):
         self._shuffle(generator)
 
     def _shuffle(self, generator: torch.Generator) -> None:
-        if self._of_chunks is not None and self.bins.chunks is not None:
-            self._of_chunks.begin(self.bins.chunks.counts(), generator, self.processes)
+        if self._chunk_order is not None and self.bins.chunks is not None:
+            self._chunk_order.begin(self.bins.chunks.counts(), generator, self.processes)
         elif not self.replacement:
             self._order = to_device(torch.randperm(len(self.bins), generator=generator, device="cpu"), self.bins.device)
             self._position = 0
 
     def draw(self, size: int, generator: torch.Generator) -> Draw:
-        if self._of_chunks is not None:
-            indices = to_device(self._next_of(self._of_chunks, size, generator), self.bins.device)
+        if self._chunk_order is not None:
+            indices = to_device(self._next_of(self._chunk_order, size, generator), self.bins.device)
         elif self.replacement:
             indices = to_device(
                 torch.randint(len(self.bins), (size,), generator=generator, device="cpu"), self.bins.device
@@ -76,18 +76,22 @@ class Uniform(Strategy):
             indices = self._next(size, generator)
         return self._drawn_uniformly(indices)
 
+    @property
+    def chunk_order(self) -> ChunkOrder | None:
+        return self._chunk_order
+
     def probabilities(self) -> Tensor:
         return self._uniform(len(self.bins))
 
     def state_dict(self) -> dict[str, Any]:
-        of_chunks = {} if self._of_chunks is None else self._of_chunks.state_dict()
+        of_chunks = {} if self._chunk_order is None else self._chunk_order.state_dict()
         return {"order": self._order.clone().cpu(), "position": self._position, "of_chunks": of_chunks}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         require_indices("order", state["order"], len(self.bins))
         require(state["position"] <= len(state["order"]), "`position` is beyond the epoch")
-        if self._of_chunks is not None and self.bins.chunks is not None:
-            self._of_chunks.load_state_dict(state["of_chunks"], len(self.bins.chunks.sizes))
+        if self._chunk_order is not None and self.bins.chunks is not None:
+            self._chunk_order.load_state_dict(state["of_chunks"], len(self.bins.chunks.sizes))
         self._order, self._position = state["order"].to(self.bins.device, copy=True), state["position"]
 
     def _next(self, size: int, generator: torch.Generator) -> Tensor:

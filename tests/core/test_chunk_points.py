@@ -47,7 +47,7 @@ def test_in_a_pass_each_chunk_is_opened_once_and_few_are_open_at_a_time():
         drawn, seen = [], []
         for _ in range(60):
             drawn += chunks_of(points.take(10, source, ends), ends)
-            seen.append(set(drawn[-10:]) | set(points.order.coming(0)[:4]))
+            seen.append(set(drawn[-10:]) | set(points.order.open(0)))
         counts = Counter(drawn)
         assert all(abs(counts[chunk] - 600 * float(mass)) < 1 for chunk, mass in enumerate(masses))
         for chunk in counts:  # its draws are in one stretch
@@ -76,7 +76,7 @@ def test_a_point_lies_in_its_chunk_wherever_that_is_now():
     points, source = ChunkPoints(Chunks.of([16] * 4, 1)), seeded(3)
     points.take(8, source, ENDS)
     moved = double(0.9, 0.9 + 1e-16, 0.95, 1.0)  # of which the second is hardly there
-    coming = points.order.coming(0)
+    coming = points.order.open(0) + points.order.next(0, 4)
     for _ in range(7):
         assert set(chunks_of(points.take(8, source, moved), moved)) <= set(coming)
 
@@ -121,7 +121,8 @@ def test_it_goes_on_from_a_state_in_mid_pass(processes: int):
     other, copied = ChunkPoints(chunks), seeded()
     other.load_state_dict(points.state_dict())
     copied.set_state(source.get_state())
-    assert other.order.coming(processes - 1) == points.order.coming(processes - 1)
+    assert other.order.open(processes - 1) == points.order.open(processes - 1) != []
+    assert other.order.next(processes - 1, 9) == points.order.next(processes - 1, 9) != []
     for _ in range(12):
         assert torch.equal(other.take(10, copied, ends, processes), points.take(10, source, ends, processes))
 

@@ -1,3 +1,4 @@
+import time
 from pathlib import Path
 from typing import Any
 
@@ -117,8 +118,8 @@ def test_of_a_stream_few_chunks_are_open(folder: Path):
     data.keep_open(2)
     for index in range(0, N, 3):
         assert int(data[index]["x"][0]) == index
-        assert len(data._readers_cache) <= 4
-    assert data._readers_cache.keys() == {3, 4, 5, 6}
+        assert len(data._readers_cache) <= 6
+    assert data._readers_cache.keys() == {1, 2, 3, 4, 5, 6}
 
 
 def test_a_part_of_a_stream_is_numbered_from_0(folder: Path):
@@ -135,6 +136,19 @@ def test_a_chunk_far_away_is_fetched_once_an_epoch_and_as_a_whole(folder: Path, 
     assert drawn.sort().values.tolist() == list(range(N))
     fetched = {file.name: file.stat().st_size for file in tmp_path.rglob("*.bin")}
     assert fetched == {file.name: file.stat().st_size for file in folder.glob("*.bin")}
+
+
+def test_the_chunks_that_come_next_are_fetched_before(folder: Path, tmp_path: Path):
+    far = stream(f"local:{folder}", cache_dir=str(tmp_path))
+    batches = iter(AdaptiveDataLoader(far, 10, None, seed=0, open_chunks=1))
+    next(batches)
+    end = time.monotonic() + 60
+    while len(list(tmp_path.rglob("*.bin"))) < 3 and time.monotonic() < end:
+        time.sleep(0.05)
+    there = {file.name for file in tmp_path.rglob("*.bin")}
+    assert len(there) == 3
+    drawn = torch.cat([next(batches)["x"][:, 0] for _ in range(3)]).long() // SIZE
+    assert {f"chunk-0-{chunk}.bin" for chunk in drawn.tolist()} <= there
 
 
 @pytest.mark.parametrize(
@@ -214,10 +228,12 @@ def test_what_draws_from_everywhere_is_refused():
 
 def test_a_cache_that_is_too_small_for_the_open_chunks_is_refused(folder: Path, tmp_path: Path):
     size = (folder / "chunk-0-0.bin").stat().st_size
-    far = stream(f"local:{folder}", cache_dir=str(tmp_path), max_cache_size=6 * size)
+    too_small, whole = (
+        stream(f"local:{folder}", cache_dir=str(tmp_path), max_cache_size=count * size) for count in (5, 7)
+    )
     with pytest.raises(ValueError, match=r"`max_cache_size` .* with 2 open chunks .* needed: make it larger"):
-        AdaptiveDataLoader(far, 10, None, open_chunks=2)
-    AdaptiveDataLoader(far, 10, None, open_chunks=1)
+        AdaptiveDataLoader(too_small, 10, None, open_chunks=2)
+    AdaptiveDataLoader(whole, 10, None, open_chunks=2)
 
 
 def test_a_state_of_other_chunks_is_refused():
