@@ -81,7 +81,7 @@ def ours(source: str, workers: int, **options: Any) -> AdaptiveDataLoader:
     stream = StreamingDataset(source, **options)
     loader = AdaptiveDataLoader(stream, BATCH, "chunk", seed=0, num_workers=workers)  # pyright: ignore[reportArgumentType]
     assert isinstance(loader.sampler, AdaptiveBatchSampler)
-    loader.sampler.attach(AdaptiveSampling())
+    loader.sampler.attach(AdaptiveSampling(bin_statistic="mean"))
     return loader
 
 

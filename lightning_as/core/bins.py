@@ -133,6 +133,8 @@ class Bins:
         Raises:
             ValueError: If these are of another number of instances.
         """
+        if chunks is None and self.chunks is None:
+            return self
         if chunks is not None and sum(chunks.sizes) != len(self):
             raise ValueError(f"The chunks are of {sum(chunks.sizes)} instances, but the bins of {len(self)}.")
         laid_out = copy(self)

@@ -12,6 +12,9 @@ from torch import Tensor
 from lightning_as.core.arguments import check_integer
 from lightning_as.core.state import require
 
+_ROUNDING = 2.0**-20
+"""How near to a whole number a share counts as one, so that under the uniform distribution all shares are whole."""
+
 
 class Chunks(NamedTuple):
     """Where the instances lie: in runs of their order, which are read as a whole."""
@@ -78,25 +81,35 @@ class ChunkOrder:
         """Draws that are left of the pass, for that many processes together; 0 if it was begun for others."""
         return self._left * processes if processes == len(self._parts) else 0
 
-    def begin(self, counts: Tensor, generator: torch.Generator, processes: int, order: Tensor | None = None) -> None:
+    def begin(
+        self, masses: Tensor, draws: int, generator: torch.Generator, processes: int, sizes: Tensor | None = None
+    ) -> None:
         """Begin a pass.
 
         Args:
-            counts: Draws of each chunk, (chunks,) int64. What the processes cannot share evenly is left out.
+            masses: Of each chunk, (chunks,) float64, which sum to 1 but for rounding.
+            draws: D, a multiple of the processes, and of the batch: what is left of a pass at its end is of the chunks
+                that were opened last, among which small ones are rare.
             generator: On the CPU. All of the pass follows from what is taken of it here.
             processes: How many processes have a part of their own.
-            order: The order of the chunks in which the processes' parts are cut, (chunks,) int64. Default: random.
+            sizes: What the draws of each chunk are numbered among, (chunks,) int64. Default: their number.
         """
-        order = torch.randperm(len(counts), generator=generator, device="cpu") if order is None else order
-        self._left = int(counts.sum()) // processes
-        borders = counts[order].cumsum(0)
+        order = torch.randperm(len(masses), generator=generator, device="cpu")
+        offset = float(torch.rand((), dtype=torch.float64, generator=generator, device="cpu"))
+        key = int(torch.randint(2**62, (), generator=generator, device="cpu"))
+        shares = shares_of(masses[order], draws, offset)
+        totals = shares if sizes is None else sizes[order]
+        self._left = draws // processes
+        ends = shares.cumsum(0)
         self._parts = []
-        for start in range(0, processes * self._left, max(1, self._left)):
-            own = torch.diff(borders.clamp(start, start + self._left), prepend=borders.new_full((1,), start))
+        for rank in range(processes):
+            start = rank * self._left
+            own = torch.diff(ends.clamp(start, start + self._left), prepend=ends.new_full((1,), start))
+            before = (start - (ends - shares)).clamp(min=0)  # draws of a chunk that are another process's
             some = own.nonzero().squeeze(1)
             some = some[torch.randperm(len(some), generator=generator, device="cpu")]
-            key = int(torch.randint(2**62, (), generator=generator, device="cpu"))
-            self._parts.append(_Part(order[some], own[some], self, key))
+            plan = torch.stack([order[some], own[some], before[some], totals[some]], dim=1)
+            self._parts.append(_Part(plan, self.open_chunks, self.window, key, rank))
 
     def take(self, size: int) -> Strata:
         """The next draws, of all processes, of which there are that many left."""
@@ -119,24 +132,41 @@ class ChunkOrder:
 
     def load_state_dict(self, state: dict[str, Any], chunks: int) -> None:
         """Take over a state of so many chunks."""
-        self._parts = [_Part.of(part, self, chunks) for part in state["parts"]]
+        self._parts = [_Part.of(part, self.open_chunks, chunks) for part in state["parts"]]
         self._left = state["left"]
         require(all(part.left >= self._left for part in self._parts), "`left` is more than there is")
+
+
+def shares_of(masses: Tensor, draws: int, offset: float) -> Tensor:
+    """K: how many of the draws each chunk gets, (chunks,) int64, of sum `draws`.
+
+    Args:
+        masses: (chunks,) float64, which sum to 1 but for rounding, in random order.
+        draws: D.
+        offset: u in [0, 1).
+    """
+    sums = masses.cumsum(0)
+    reached = draws * (sums / sums[-1])
+    whole = reached.round()
+    reached = torch.where((reached - whole).abs() < _ROUNDING, whole, reached).add_(offset).floor_().long()
+    reached[-1] = draws
+    return torch.diff(reached, prepend=reached.new_zeros(1))
 
 
 class _Part:
     """A process's part of a pass.
 
     Args:
-        chunks: In the order in which they are opened, (M,) int64.
-        counts: How many draws each gets, (M,) int64.
-        whole: Whose W and window it has.
-        key: What all of its draws follow from.
+        plan: In the order in which they are opened the chunks, how many draws each gets here, how many of its draws are
+            before these, and what all of them are numbered among, (M, 4) int64.
+        width: W.
+        window: As of :class:`Chunks`.
+        key: What all draws of the pass follow from.
+        rank: Which process it is.
     """
 
-    def __init__(self, chunks: Tensor, counts: Tensor, whole: ChunkOrder, key: int) -> None:
-        self._chunks, self._counts, self._key = chunks, counts, key
-        self._width, self._window = whole.open_chunks, whole.window
+    def __init__(self, plan: Tensor, width: int, window: int, key: int, rank: int) -> None:
+        self._plan, self._width, self._window, self._key, self._rank = plan, width, window, key, rank
         self._opened = 0  # chunks
         self._batches = 0
         self._open: list[_Open] = []
@@ -144,56 +174,58 @@ class _Part:
     @property
     def left(self) -> int:
         """Draws that are left."""
-        return int(self._counts[self._opened :].sum()) + sum(each.left for each in self._open)
+        return int(self._plan[self._opened :, 1].sum()) + sum(each.left for each in self._open)
 
     def open(self) -> list[int]:
-        return [int(self._chunks[each.number]) for each in self._open]
+        return [int(self._plan[each.number, 0]) for each in self._open]
 
     def next(self, count: int) -> list[int]:
-        return self._chunks[self._opened : self._opened + count].tolist()
+        return self._plan[self._opened : self._opened + count, 0].tolist()
 
     def take(self, size: int) -> Strata:
         """The next draws."""
         while len(self._open) < self._width or sum(each.left for each in self._open) < size:
-            if self._opened == len(self._chunks):
+            if self._opened == len(self._plan):
                 break
-            self._open.append(self._opening(self._opened, int(self._counts[self._opened])))
+            self._open.append(self._opening(self._opened, int(self._plan[self._opened, 1])))
             self._opened += 1
-        source = np.random.default_rng((self._key, self._batches))
+        source = np.random.default_rng((self._key, self._rank, self._batches))
         self._batches += 1
         drawn = source.multivariate_hypergeometric([each.left for each in self._open], size, method="marginals")
         shuffled = torch.from_numpy(source.permutation(size))
         numbers = torch.cat([each.take(int(count)) for each, count in zip(self._open, drawn, strict=True)])
         opened = torch.tensor([each.number for each in self._open], dtype=torch.int64, device="cpu")
-        at = opened.repeat_interleave(torch.from_numpy(drawn))
+        at = opened.repeat_interleave(torch.from_numpy(drawn))[shuffled]
         self._open = [each for each in self._open if each.left]
-        return Strata(self._chunks[at][shuffled], numbers[shuffled], self._counts[at][shuffled])
+        return Strata(self._plan[at, 0], numbers[shuffled], self._plan[at, 3])
 
     def state_dict(self) -> dict[str, Any]:
         opened = torch.tensor([(each.number, each.left) for each in self._open], dtype=torch.int64, device="cpu")
-        numbers = {"key": self._key, "opened": self._opened, "batches": self._batches}
-        return {"chunks": self._chunks.clone(), "counts": self._counts.clone(), "open": opened.view(-1, 2)} | numbers
+        numbers = {"key": self._key, "rank": self._rank, "opened": self._opened, "batches": self._batches}
+        return {"plan": self._plan.clone(), "open": opened.view(-1, 2), "window": self._window} | numbers
 
     @classmethod
-    def of(cls, state: dict[str, Any], whole: ChunkOrder, count: int) -> _Part:
-        """One in the given state, of the given number of chunks."""
-        chunks, counts, opened = state["chunks"], state["counts"], state["open"]
-        require(len(chunks) == len(counts) and bool((chunks < count).all()), "`chunks` are others")
-        require(state["opened"] <= len(chunks) and bool((opened[:, 0] < state["opened"]).all()), "`open` is not open")
-        require(bool((opened[:, 1] <= counts[opened[:, 0]]).all()), "`open` has more draws than there are")
-        part = cls(chunks.clone(), counts.clone(), whole, state["key"])
+    def of(cls, state: dict[str, Any], width: int, chunks: int) -> _Part:
+        """One in the given state, of so many chunks; the window stays that of the pass."""
+        plan, opened = state["plan"], state["open"]
+        require(plan.dim() == opened.dim() == 2 and plan.shape[1] == 4 and opened.shape[1] == 2, "`plan` is none")
+        require(bool((plan[:, 0] < chunks).all() and (plan[:, 1] + plan[:, 2] <= plan[:, 3]).all()), "`plan` is none")
+        require(state["opened"] <= len(plan) and bool((opened[:, 0] < state["opened"]).all()), "`open` is not open")
+        require(bool((opened[:, 1] <= plan[opened[:, 0], 1]).all()), "`open` has more draws than there are")
+        part = cls(plan.clone(), width, state["window"], state["key"], state["rank"])
         part._opened, part._batches = state["opened"], state["batches"]
         part._open = [part._opening(number, left) for number, left in opened.tolist()]
         return part
 
     def _opening(self, number: int, left: int) -> _Open:
-        source, count = torch.Generator("cpu").manual_seed(self._key + 1 + number), int(self._counts[number])
-        order = torch.randperm(count, generator=source, device="cpu")
-        if 0 < self._window < count:
-            runs = 1 + (count - 1) // self._window
+        chunk, own, before, total = self._plan[number].tolist()
+        source = torch.Generator("cpu").manual_seed(self._key + 1 + chunk)  # one order for all processes
+        order = torch.randperm(total, generator=source, device="cpu")
+        if 0 < self._window < total:
+            runs = 1 + (total - 1) // self._window
             first = torch.randint(runs, (), generator=source, device="cpu")
             order = order[((order // self._window + first) % runs).argsort(stable=True)]
-        return _Open(number, order, left)
+        return _Open(number, order[before : before + own], left)
 
 
 class _Open:

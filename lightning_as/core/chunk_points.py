@@ -3,9 +3,10 @@
 A distribution over the instances owns [0, 1), each instance one interval of it; a chunk is a run of instances, and its
 interval has the length m_c. A pass of D draws takes its points in an order in which only W chunks are open at a time:
 
-1. Each chunk gets its share of the D draws, K_c, which is D·m_c rounded up or down, m_c as it is at the beginning of
-   the pass. With the chunks in random order and one uniform u in [0, 1), K_c is the number of integers in
-   (D·M_{c−1} + u, D·M_c + u], M the sums of m in that order: so Σ K_c = D, and E[K_c] = D·m_c exactly.
+1. Each chunk gets its share of the D draws, which are N but for those that make no whole batch: K_c is D·m_c rounded
+   up or down, m_c as it is at the beginning of the pass. With the chunks in random order and one uniform u in [0, 1),
+   K_c is the number of integers in (D·M_{c−1} + u, D·M_c + u], M the sums of m in that order: so Σ K_c = D, and
+   E[K_c] = D·m_c exactly.
 2. In another random order the chunks are opened, so that W are open at a time; or more, where these have fewer draws
    left than a batch. A batch takes its draws from what is left of the shares of the open chunks, like balls from an
    urn. A chunk whose share is used up is closed, and the next one is opened in its place.
@@ -19,8 +20,8 @@ are open it is another. Under the uniform distribution a pass is a permutation. 
 D/B batches of a pass. If q moves within the pass, the draws follow; if m does, the next pass does.
 
 With several processes each has chunks of its own: the draws of a pass are cut into as many parts of equal numbers, in
-the order of 1, each with W open chunks, and a chunk across a cut is in both. Draw number t is that of process t modulo
-their number.
+the order of 1, each with W open chunks. A chunk across a cut is in both, which share its strata. Draw number t is that
+of process t modulo their number.
 """
 
 from __future__ import annotations
@@ -33,8 +34,6 @@ from torch import Tensor
 from lightning_as.core.chunk_order import ChunkOrder, Chunks
 from lightning_as.core.points import Kind
 
-_ROUNDING = 2.0**-20
-"""How near to a whole number a share counts as one, so that under the uniform distribution all shares are whole."""
 _STEPS = 2**20
 """Places in a stratum: far enough from its ends that rounding moves no point out of it."""
 
@@ -70,17 +69,14 @@ class ChunkPoints:
         Raises:
             ValueError: If a pass has not so many.
         """
-        draws = sum(self.chunks.sizes)
-        if size > draws // processes * processes:
-            raise ValueError(f"A batch of {size} is more than the {draws} instances of a pass: use smaller batches.")
+        draws = sum(self.chunks.sizes) // size * size
+        if draws == 0:
+            raise ValueError(
+                f"A batch of {size} is more than the {sum(self.chunks.sizes)} instances of a pass: use smaller batches."
+            )
         ends = ends.cpu()
         if size > self.order.left(processes):  # what is left of a pass is dropped, as in `Points`
-            order = torch.randperm(len(ends), generator=generator, device="cpu")
-            offset = float(torch.rand((), dtype=torch.float64, generator=generator, device="cpu"))
-            masses = torch.diff(ends, prepend=ends.new_zeros(1))
-            counts = torch.empty_like(order)
-            counts[order] = shares_of(masses[order], draws, offset)
-            self.order.begin(counts, generator, processes, order)
+            self.order.begin(torch.diff(ends, prepend=ends.new_zeros(1)), draws, generator, processes)
         strata = self.order.take(size)
         inside = torch.empty(size, dtype=torch.float64, device="cpu").random_(_STEPS, generator=generator)
         inside = inside.add_(0.5).div_(_STEPS).add_(strata.numbers).div_(strata.counts)
@@ -96,19 +92,3 @@ class ChunkPoints:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a state of the same chunks."""
         self.order.load_state_dict(state, len(self.chunks.sizes))
-
-
-def shares_of(masses: Tensor, draws: int, offset: float) -> Tensor:
-    """K: how many of the draws each chunk gets, (chunks,) int64, of sum `draws`.
-
-    Args:
-        masses: (chunks,) float64, which sum to 1 but for rounding, in random order.
-        draws: D.
-        offset: u in [0, 1).
-    """
-    sums = masses.cumsum(0)
-    reached = draws * (sums / sums[-1])
-    whole = reached.round()
-    reached = torch.where((reached - whole).abs() < _ROUNDING, whole, reached).add_(offset).floor_().long()
-    reached[-1] = draws
-    return torch.diff(reached, prepend=reached.new_zeros(1))

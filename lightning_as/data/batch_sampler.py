@@ -123,7 +123,7 @@ class AdaptiveBatchSampler(DistributedSampler[list[int]]):
         """Draw from `strategy` from now on. It starts `anew`, or if it has not been at work on these bins before."""
         bins = self._bins_on_device if strategy.any_device else self.bins
         if anew:
-            strategy.start(bins)
+            strategy.start_anew(bins)
         strategy.work_on(bins)
         if strategy is not self._uniform:
             self._uniform.start(self._bins_on_device)  # which forgets its permutation

@@ -8,6 +8,7 @@ such as a memory-mapped file, a table of Arrow or of Hugging Face's `datasets`.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
@@ -88,9 +89,10 @@ class ChunkedStream(Dataset[Any]):
     """
 
     def __init__(self, stream: Any) -> None:
+        from litdata import StreamingDataset
         from litdata.streaming.sampler import ChunkedIndex
 
-        self._index_type = ChunkedIndex
+        self._index_type, self._getitem = ChunkedIndex, StreamingDataset.__getitem__
         len(stream)  # which loads the index
         intervals = stream.shuffler.cache.get_chunk_intervals()
         self.chunk_sizes = [int(each[2] - each[1]) for each in intervals]
@@ -103,30 +105,18 @@ class ChunkedStream(Dataset[Any]):
         index = Path(stream.input_dir.path or "") / "index.json"
         chunks = json.loads(index.read_text())["chunks"] if index.is_file() else []
         bytes_, instances = (sum(chunk[name] for chunk in chunks) for name in ("chunk_bytes", "chunk_size"))
-        # A transform may be random, and change what it is given.
-        self.window = _WINDOW if bytes_ < _SMALL * instances and not hasattr(stream, "transform") else 0
+        # A transform, or what a class of the user's own does beside, may be random, and change what it is given.
+        plain = not hasattr(stream, "transform") and type(stream).__getitem__ is StreamingDataset.__getitem__
+        self.window = _WINDOW if bytes_ < _SMALL * instances and plain else 0
         """Neighbours that are decoded together; 0 of large instances, for what is not drawn is decoded in vain."""
-        self._bytes, self._count = bytes_, len(chunks)
         is_here = stream.input_dir.url is None and len(chunks) == len(self.chunk_sizes)
         self._where = index.parent
         self._files = [(chunk["filename"], chunk["chunk_bytes"]) for chunk in chunks if is_here]
         for chunk in range(len(self._files)):
             self._check_file(chunk)
-
-    def keep_open(self, count: int) -> None:
-        """Have so many chunks open at a time.
-
-        Raises:
-            ValueError: If the stream's cache is too small for them: litdata would wait for room that never comes.
-        """
-        size = self.stream.max_cache_size
-        needed = (2 * count + AHEAD + 3) * self._bytes // max(1, self._count)  # as chunks are closed a little later
-        if isinstance(size, int) and size < min(needed, self._bytes) and self.stream.input_dir.url is not None:
-            raise ValueError(
-                f"`max_cache_size` of the StreamingDataset is {size} bytes, but with {count} open chunks {needed} are "
-                "needed: make it larger, or `open_chunks` smaller."
-            )
-        self.open_chunks = count
+        # The same wherever the chunks are read from, and in whatever order litdata would have them.
+        layout = json.dumps([[each[name] for name in ("filename", "chunk_bytes", "chunk_size")] for each in chunks])
+        self._fingerprint = f"{hashlib.sha256(layout.encode()).hexdigest()} {self.chunk_sizes}" if chunks else None
 
     def __len__(self) -> int:
         """Number of instances, on all processes together."""
@@ -152,7 +142,9 @@ class ChunkedStream(Dataset[Any]):
         return {**self.__dict__, "_readers_cache": OrderedDict[int, Any](), "_runs_cache": OrderedDict[Any, Any]()}
 
     def _read(self, indices: list[int]) -> list[Any]:
-        positions = np.array(indices)
+        positions = np.array(indices, dtype=np.int64)
+        if len(positions) and not 0 <= positions.min() <= positions.max() < len(self):
+            raise IndexError(f"Positions are from 0 to {len(self) - 1}, got {positions.min()} to {positions.max()}.")
         chunks, firsts = np.unique(np.searchsorted(self._ends, positions, side="right"), return_index=True)
         samples = []
         for chunk, own in zip(chunks.tolist(), np.split(positions, firsts[1:]), strict=True):
@@ -217,7 +209,7 @@ class ChunkedStream(Dataset[Any]):
         reader = copy(self.stream)
         reader.cache = reader.shuffler = None
         reader.batch_decode = self.window
-        _ = reader[:0]  # from here on it fetches chunks, not single instances
+        self._getitem(reader, slice(0, 0))  # from here on it fetches chunks, not single instances
         return reader
 
     def _close(self, reader: Any, chunk: int) -> None:

@@ -94,15 +94,17 @@ class AdaptiveDataLoader(DataLoader[Any]):
     ) -> None:
         dataset = ChunkedStream(dataset) if is_stream(dataset) else dataset
         size = size_of(dataset)
-        if isinstance(dataset, ChunkedStream) and open_chunks is not None:
-            dataset.keep_open(open_chunks)
+        sizes = None if open_chunks is None else getattr(dataset, "chunk_sizes", None)
+        window = getattr(dataset, "window", 0) if collate_fn is None else 0
+        chunks = None if sizes is None or open_chunks is None else Chunks.of(sizes, open_chunks, window)
+        if isinstance(dataset, ChunkedStream):
+            dataset.window = window  # what is decoded together is handed out more than once, which a collate may change
+            dataset.open_chunks = OPEN_CHUNKS if open_chunks is None else open_chunks
         if sampler is None:
             if batch_size is None:
                 raise ValueError("`batch_size` is missing: give the number of instances per batch, or a `sampler`.")
             seed = torch.initial_seed() if seed is None else seed
-            partition = make_bins(dataset, bins)
-            if (sizes := getattr(dataset, "chunk_sizes", None)) is not None and open_chunks is not None:
-                partition = partition.in_chunks(Chunks.of(sizes, open_chunks, getattr(dataset, "window", 0)))
+            partition = make_bins(dataset, bins).in_chunks(chunks)
             sampler = AdaptiveBatchSampler(partition, batch_size, batches_per_epoch, seed)
         elif not isinstance(sampler, AdaptiveBatchSampler):  # as Lightning makes the loader anew with `overfit_batches`
             raise MisconfigurationException(
@@ -115,6 +117,11 @@ class AdaptiveDataLoader(DataLoader[Any]):
             raise ValueError(
                 f"`num_workers` is {num_workers}, but `sampler` draws on a GPU, which loader processes cannot share: "
                 "leave one of them out."
+            )
+        elif chunks is not None and (sampler.bins.chunks is None or sampler.bins.chunks.sizes != chunks.sizes):
+            raise ValueError(
+                "The data set lies in chunks, but the bins of `sampler` in none, or in others: give the sampler "
+                "`bins.in_chunks(…)`, leave it out, or say `open_chunks=None` to read instances wherever they are."
             )
         sampler.data = fingerprint(dataset)
         self._looks = 0
@@ -142,6 +149,7 @@ class AdaptiveDataLoader(DataLoader[Any]):
         batches_per_epoch: int | None = None,
         seed: int | None = None,
         num_workers: int | None = None,
+        open_chunks: int | None = OPEN_CHUNKS,
     ) -> AdaptiveDataLoader:
         """A loader with the data set and the settings of an ordinary one.
 
@@ -174,6 +182,7 @@ class AdaptiveDataLoader(DataLoader[Any]):
             bins,
             batches_per_epoch,
             seed,
+            open_chunks=open_chunks,
             num_workers=num_workers,
             collate_fn=loader.collate_fn,
             pin_memory=loader.pin_memory,

@@ -122,9 +122,9 @@ def check_chunks(sizes: Any, bins: Bins) -> None:
     if not torch.equal(sizes, own):
         saved, here = (f"{len(part)} chunks of {int(part.sum())} instances" for part in (sizes, own))
         raise ValueError(
-            f"The state to load is of {saved}, but here are {here}, or others: use the chunks, in their order, and "
-            "`open_chunks` as it was saved with; or start a new training, if you like from the checkpoint's weights by "
-            "`load_from_checkpoint`."
+            f"The state to load is of {saved}, but here are {here}, or others of that number: use the chunks, in their "
+            "order, that it was saved with, and `open_chunks=None` if it was of none; or start a new training, if you "
+            "like from the checkpoint's weights by `load_from_checkpoint`."
         )
 
 

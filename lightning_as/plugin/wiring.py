@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from lightning_as.core.bins import Bins
 from lightning_as.data.batch_sampler import AdaptiveBatchSampler
 from lightning_as.data.dataloader import AdaptiveDataLoader
+from lightning_as.data.sampler_state import chunk_sizes
 from lightning_as.strategies import Strategy
 
 
@@ -115,6 +116,8 @@ def check_processes_agree(trainer: Trainer, loader: AdaptiveDataLoader, sampler:
     facts = {
         "number of instances": len(sampler.bins),
         "bins (a checksum)": _checksum(sampler.bins.tags),
+        "chunks (a checksum)": _checksum(chunk_sizes(sampler.bins)),
+        "`open_chunks`": 0 if sampler.bins.chunks is None else sampler.bins.chunks.open,
         "batch size": sampler.batch_size,
         "batches per epoch": len(sampler),
         "seed (a checksum of the generator)": _checksum(sampler.generator.get_state()),

@@ -160,6 +160,12 @@ class AdaptiveSampling(Strategy):
     def _make_points(self, bins: Bins) -> Points | ChunkPoints:
         if bins.chunks is None:
             return Points(len(bins), self.points)
+        if self.bin_statistic in ("sum", "sum_over_q") or self.floor == 0:
+            raise ValueError(
+                "The data lie in chunks, a few of which are open at a time: P would forget those that are not. Use "
+                "`AdaptiveSampling(bin_statistic='mean')`, which does not go by how often a chunk is drawn, with a "
+                "`floor`; or ClosenessSampling."
+            )
         if list(bins.chunks.sizes) != bins.sizes or not torch.equal(bins.tags.cpu(), bins.chunks.tags().int()):
             raise ValueError(
                 "The data lie in chunks, a few of which are open at a time; AdaptiveSampling then needs them as its "

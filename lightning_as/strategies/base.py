@@ -107,13 +107,21 @@ class Strategy(ABC):
         if self._bins is bins:
             return
         if self._bins is None or not self._bins.is_copy_of(bins):
-            self.start(bins)
+            self.start_anew(bins)
             return
         state, skipped, progress, record = self.state_dict(), self.skipped, self.progress, self.record
         self.start(bins)
         self.load_state_dict(state)
         self.skipped, self.progress = skipped, progress
         self.record = None if record is None else record.to(bins.device)
+
+    def start_anew(self, bins: Bins) -> None:
+        """Start; if that is refused, it is as if it had not been started before."""
+        try:
+            self.start(bins)
+        except Exception:
+            self._bins = None
+            raise
 
     def fresh(self) -> Strategy:
         """A copy that has learned nothing yet, on the same bins, in the same training."""

@@ -59,9 +59,7 @@ class Uniform(Strategy):
         self._shuffle(generator)
 
     def _shuffle(self, generator: torch.Generator) -> None:
-        if self._chunk_order is not None and self.bins.chunks is not None:
-            self._chunk_order.begin(self.bins.chunks.counts(), generator, self.processes)
-        elif not self.replacement:
+        if not self.replacement and self._chunk_order is None:
             self._order = to_device(torch.randperm(len(self.bins), generator=generator, device="cpu"), self.bins.device)
             self._position = 0
 
@@ -107,9 +105,10 @@ class Uniform(Strategy):
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _next_of(self, order: ChunkOrder, size: int, generator: torch.Generator) -> Tensor:
-        """The next instances of the open chunks; what is left of a pass, if that is fewer, is dropped."""
+        """The next instances of the open chunks. A pass goes on in the next epoch, and has whole batches only."""
         assert self.bins.chunks is not None
         if size > order.left(self.processes):
-            self._shuffle(generator)
+            counts, draws = self.bins.chunks.counts(), len(self.bins) // size * size
+            order.begin(counts.double() / len(self.bins), draws, generator, self.processes, counts)
         strata = order.take(size)
         return self.bins.chunks.starts()[strata.chunks] + strata.numbers

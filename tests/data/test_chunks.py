@@ -19,6 +19,7 @@ from lightning_as import (
 from lightning_as.core.chunk_order import Chunks
 from lightning_as.data.batch_sampler import AdaptiveBatchSampler
 from lightning_as.data.chunks import ChunkedStream, in_order
+from lightning_as.data.fingerprint import fingerprint
 from tests.helpers.strategies import learn
 
 N, SIZE = 100, 16
@@ -115,7 +116,7 @@ def test_a_loader_of_litdata_is_a_model_for_ours(folder: Path):
 
 def test_of_a_stream_few_chunks_are_open(folder: Path):
     data = ChunkedStream(stream(folder))
-    data.keep_open(2)
+    data.open_chunks = 2
     for index in range(0, N, 3):
         assert int(data[index]["x"][0]) == index
         assert len(data._readers_cache) <= 6
@@ -154,7 +155,7 @@ def test_the_chunks_that_come_next_are_fetched_before(folder: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("strategy", "bins"),
     [
-        (AdaptiveSampling(), "chunk"),
+        (AdaptiveSampling(bin_statistic="mean"), "chunk"),
         (ClosenessSampling(warm_up=0), [index % 5 for index in range(N)]),
         (Uniform(), None),
     ],
@@ -170,7 +171,8 @@ def test_draws_come_from_few_chunks_and_go_on_after_a_resume(strategy: Strategy,
         return sampler
 
     made: list[AdaptiveBatchSampler] = []
-    options = {"warm_up": 0} if isinstance(strategy, ClosenessSampling) else {}
+    options: dict[str, Any] = {"warm_up": 0} if isinstance(strategy, ClosenessSampling) else {}
+    options |= {"bin_statistic": "mean"} if isinstance(strategy, AdaptiveSampling) else {}
     sampler = make()
     saved: dict[str, Any] = {}
     later: list[Any] = []
@@ -198,15 +200,15 @@ def test_draws_come_from_few_chunks_and_go_on_after_a_resume(strategy: Strategy,
 
 @pytest.mark.parametrize("strategy", [ClosenessSampling, Uniform])
 def test_processes_read_chunks_of_their_own(strategy: type[Strategy]):
-    bins = Bins.single(N).in_chunks(Chunks.of([10] * 10, 2))
+    bins = Bins.single(N).in_chunks(Chunks.of([20] * 5, 1))
     samplers = [AdaptiveBatchSampler(bins, 5, seed=0, num_replicas=2, rank=rank) for rank in range(2)]
     drawn = []
     for sampler in samplers:
         sampler.attach(strategy())
         drawn.append([index for batch in sampler for index in batch])
     assert sorted(drawn[0] + drawn[1]) == list(range(N))
-    chunks = [{index // 10 for index in own} for own in drawn]
-    assert chunks[0].isdisjoint(chunks[1])
+    chunks = [{index // 20 for index in own} for own in drawn]
+    assert len(chunks[0] & chunks[1]) == 1  # the one across the cut
 
 
 def test_what_draws_from_everywhere_is_refused():
@@ -217,23 +219,55 @@ def test_what_draws_from_everywhere_is_refused():
         (InfoBatch(), "InfoBatch draws from all of them: use ClosenessSampling, AdaptiveSampling or Uniform"),
         (Uniform(replacement=True), "`replacement=True` draws from all chunks"),
         (ClosenessSampling(points="independent"), "`points='independent'` are of all chunks"),
-        (AdaptiveSampling(), "give `bins='chunk'`"),
+        (AdaptiveSampling(), "P would forget those that are not"),
+        (AdaptiveSampling(bin_statistic="mean", floor=0), "with a `floor`"),
+        (AdaptiveSampling(bin_statistic="mean"), "give `bins='chunk'`"),
     ):
-        with pytest.raises(ValueError, match=message):
-            sampler.attach(strategy)
+        for _ in range(2):  # the second time as well
+            with pytest.raises(ValueError, match=message):
+                sampler.attach(strategy)
     everywhere = AdaptiveDataLoader(data, 10, None, open_chunks=None).sampler
     assert isinstance(everywhere, AdaptiveBatchSampler)
     everywhere.attach(InfoBatch())
 
 
-def test_a_cache_that_is_too_small_for_the_open_chunks_is_refused(folder: Path, tmp_path: Path):
-    size = (folder / "chunk-0-0.bin").stat().st_size
-    too_small, whole = (
-        stream(f"local:{folder}", cache_dir=str(tmp_path), max_cache_size=count * size) for count in (5, 7)
-    )
-    with pytest.raises(ValueError, match=r"`max_cache_size` .* with 2 open chunks .* needed: make it larger"):
-        AdaptiveDataLoader(too_small, 10, None, open_chunks=2)
-    AdaptiveDataLoader(whole, 10, None, open_chunks=2)
+def test_a_sampler_that_knows_of_no_chunks_is_refused():
+    data, sampler = InChunks(Noting(), SIZE), AdaptiveBatchSampler(Bins.single(N), 10)
+    with pytest.raises(ValueError, match="but the bins of `sampler` in none"):
+        AdaptiveDataLoader(data, sampler=sampler)
+    AdaptiveDataLoader(data, sampler=sampler, open_chunks=None)
+
+
+def test_what_a_class_of_the_users_does_to_a_sample_is_done(folder: Path):
+    streaming = pytest.importorskip("litdata").StreamingDataset
+
+    class Wrapped(streaming):
+        def __getitem__(self, index: Any) -> Any:
+            return {"sample": super().__getitem__(index)["y"]}
+
+    assert ChunkedStream(Wrapped(str(folder)))[7] == {"sample": 2}
+
+
+def test_a_collate_may_change_its_samples(folder: Path):
+    def pop(samples: list[Any]) -> list[Any]:
+        return [sample.pop("y") for sample in samples]
+
+    loader = AdaptiveDataLoader(stream(folder), 10, None, seed=0, collate_fn=pop)
+    for _ in range(2):
+        assert sorted(label for batch in loader for label in batch) == sorted(index % 5 for index in range(N))
+
+
+def test_the_same_chunks_are_the_same_data_wherever_they_are(folder: Path, tmp_path: Path):
+    here, seed = ChunkedStream(stream(folder)), ChunkedStream(stream(folder, seed=7))
+    far = ChunkedStream(stream(f"local:{folder}", cache_dir=str(tmp_path)))
+    part = ChunkedStream(stream(folder, subsample=0.5))
+    assert fingerprint(here) == fingerprint(seed) == fingerprint(far) != fingerprint(part)
+
+
+def test_a_position_that_is_not_there_is_refused(folder: Path):
+    for index in (-1, N):
+        with pytest.raises(IndexError, match="Positions are from 0 to 99"):
+            ChunkedStream(stream(folder))[index]
 
 
 def test_a_state_of_other_chunks_is_refused():
