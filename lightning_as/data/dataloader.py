@@ -94,35 +94,15 @@ class AdaptiveDataLoader(DataLoader[Any]):
     ) -> None:
         dataset = ChunkedStream(dataset) if is_stream(dataset) else dataset
         size = size_of(dataset)
-        sizes = None if open_chunks is None else getattr(dataset, "chunk_sizes", None)
-        window = getattr(dataset, "window", 0) if collate_fn is None else 0
-        chunks = None if sizes is None or open_chunks is None else Chunks.of(sizes, open_chunks, window)
-        if isinstance(dataset, ChunkedStream):
-            dataset.window = window  # what is decoded together is handed out more than once, which a collate may change
-            dataset.open_chunks = OPEN_CHUNKS if open_chunks is None else open_chunks
+        chunks = _laid_out(dataset, open_chunks, plain=collate_fn is None)
         if sampler is None:
             if batch_size is None:
                 raise ValueError("`batch_size` is missing: give the number of instances per batch, or a `sampler`.")
             seed = torch.initial_seed() if seed is None else seed
             partition = make_bins(dataset, bins).in_chunks(chunks)
             sampler = AdaptiveBatchSampler(partition, batch_size, batches_per_epoch, seed)
-        elif not isinstance(sampler, AdaptiveBatchSampler):  # as Lightning makes the loader anew with `overfit_batches`
-            raise MisconfigurationException(
-                f"An AdaptiveDataLoader draws from an AdaptiveBatchSampler, not from a {type(sampler).__name__}: leave "
-                "out `overfit_batches`, and use `batches_per_epoch` for short epochs."
-            )
-        elif len(sampler.bins) != size:
-            raise ValueError(f"`sampler` has bins of {len(sampler.bins)} instances, but the data set has {size}.")
-        elif num_workers and sampler.off_host:
-            raise ValueError(
-                f"`num_workers` is {num_workers}, but `sampler` draws on a GPU, which loader processes cannot share: "
-                "leave one of them out."
-            )
-        elif chunks is not None and (sampler.bins.chunks is None or sampler.bins.chunks.sizes != chunks.sizes):
-            raise ValueError(
-                "The data set lies in chunks, but the bins of `sampler` in none, or in others: give the sampler "
-                "`bins.in_chunks(…)`, leave it out, or say `open_chunks=None` to read instances wherever they are."
-            )
+        else:
+            _check_sampler(sampler, size, chunks, num_workers)
         sampler.data = fingerprint(dataset)
         self._looks = 0
         super().__init__(
@@ -229,6 +209,43 @@ class AdaptiveDataLoader(DataLoader[Any]):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Nothing."""
+
+
+def _laid_out(dataset: Any, open_chunks: int | None, plain: bool) -> Chunks | None:
+    """The chunks of a data set that are open at a time, which a stream is told; None if instances are read anywhere.
+
+    Args:
+        dataset: The data set.
+        open_chunks: How many are to be open.
+        plain: Whether samples become a batch without being changed, so that one may be handed out more than once.
+    """
+    sizes, window = getattr(dataset, "chunk_sizes", None), getattr(dataset, "window", 0) if plain else 0
+    chunks = None if sizes is None or open_chunks is None else Chunks.of(sizes, open_chunks, window)
+    if isinstance(dataset, ChunkedStream):
+        dataset.window = window
+        dataset.open_chunks = OPEN_CHUNKS if open_chunks is None else open_chunks
+    return chunks
+
+
+def _check_sampler(sampler: Any, size: int, chunks: Chunks | None, num_workers: int) -> None:
+    """Raise if a sampler of a user's own does not go with the data set or the workers."""
+    if not isinstance(sampler, AdaptiveBatchSampler):  # as Lightning makes the loader anew with `overfit_batches`
+        raise MisconfigurationException(
+            f"An AdaptiveDataLoader draws from an AdaptiveBatchSampler, not from a {type(sampler).__name__}: leave "
+            "out `overfit_batches`, and use `batches_per_epoch` for short epochs."
+        )
+    if len(sampler.bins) != size:
+        raise ValueError(f"`sampler` has bins of {len(sampler.bins)} instances, but the data set has {size}.")
+    if num_workers and sampler.off_host:
+        raise ValueError(
+            f"`num_workers` is {num_workers}, but `sampler` draws on a GPU, which loader processes cannot share: "
+            "leave one of them out."
+        )
+    if chunks is not None and (sampler.bins.chunks is None or sampler.bins.chunks.sizes != chunks.sizes):
+        raise ValueError(
+            "The data set lies in chunks, but the bins of `sampler` in none, or in others: give the sampler "
+            "`bins.in_chunks(…)`, leave it out, or say `open_chunks=None` to read instances wherever they are."
+        )
 
 
 class Batches(Dataset[Any]):
