@@ -1,7 +1,7 @@
 """Data in chunks: how fast an AdaptiveDataLoader reads a litdata stream, and how much, beside litdata's own loader.
 
-MNIST and synthetic rows are written by `litdata.optimize`, once. Then our loader, drawing by the thesis's method with
-the chunks as its bins, and litdata's `StreamingDataLoader`, shuffling, take turns on the same chunks: batches of 256,
+MNIST and synthetic rows are written by `litdata.optimize`, once. Then our loader, drawing by adaptive sampling with
+the chunks as its bins and P from means, and litdata's `StreamingDataLoader`, shuffling, take turns on the same chunks: batches of 256,
 with as many loader processes. Ours commits each batch and learns from losses that are made up, as a fit does. A ratio
 is of the medians over the rounds.
 
@@ -77,7 +77,7 @@ def write(folder: Path, count: int, chunk_bytes: str, make: Any) -> Path:
 
 
 def ours(source: str, workers: int, **options: Any) -> AdaptiveDataLoader:
-    """Our loader, with the thesis's method attached."""
+    """Our loader, with adaptive sampling attached."""
     stream = StreamingDataset(source, **options)
     loader = AdaptiveDataLoader(stream, BATCH, "chunk", seed=0, num_workers=workers)  # pyright: ignore[reportArgumentType]
     assert isinstance(loader.sampler, AdaptiveBatchSampler)
