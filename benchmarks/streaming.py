@@ -1,9 +1,9 @@
 """Data in chunks: how fast an AdaptiveDataLoader reads a litdata stream, and how much, beside litdata's own loader.
 
 MNIST and synthetic rows are written by `litdata.optimize`, once. Then our loader, drawing by adaptive sampling with
-the chunks as its bins and P from means, and litdata's `StreamingDataLoader`, shuffling, take turns on the same chunks: batches of 256,
-with as many loader processes. Ours commits each batch and learns from losses that are made up, as a fit does. A ratio
-is of the medians over the rounds.
+the chunks as its bins and P from means, and litdata's `StreamingDataLoader`, shuffling, take turns on the same chunks:
+batches of 256, with as many loader processes. Ours commits each batch and learns from losses that are made up, as a fit
+does. A ratio is of the medians over the rounds.
 
 For the bytes, the chunks are fetched from another folder into an empty cache, in which a part of them fits; each
 fetch is counted. Both are for one epoch of N samples.
