@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_as.core.compiled_doubts import draw_blocks, draw_evenly, smooth_doubts
 from lightning_as.core.compiled_looks import look_at_logits, note_looks
 from lightning_as.core.compiled_trees import (
     Floats,
@@ -42,6 +43,8 @@ __all__ = [
     "bound_gradients",
     "check",
     "copy_leaves",
+    "draw_blocks",
+    "draw_evenly",
     "draw_leaves",
     "draw_two_levels",
     "kernel",
@@ -179,45 +182,6 @@ def smooth_drawn(
         moved[i] = held if per_score[bins[i]] < 0 else held * delta_q + per_score[bins[i]] * cells[places[i] + fanout]
     set_leaves(memory, parents, roots, places, moved, 0, 1)
     return True
-
-
-@kernel
-def smooth_doubts(
-    doubts: Floats,
-    seemed: NDArray[np.bool_],
-    window: Floats,
-    indices: Integers,
-    losses: Floats,
-    probabilities: Floats,
-    smoothing: float,
-    hopeless: float,
-) -> None:
-    """Move doubts, (N,), towards the 1 − exp(−l) of a batch, and add to what tells how many stay hopeless.
-
-    A doubt that is known keeps the share `smoothing` of itself, and one that is not, which is negative, nothing. Of
-    equal `indices`, (B,), the last counts. `seemed`, (N,) bool, becomes whether 1 − exp(−l) is above `hopeless`, and
-    `window`, (4,), gets what :class:`lightning_as.core.persistence.Persistence` says, with r of `probabilities`, (B,).
-    `losses`, (B,), that are not finite are left out.
-    """
-    if losses.size != indices.size or probabilities.size != indices.size:
-        raise ValueError("There must be a loss and a probability for each instance.")
-    if seemed.size != doubts.size or window.size != 4:
-        raise ValueError("There must be a doubt of each instance, whether it seemed hopeless, and four sums.")
-    for i in range(indices.size):
-        if indices[i] < 0 or indices[i] >= doubts.size:
-            raise IndexError("An instance is not there.")
-    before, seemed_before = doubts[indices], seemed[indices]  # so that an instance that was drawn twice moves once
-    for i in range(indices.size):
-        if math.isfinite(losses[i]):
-            found, place = -math.expm1(-losses[i]), indices[i]
-            doubts[place] = found if before[i] < 0 else smoothing * before[i] + (1 - smoothing) * found
-            seems, seemed_so = found > hopeless, seemed_before[i]
-            weight = 1 / (doubts.size * probabilities[i])
-            seemed[place] = seems
-            window[0] += seems * weight
-            window[1] += 1
-            window[2] += seemed_so * weight
-            window[3] += (seems and seemed_so) * weight
 
 
 @kernel

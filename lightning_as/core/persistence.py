@@ -33,35 +33,29 @@ class Persistence:
     """
 
     def __init__(self, size: int, device: torch.device) -> None:
-        self.seemed = torch.zeros(size, dtype=torch.bool, device=device)
-        """Whether an instance seemed hopeless at its last visit, (N,); not so before it has one."""
+        self._size, self._device = size, device
         self.begin()
 
     def begin(self) -> None:
-        """A new training: what the instances seemed stays known, the sums start anew."""
-        self.window = torch.zeros(4, dtype=torch.float64, device=self.seemed.device)
+        """A new training: the sums start anew."""
+        self.window = torch.zeros(4, dtype=torch.float64, device=self._device)
         """Since the last estimate, (4,): Σ x / (N r) for x = [seems hopeless]; the number of visits; and Σ x / (N r)
         for x = [seemed so at the visit before], and for both."""
         self._sums = torch.zeros_like(self.window)
         self._caution = torch.zeros_like(self.window[0])
 
-    def observe(self, indices: Tensor, last: Tensor, doubts: Tensor, known: Tensor, probabilities: Tensor) -> None:
+    def observe(self, before: Tensor, seems: Tensor, known: Tensor, probabilities: Tensor) -> None:
         """Add the visits of a batch.
 
         Args:
-            indices: The instances, (B,) int64.
-            last: For each the place in the batch of the visit of its instance that counts, (B,) int64.
-            doubts: 1 − v, (B,) float64; of no matter where it is not known.
+            before: Whether each instance seemed hopeless at its visit before, (B,) bool; not so if it has had none.
+            seems: Whether it seems so now, (B,) bool; of no matter where that is not known.
             known: Whether it is, (B,) bool.
             probabilities: r of each, (B,) float64.
         """
-        before = self.seemed.index_select(0, indices)
-        seems, seemed = (doubts > 1 - HOPELESS) & known, before & known
-        added = torch.stack([seems, torch.ones_like(seems), seemed, seems & seemed]).to(torch.float64)
-        added /= torch.stack([probabilities * len(self.seemed), torch.ones_like(probabilities)])[[0, 1, 0, 0]]
+        added = torch.stack([seems, torch.ones_like(seems), before, seems & before]).to(torch.float64)
+        added /= torch.stack([probabilities * self._size, torch.ones_like(probabilities)])[[0, 1, 0, 0]]
         self.window = self.window + (added * known).sum(1)
-        now = torch.where(known, seems, before).index_select(0, last)
-        self.seemed.index_copy_(0, indices, now)
 
     def estimate(self, first: bool) -> None:
         """Take over what was visited since the last estimate.
@@ -93,16 +87,16 @@ class Persistence:
         return self._caution
 
     def state_dict(self) -> dict[str, Any]:
-        parts = {"seemed": self.seemed, "window": self.window, "sums": self._sums, "caution": self._caution}
+        parts = {"window": self.window, "sums": self._sums, "caution": self._caution}
         return {name: part.cpu().clone() for name, part in parts.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        seemed, caution, device = state["seemed"], state["caution"], self.seemed.device
+        caution, device = state["caution"], self._device
         for name in ("window", "sums"):
             require((state[name] >= 0).all(), f"`{name}` has negative entries")
         require((caution >= 0) & (caution <= 1), "`caution` is not from 0 to 1")
-        self.seemed, self.window = seemed.to(device, copy=True), state["window"].to(device, copy=True)
-        self._sums, self._caution = state["sums"].to(device, copy=True), caution.to(device, copy=True)
+        self.window, self._sums = (state[name].to(device, copy=True) for name in ("window", "sums"))
+        self._caution = caution.to(device, copy=True)
 
 
 def _ramp(value: Tensor, low: float, high: float) -> Tensor:

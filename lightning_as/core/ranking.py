@@ -8,7 +8,6 @@ merged into the main one. That is O(√(N B)) per batch on average, and nothing 
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -139,30 +138,6 @@ class Ranking:
             for main, moved in parts
         )
         self._begin(_Run(*runs))
-
-
-def weights_of_ranks(scores: Tensor, pressure: float, unknown: Tensor) -> Tensor:
-    """The weight s^(−i/N) of the instance at rank i = 0 … N − 1, the largest score first.
-
-    Equal instances get the mean over their ranks, since where they stand in the data says nothing. No number is looked
-    at, which on a GPU would have to be waited for.
-
-    Args:
-        scores: Of each instance, (N,) float64, not negative.
-        pressure: s, at least 1.
-        unknown: The instances whose scores are of no meaning, (N,) bool: they come last, and get the mean over all
-            ranks.
-
-    Returns:
-        The weights, (N,) float64, in (0, 1].
-    """
-    size, scores = len(scores), torch.where(unknown, -1.0, scores)
-    ascending = scores.sort().values
-    first = size - torch.searchsorted(ascending, scores, right=True)  # of the ranks of those that are equal
-    count = size - torch.searchsorted(ascending, scores) - first
-    first, count = first.masked_fill(unknown, 0).double(), count.masked_fill(unknown, size).double()
-    step = -max(math.log(pressure), 1e-9) / size  # the sum of a geometric sequence divides by it
-    return torch.exp(first * step) * torch.expm1(count * step) / (math.expm1(step) * count)
 
 
 class _Run(NamedTuple):

@@ -13,9 +13,9 @@ from lightning_as.core.draw import Draw
 from lightning_as.core.state import check_layout, check_sums, damaged, require, require_indices
 from lightning_as.strategies import Strategy
 
-FORMAT = 6
+FORMAT = 7
 """Layout of the state that is saved. 1, of the versions before the packages, had no number, 2 no checksums, 3 no
-points, 4 no record, 5 no chunks."""
+points, 4 no record, 5 no chunks, 6 doubts in eight bytes."""
 
 
 def check_saved(state: Any, like: dict[str, Any]) -> None:

@@ -63,17 +63,6 @@ def test_numbers_that_do_not_go_together_are_refused():
         over_bins.update(one + 2, double(1), double(1))
 
 
-@pytest.mark.parametrize(("index", "losses", "error"), [(0, 2, ValueError), (2, 1, IndexError), (-1, 1, IndexError)])
-def test_doubts_of_what_is_not_there_are_refused(index: int, losses: int, error: type[Exception]):
-    doubts, seemed, window, one = np.zeros(2), np.zeros(2, np.bool_), np.zeros(4), np.ones(1)
-    with pytest.raises(error, match=r"for each instance|An instance is not there"):
-        compiled.smooth_doubts(doubts, seemed, window, np.array([index]), np.ones(losses), one, 0.7, 0.9)
-    with pytest.raises(ValueError, match="four sums"):
-        compiled.smooth_doubts(doubts, seemed, window[:2], np.array([0]), one, one, 0.7, 0.9)
-    assert not doubts.any()
-    assert not window.any()
-
-
 def test_tensors_may_be_strided_or_of_inference_mode():
     def drawn(made: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
         tree, numbers = tree_of(1), torch.linspace(0, 0.99, 100, dtype=torch.float64)

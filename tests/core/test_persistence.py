@@ -8,11 +8,17 @@ from tests.helpers.statistics import double
 CPU = torch.device("cpu")
 
 
-def visit(persistence: Persistence, v: Tensor, r: Tensor | None = None) -> None:
-    """All instances once, and an estimate."""
-    everything = torch.arange(len(v))
-    r = torch.full_like(v, 1 / len(v)) if r is None else r
-    persistence.observe(everything, everything, 1 - v, v.isfinite(), r)
+class Visits(Persistence):
+    """All instances are visited at a time, and it is kept what they seemed."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size, CPU)
+        self.seemed = torch.zeros(size, dtype=torch.bool)
+
+    def visit(self, v: Tensor) -> None:
+        seems, known = v < 0.1, v.isfinite()
+        self.observe(self.seemed, seems, known, torch.full_like(v, 1 / len(v)))
+        self.seemed = torch.where(known, seems, self.seemed)
 
 
 @pytest.mark.parametrize(
@@ -24,12 +30,12 @@ def visit(persistence: Persistence, v: Tensor, r: Tensor | None = None) -> None:
     ],
 )
 def test_what_stays_hopeless_asks_for_caution(v: float, then: float, h: float, k: float, c: float):
-    persistence = Persistence(8, CPU)
+    persistence = Visits(8)
     assert (float(persistence.share), float(persistence.staying), float(persistence.caution)) == (0, 1, 0)
-    visit(persistence, torch.full((8,), v).double())
+    persistence.visit(torch.full((8,), v).double())
     persistence.estimate(first=True)
     assert float(persistence.caution) == float(v < 0.1)  # careful, until something has been seen twice
-    visit(persistence, torch.full((8,), then).double())
+    persistence.visit(torch.full((8,), then).double())
     persistence.estimate(first=False)
     assert float(persistence.share) == pytest.approx(h)
     assert float(persistence.staying) == k
@@ -37,12 +43,12 @@ def test_what_stays_hopeless_asks_for_caution(v: float, then: float, h: float, k
 
 
 def test_caution_is_in_proportion():
-    persistence = Persistence(100, CPU)
-    visit(persistence, torch.where(torch.arange(100) < 5, 0.01, 0.5).double())
+    persistence = Visits(100)
+    persistence.visit(torch.where(torch.arange(100) < 5, 0.01, 0.5).double())
     persistence.estimate(first=True)
     assert float(persistence.caution) == pytest.approx(0.5)  # of h, 5 %
-    visit(persistence, torch.where(torch.arange(100).sub(2).abs() < 3, 0.01, 0.5).double())  # all five again
-    visit(persistence, torch.where((torch.arange(100) < 6) & (torch.arange(100) > 3), 0.01, 0.5).double())  # one
+    persistence.visit(torch.where(torch.arange(100).sub(2).abs() < 3, 0.01, 0.5).double())  # all five again
+    persistence.visit(torch.where((torch.arange(100) < 6) & (torch.arange(100) > 3), 0.01, 0.5).double())  # one
     persistence.estimate(first=False)
     assert float(persistence.staying) == pytest.approx(6 / 10)
     assert float(persistence.share) == pytest.approx((0.75 * 5 + 7) / (75 + 200))
@@ -50,14 +56,13 @@ def test_caution_is_in_proportion():
 
 
 def test_learned_wrong_labels_do_not_lower_it_but_in_a_first_pass():
-    persistence = Persistence(4, CPU)
+    persistence = Visits(4)
     for v, first, expected in ((0.01, False, 1), (0.01, False, 1), (0.9, False, 1), (0.9, True, 0)):
-        visit(persistence, torch.full((4,), v).double())
+        persistence.visit(torch.full((4,), v).double())
         persistence.estimate(first)
         assert float(persistence.caution) == expected
     persistence.begin()
     assert float(persistence.caution) == 0
-    assert persistence.seemed.tolist() == [False] * 4
 
 
 def test_the_sums_are_unbiased():
@@ -67,9 +72,8 @@ def test_the_sums_are_unbiased():
     expectation = torch.zeros(4).double()
     for index in range(10):
         persistence = Persistence(10, CPU)
-        persistence.seemed = seemed.clone()
-        one = torch.tensor([index])
-        persistence.observe(one, torch.tensor([0]), 1 - v[one], torch.tensor([True]), r[one])
+        one = slice(index, index + 1)
+        persistence.observe(seemed[one], v[one] < 0.1, torch.tensor([True]), r[one])
         expectation += r[index] * persistence.window
     low = v < 0.1
     expected = double(low.double().mean(), 1, seemed.double().mean(), (low & seemed).double().mean())
@@ -77,33 +81,22 @@ def test_the_sums_are_unbiased():
 
 
 def test_what_is_not_known_changes_nothing():
-    persistence = Persistence(3, CPU)
-    visit(persistence, double(0.01, 0.5, torch.nan))
-    assert persistence.seemed.tolist() == [True, False, False]
+    persistence = Visits(3)
+    persistence.visit(double(0.01, 0.5, torch.nan))
     before = persistence.window.clone()
-    visit(persistence, torch.full((3,), torch.nan).double())
+    persistence.visit(torch.full((3,), torch.nan).double())
     assert torch.equal(persistence.window, before)
-    assert persistence.seemed.tolist() == [True, False, False]
-
-
-def test_of_an_instance_twice_in_a_batch_the_last_counts():
-    persistence = Persistence(2, CPU)
-    doubts, known = double(0.95, 0.5), torch.tensor([True, True])
-    persistence.observe(torch.tensor([1, 1]), torch.tensor([1, 1]), doubts, known, double(0.5, 0.5))
-    assert persistence.seemed.tolist() == [False, False]
-    assert persistence.window.tolist() == [1, 2, 0, 0]
 
 
 @pytest.mark.parametrize(("name", "value"), [("window", -1), ("sums", -0.1), ("caution", 1.1), ("caution", -0.1)])
 def test_a_damaged_state_is_refused(name: str, value: float):
-    persistence = Persistence(4, CPU)
-    visit(persistence, torch.full((4,), 0.01).double())
+    persistence = Visits(4)
+    persistence.visit(torch.full((4,), 0.01).double())
     persistence.estimate(first=True)
     state = persistence.state_dict()
     state[name] = torch.full_like(state[name], value)
     other = Persistence(4, CPU)
     with pytest.raises(ValueError, match=f"`{name}`"):
         other.load_state_dict(state)
-    assert not other.seemed.any()
     other.load_state_dict(persistence.state_dict())
     assert float(other.caution) == 1

@@ -1,4 +1,5 @@
 from itertools import permutations
+from typing import Any
 
 import pytest
 import torch
@@ -6,14 +7,25 @@ from torch import Tensor
 
 from lightning_as.core import points as module
 from lightning_as.core.bins import Bins
-from lightning_as.core.points import Points
+from lightning_as.core.points import Kind, Points
 from lightning_as.core.weighted_distribution import WeightedDistribution
 from tests.helpers.statistics import double, p_value, saved, seeded
 
 
+@pytest.fixture(params=[False, True], ids=["at once", "in parts"])
+def of_parts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Makes points of so many strata, put in order at once or in three parts."""
+
+    def made(count: int, kind: Kind = "strata") -> Points:
+        monkeypatch.setattr(module, "_PART", -(-count // 3) if request.param else 2**20)
+        return Points(count, kind)
+
+    return made
+
+
 @pytest.mark.parametrize(("count", "size"), [(1, 1), (2, 1), (49, 49), (97, 5), (1000, 64), (2**15 + 3, 4097)])
-def test_a_pass_has_a_point_of_each_stratum_and_drops_what_makes_no_batch(count: int, size: int):
-    points, generator, orders = Points(count), seeded(), []
+def test_a_pass_has_a_point_of_each_stratum_and_drops_what_makes_no_batch(of_parts: Any, count: int, size: int):
+    points, generator, orders = of_parts(count), seeded(), []
     for _ in range(3):
         taken = torch.cat([points.take(size, generator) for _ in range(count // size)])
         strata = (taken * count).long()
@@ -24,22 +36,26 @@ def test_a_pass_has_a_point_of_each_stratum_and_drops_what_makes_no_batch(count:
     assert count < 3 or orders[0] != orders[1] != orders[2] != orders[0]
 
 
-def test_no_rounding_moves_a_point_out_of_its_stratum(monkeypatch: pytest.MonkeyPatch):
+def test_no_rounding_moves_a_point_out_of_its_stratum(of_parts: Any, monkeypatch: pytest.MonkeyPatch):
     """At either end of a stratum, where 1/49 · 49 < 1, and between numbers that float64 has not."""
     for last in (0, 1):
         monkeypatch.setattr(Tensor, "random_", lambda self, steps, generator, last=last: self.fill_(last * (steps - 1)))
         for count in (3, 49, 1000, 60_001, 10**6 + 3):
-            strata = (Points(count).take(count, seeded()) * count).long()
+            strata = (of_parts(count).take(count, seeded()) * count).long()
             assert torch.equal(strata.sort().values, torch.arange(count))
 
 
-def test_each_point_by_itself_is_uniform_and_so_is_its_place_in_the_stratum():
-    points, generator = Points(7), seeded()
+def test_each_point_by_itself_is_uniform_and_so_is_its_place_in_the_stratum(of_parts: Any):
+    points, generator = of_parts(7), seeded()
     passes = torch.stack([points.take(7, generator) for _ in range(3000)])
     cells = torch.full((70,), 1 / 70, dtype=torch.float64)
     for at in (0, 1, 3, 6):
         assert p_value((passes[:, at] * 70).long(), cells) > 1e-3
-    neighbours = (passes[:, :2] * 7).long()
+
+
+def test_all_at_once_any_two_strata_follow_each_other_alike():
+    points, generator = Points(7), seeded()
+    neighbours = torch.stack([points.take(7, generator)[:2] for _ in range(3000)]).mul(7).long()
     pairs = torch.full((7, 7), 1 / 42, dtype=torch.float64).fill_diagonal_(0)
     assert p_value(neighbours[:, 0] * 7 + neighbours[:, 1], pairs.view(-1)) > 1e-3
 
@@ -62,9 +78,9 @@ def test_over_all_permutations_each_draw_has_its_probability_and_the_weighted_me
 
 
 @pytest.mark.parametrize("kind", ["strata", "independent"])
-def test_a_saved_pass_goes_on_to_the_bit_wherever_it_is(kind, monkeypatch: pytest.MonkeyPatch):
+def test_a_saved_pass_goes_on_to_the_bit_wherever_it_is(of_parts: Any, kind: Kind, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(module, "_AT_ONCE", 8)
-    points, generator, sizes = Points(50, kind), seeded(), [3, 3, 1, 8, 20, 2, 11, 2, 50, 1]
+    points, generator, sizes = of_parts(50, kind), seeded(), [3, 3, 1, 8, 20, 2, 11, 2, 50, 1]
     for size in 3 * sizes:
         other, state = Points(50, kind), saved(points.state_dict())
         other.take(7, seeded(9))

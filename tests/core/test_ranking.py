@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lightning_as.core.ranking import Ranking, weights_of_ranks
+from lightning_as.core.ranking import Ranking
 from tests.helpers.statistics import double, seeded
 
 INF = float("inf")
@@ -65,13 +65,3 @@ def test_batches_are_merged_without_a_pass_over_all_of_a_large_set(monkeypatch: 
 def test_there_must_be_an_instance(size):
     with pytest.raises(ValueError, match=f"`size` must be at least 1 instance, got {size}"):
         Ranking(size)
-
-
-@pytest.mark.parametrize("pressure", [1.0, 100.0])
-def test_weights_fall_with_the_rank_and_equal_ones_share(pressure: float):
-    scores, unknown = double(3, 1, 3, 0, 9, 2), torch.tensor([False, False, False, False, True, False])
-    falling = [pressure ** (-rank / 6) for rank in range(6)]
-    first = (falling[0] + falling[1]) / 2
-    expected = double(first, falling[3], first, falling[4], sum(falling) / 6, falling[2])
-    found = weights_of_ranks(scores, pressure, unknown)
-    torch.testing.assert_close(found, expected, rtol=1e-8 if pressure == 1 else 1e-13, atol=0)

@@ -56,7 +56,7 @@ def damages(path: tuple[Any, ...], part: Any) -> list[Any]:
     if part.is_floating_point():
         values = [math.nan] * (name not in MAY_BE_UNKNOWN) + [-math.inf] + [-5.0] * (name in NOT_NEGATIVE)
     else:
-        values = [] if part.dtype in (torch.bool, torch.uint8) else [-1] + [10**6] * (name not in NO_INDICES)
+        values = [] if part.dtype in (torch.bool, torch.uint8) else [-1] + [min(10**6, torch.iinfo(part.dtype).max)] * (name not in NO_INDICES)
     for value in values:
         other = part.clone()
         other.view(-1)[-1] = value
