@@ -81,7 +81,7 @@ def smooth_doubts(
     hopeless: float,
     step: float,
 ) -> None:
-    """Move the levels of doubts, (N,), towards the 1 − exp(−l) of a batch, and add to what tells how many stay hopeless.
+    """Move the levels of doubts, (N,), towards the 1 − exp(−l) of a batch; add to what tells how many stay hopeless.
 
     A doubt that is known keeps the share `smoothing` of itself, and one that is not, of level 0, nothing. `doubts`,
     (2, L), has d and 1 − d of each level, which are `step` apart; L is added to that of an instance whose 1 − exp(−l)

@@ -1,7 +1,7 @@
 """What is known of each instance by its losses, in two bytes: its doubt, and whether it seemed hopeless.
 
-With v = exp(−l) the doubt d is 1 − v, smoothed over the visits of an instance: d ← α d + (1 − α)(1 − v). It is kept as a
-level (:mod:`lightning_as.core.levels`), with one bit more, of whether the instance seemed hopeless at its last visit
+With v = exp(−l) the doubt d is 1 − v, smoothed over the visits of an instance: d ← α d + (1 − α)(1 − v). It is kept as
+a level (:mod:`lightning_as.core.levels`), with one bit more, of whether the instance seemed hopeless at its last visit
 (:mod:`lightning_as.core.persistence`).
 """
 
@@ -28,7 +28,7 @@ class Doubts:
     def __init__(self, size: int, smoothing: float, device: torch.device) -> None:
         self.smoothing = smoothing
         self.levels = torch.zeros(size, dtype=torch.int16, device=device)
-        """The level of each instance, (N,) int16, 0 where it is not known; plus :data:`LEVELS` if it seemed hopeless."""
+        """The level of each instance, (N,) int16, 0 where it is not known; plus LEVELS if it seemed hopeless."""
         self._of_levels = doubts_of_levels(device)
 
     def learn(self, indices: Tensor, losses: Tensor, probabilities: Tensor, persistence: Persistence) -> None:

@@ -148,7 +148,7 @@ class LevelDistribution:
         return torch.where(is_last, self._now.ends.index_select(0, block), reached)
 
     def probabilities(self) -> Tensor:
-        """r of every instance, (N,) float64. O(N)."""
+        """R of every instance, (N,) float64. O(N)."""
         return self._r(self._now, slice(None))
 
     @property
@@ -166,10 +166,15 @@ class LevelDistribution:
         used = {"levels": not self._flat, "next": self.busy and not self._flat_next}
         tables = {"levels": self._now.levels, "next": self._next.levels}
         state = {name: table[: used[name] * len(table)].cpu().clone() for name, table in tables.items()}
-        return state | {"stage": self._stage, "at": self._at, "flat": int(self._flat), "flat_next": int(self._flat_next)}
+        return state | {
+            "stage": self._stage,
+            "at": self._at,
+            "flat": int(self._flat),
+            "flat_next": int(self._flat_next),
+        }
 
     def load_state_dict(self, state: dict[str, Any], weigh: Weigh, weigh_next: Weigh) -> None:
-        """Take over a state of as many instances, with what gave the weights, and what is to give the next ones. O(N)."""
+        """Take over a state of as many instances, with what gave its weights, and is to give the next ones. O(N)."""
         stage, at, size = state["stage"], state["at"], len(self._bins)
         require(stage <= _FILLING and at * SLICE < size and (stage != _IDLE or at == 0), "`stage` is none")
         for name, there in (("levels", not state["flat"]), ("next", stage != _IDLE and not state["flat_next"])):
@@ -262,7 +267,7 @@ class LevelDistribution:
         return places.gather(1, torch.minimum(at, last.unsqueeze(1))).squeeze(1)
 
     def _r(self, table: _Table, places: Any) -> Tensor:
-        """r of instances by a table."""
+        """R of instances by a table."""
         if self._flat and self._plain and table is self._now:
             count = len(range(len(self._bins))[places]) if isinstance(places, slice) else len(places)
             return torch.full((count,), 1 / len(self._bins), dtype=torch.float64, device=self._p.device)

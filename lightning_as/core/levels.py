@@ -1,8 +1,8 @@
 """Numbers in two bytes: levels of a logarithmic scale, for what is known of very many instances.
 
 A doubt d, from 0 to 1, stands at log d − log(1 − d), any other number x at log x, on a scale from −24 to 24 with 16,383
-levels. The level nearest to it is what is kept: d, 1 − d and x to 0.15 %. What is nearer than e^−24 = 4·10^−11 to 0 or 1
-counts as that near. Level 0 is that of what is not known.
+levels. The level nearest to it is what is kept: d, 1 − d and x to 0.15 %. What is nearer than e^−24 = 4·10^−11 to 0 or
+1 counts as that near. Level 0 is that of what is not known.
 
 Since there are so few levels, instances are ranked by counting them, and nothing is ever sorted but the levels.
 
@@ -30,13 +30,13 @@ def levels_at(places: Tensor) -> Tensor:
 
 
 def doubts_of_levels(device: torch.device) -> Tensor:
-    """d and 1 − d of every level, (2, levels) float64; of no meaning at level 0."""
+    """D and 1 − d of every level, (2, levels) float64; of no meaning at level 0."""
     places = _places(device)
     return torch.stack([places.sigmoid(), places.neg().sigmoid()])
 
 
 def numbers_of_levels(device: torch.device) -> Tensor:
-    """x of every level, (levels,) float64; of no meaning at level 0."""
+    """X of every level, (levels,) float64; of no meaning at level 0."""
     return _places(device).exp()
 
 

@@ -5,12 +5,12 @@ strata do not: a pass of N draws takes one point from each of the N equal parts 
 
     x_k = (π(k) + u_k) / N,        π a random permutation of 0 … N − 1, u_k uniform in [0, 1).
 
-Under the uniform distribution this is random reshuffling, exactly. Of more than a million strata π is made in parts:
-the strata of equal remainder modulo the number of parts, one part after the other in random order, each at random; and
-the pass begins anywhere in them, so that each draw by itself is of any stratum. Under any other that stays as it is for the pass, an
+Under the uniform distribution this is random reshuffling, exactly. Under any other that stays as it is for the pass, an
 instance with the probability r, whose part of [0, 1) is one interval, is drawn N·r times give or take less than two,
 with a variance of at most ½; with independent points that is N·r·(1 − r). Where the distribution moves from batch to
-batch it is approximate.
+batch it is approximate. Of more than a million strata π is made in parts: the strata of equal remainder modulo the
+number of parts, one part after the other in random order, each at random; and the pass begins anywhere in them, so that
+any draw may be of any stratum.
 
 Each point by itself is uniform, so that over the permutations each draw has the probability that it carries. Given the
 earlier draws of the pass it has not, as with any reshuffling.

@@ -3,12 +3,10 @@
 from collections.abc import Callable
 from itertools import product
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from lightning_as.core import compiled
 from lightning_as.core.bin_distribution import GradientBinDistribution
 from lightning_as.core.bins import Bins
 from lightning_as.core.instance_distribution import InstanceDistribution

@@ -11,7 +11,9 @@ from tests.helpers.statistics import double
 CPU = torch.device("cpu")
 
 
-def taught(*batches: tuple[list[int], list[float]], size: int = 4, smoothing: float = 0.7) -> tuple[Doubts, Persistence]:
+def taught(
+    *batches: tuple[list[int], list[float]], size: int = 4, smoothing: float = 0.7
+) -> tuple[Doubts, Persistence]:
     doubts, persistence = Doubts(size, smoothing, CPU), Persistence(size, CPU)
     for indices, losses in batches:
         r = torch.full((len(losses),), 1 / size, dtype=torch.float64)

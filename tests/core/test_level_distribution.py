@@ -118,7 +118,9 @@ def test_slowly_nothing_changes_until_all_is_ready_and_each_instance_counts_as_i
         levels = some_levels(seed=steps + 1) + LEVELS  # with a bit that does not count
         steps += 1
     assert steps == 8  # three times eight slices
-    torch.testing.assert_close(distribution.probabilities(), expected(bins, p, 0.1, copied % LEVELS), rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        distribution.probabilities(), expected(bins, p, 0.1, copied % LEVELS), rtol=1e-12, atol=0
+    )
     distribution.begin(flat=True)
     assert distribution.flat
     while distribution.busy:
@@ -132,7 +134,9 @@ def test_a_step_does_no_more_than_in_proportion_to_its_batch_and_all_is_done_in_
     monkeypatch.setattr(module, "SLICE", 64)
     monkeypatch.setattr(module, "AT_ONCE", 999)
     distribution, parts = made()[0], []
-    monkeypatch.setattr(distribution, "_prepare", lambda *a: (parts.append(1), LevelDistribution._prepare(distribution, *a)))
+    monkeypatch.setattr(
+        distribution, "_prepare", lambda *a: (parts.append(1), LevelDistribution._prepare(distribution, *a))
+    )
     distribution.begin(flat=False)
     steps = 0
     while distribution.busy:

@@ -19,7 +19,7 @@ from tests.helpers.statistics import saved, seeded
 TAGS = (torch.arange(96) % 4)[torch.randperm(96, generator=seeded())]
 EVERY = CATALOGUE | VARIANTS
 NOT_NEGATIVE = ("leaves", "probabilities", "weights", "accumulated")
-NO_INDICES = ("last", "counts")  # but numbers of batches
+NO_INDICES = ("last", "counts", "doubts")  # but numbers of batches, or any levels
 MAY_BE_UNKNOWN = ("squares", "numbers")
 OPTIONAL = ("within", "weights", "constants", "features", "entropy", "reward")
 
@@ -56,7 +56,11 @@ def damages(path: tuple[Any, ...], part: Any) -> list[Any]:
     if part.is_floating_point():
         values = [math.nan] * (name not in MAY_BE_UNKNOWN) + [-math.inf] + [-5.0] * (name in NOT_NEGATIVE)
     else:
-        values = [] if part.dtype in (torch.bool, torch.uint8) else [-1] + [min(10**6, torch.iinfo(part.dtype).max)] * (name not in NO_INDICES)
+        values = (
+            []
+            if part.dtype in (torch.bool, torch.uint8)
+            else [-1] + [min(10**6, torch.iinfo(part.dtype).max)] * (name not in NO_INDICES)
+        )
     for value in values:
         other = part.clone()
         other.view(-1)[-1] = value
