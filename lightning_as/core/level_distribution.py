@@ -31,7 +31,7 @@ from lightning_as.core.state import require
 
 WIDTH = 64
 """Instances of a block."""
-SLICE = 2**16
+SLICE = 2**14
 """Instances that are prepared at a time, in whole blocks."""
 AT_ONCE = 2**19
 """Of up to so many instances all is done in one step."""
@@ -116,7 +116,7 @@ class LevelDistribution:
             weigh: What gives the weights.
         """
         slices = -(-len(levels) // SLICE)
-        parts = 3 * slices if len(levels) <= AT_ONCE else max(3, -(-_PER_DRAW * batch // SLICE))
+        parts = 3 * slices if len(levels) <= AT_ONCE else -(-_PER_DRAW * batch // SLICE)
         while self.busy and parts:
             self._prepare(levels, weigh)
             parts -= 1

@@ -8,7 +8,7 @@ strata do not: a pass of N draws takes one point from each of the N equal parts 
 Under the uniform distribution this is random reshuffling, exactly. Under any other that stays as it is for the pass, an
 instance with the probability r, whose part of [0, 1) is one interval, is drawn N·r times give or take less than two,
 with a variance of at most ½; with independent points that is N·r·(1 − r). Where the distribution moves from batch to
-batch it is approximate. Of more than a million strata π is made in parts: the strata of equal remainder modulo the
+batch it is approximate. Of more than 2**18 strata π is made in parts: the strata of equal remainder modulo the
 number of parts, one part after the other in random order, each at random; and the pass begins anywhere in them, so that
 any draw may be of any stratum.
 
@@ -31,8 +31,8 @@ Kind = Literal["strata", "independent"]
 _STEPS = 2**50
 # Points that are made at once: amid a training step each tensor operation takes some 20 µs, on however few numbers.
 _AT_ONCE = 2**14
-# Strata that are put in order at once, which takes 10 ms.
-_PART = 2**20
+# Strata that are put in order at once, which takes 3 ms.
+_PART = 2**18
 
 
 class Points:

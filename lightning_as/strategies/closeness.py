@@ -40,7 +40,7 @@ InfoBatch's (Qin et al., ICLR 2024). New here are their composition, strata for 
 Cost per step: No extra forward pass; O(batch · log N) for the draw, O(batch) for the update. New ranks, eight times a
 pass, are O(N), at once up to 500,000 instances, and above in parts of O(batch) over many steps, after which they are
 taken over: less than a sixteenth of a pass later. 10 bytes of memory per instance, 12 if it goes by gradients, and up
-to a million instances 4 more.
+to a quarter of a million instances 4 more.
 
 Verified: The distribution and γ against a transcription of the above; gains and losses by `benchmarks/budget.py`.
 

@@ -17,7 +17,7 @@ def of_parts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     """Makes points of so many strata, put in order at once or in three parts."""
 
     def made(count: int, kind: Kind = "strata") -> Points:
-        monkeypatch.setattr(module, "_PART", -(-count // 3) if request.param else 2**20)
+        monkeypatch.setattr(module, "_PART", -(-count // 3) if request.param else 2**18)
         return Points(count, kind)
 
     return made
