@@ -1,9 +1,9 @@
 """What the default strategy's state costs at 10^5 to 10^8 instances: memory, build, steps, a checkpoint and its return.
 
 Each N has a process of its own, on one thread. The state is built over 10 bins (`build`: bins, sampler and strategy),
-then batches are drawn and learnt from for an eighth of a pass and until the ranks that come then are in force, so that
-all that is done with the N instances at times has been done once. `step` is the median of these, `p99` the time that
-one in a hundred exceeds, both of the processor's time; `save` is what a checkpoint stalls the training if it is written by Lightning's
+then batches are drawn and learnt from for a fifth of a pass, in which new ranks come once, so that all that is done
+with the N instances at times has been done once. `step` is the median of these, `p99` the time that one in a hundred
+exceeds, both of the processor's time. `save` is what a checkpoint stalls the training if it is written by Lightning's
 `AsyncCheckpointIO`, `write` how long that takes beside it, `load` what a resumed fit needs. Other seconds are of the
 wall clock, bytes of the process's memory, per instance.
 

@@ -5,11 +5,12 @@ import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import LambdaCallback, ModelCheckpoint, OnExceptionCheckpoint
+from lightning.pytorch.plugins.io import AsyncCheckpointIO
 from torch.utils.data import DataLoader
 
 from lightning_as import AdaptiveDataLoader
 from tests.helpers.tiny import BATCH, EPOCH, Fitted, Tiny, differences, make_data, tiny_dataset, tiny_fit
-from tests.helpers.versions import LOSES_COUNT
+from tests.helpers.versions import LOSES_COUNT, counted
 
 
 class Scheduled(Tiny):
@@ -78,6 +79,12 @@ def test_a_resumed_fit_is_the_uninterrupted_one(setting: dict[str, Any], moments
     for name, done in moments.items():
         if not (LOSES_COUNT and name.startswith("batch")):
             check(fit(tmp_path, seed=1, ckpt_path=tmp_path / f"{name}.ckpt", **setting), whole, done)
+
+
+@counted
+def test_a_checkpoint_that_is_written_while_training_goes_on_is_of_its_moment(tmp_path: Path):
+    whole = fit(tmp_path, saving(tmp_path), plugins=[AsyncCheckpointIO()])
+    check(fit(tmp_path, seed=1, ckpt_path=tmp_path / "batch-step=7.ckpt"), whole, 7)
 
 
 def broken_off(folder: Path, hook: str, steps: int, **setting: Any) -> Path:
