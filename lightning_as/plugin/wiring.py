@@ -81,6 +81,13 @@ def find_loader(trainer: Trainer) -> tuple[AdaptiveDataLoader, AdaptiveBatchSamp
             f"{trainer.world_size}: leave `num_replicas` out of AdaptiveBatchSampler, and use a strategy on "
             "torch.distributed, such as 'ddp'."
         )
+    shares = (trainer.distributed_sampler_kwargs or {}).get("num_replicas", trainer.world_size)
+    if shares != trainer.world_size:  # as of tensor parallelism, whose default has all processes in one group
+        raise MisconfigurationException(
+            f"Batches are to be shared among {shares} group(s) of processes, each of which has the same one, but the "
+            f"sampler gives each of {trainer.world_size} processes one of its own: give ModelParallelStrategy "
+            f"`data_parallel_size={trainer.world_size}, tensor_parallel_size=1`."
+        )
     return loader, sampler
 
 
