@@ -66,6 +66,7 @@ from lightning_as.core.chunk_points import ChunkPoints
 from lightning_as.core.draw import Draw
 from lightning_as.core.instance_distribution import InstanceDistribution
 from lightning_as.core.points import Kind, Points
+from lightning_as.core.shard_bin_distribution import ShardBinDistribution
 from lightning_as.core.two_levels import TwoLevels
 from lightning_as.strategies._score_schedule import ScoreSchedule, Scoring, check_scoring
 from lightning_as.strategies.base import Strategy
@@ -111,6 +112,7 @@ class AdaptiveSampling(Strategy):
     reads = frozenset({"losses", "bounds"})  # of an object, only what its options and bins ask for
     any_device = True
     by_chunks = True
+    by_shards = True
 
     @without("q_update", _GONE)
     @without("unseen", _GONE)
@@ -175,9 +177,11 @@ class AdaptiveSampling(Strategy):
 
     def _lay_out(self, bins: Bins) -> None:
         """P, Q and both together over some bins, as they are at first."""
-        self._over_bins = GradientBinDistribution(
-            bins.sizes, self.beta, self.delta_p, self.bin_statistic, self.smoothing, device=bins.device
+        sizes, beta = (bins.sizes, self.beta) if bins.shard is None else (bins.shard.sizes, None)
+        over_all = GradientBinDistribution(
+            sizes, beta, self.delta_p, self.bin_statistic, self.smoothing, device=bins.device
         )
+        self._over_bins = over_all if bins.shard is None else ShardBinDistribution(bins, over_all, self.beta)
         self._inside = self.make_inside(bins)
         self._levels = TwoLevels(bins, self._over_bins, self._inside, self.floor)
 
@@ -238,3 +242,10 @@ class AdaptiveSampling(Strategy):
         self._levels.load_state_dict(state)
         self._schedule.load_state_dict(state)
         self._points.load_state_dict(state["drawn"])
+
+    def portable(self, state: dict[str, Any]) -> dict[str, Any]:
+        return state | {"inside": self._inside.portable(state["inside"])}
+
+    def recut(self, state: dict[str, Any]) -> dict[str, Any]:
+        points = Points(len(self.bins), self.points).state_dict()  # of a new pass
+        return state | {"inside": self._inside.recut(state["inside"]), "drawn": points}

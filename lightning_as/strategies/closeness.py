@@ -98,6 +98,7 @@ class ClosenessSampling(Strategy):
     reads = frozenset({"losses", "bounds"})  # of an object, only what its scores ask for
     any_device = True
     by_chunks = True
+    by_shards = True
     samples_by_loss = True
 
     def __init__(
@@ -145,9 +146,10 @@ class ClosenessSampling(Strategy):
         self._schedule = ScoreSchedule(self.score, 0.0, bins, rescores=False)  # γ is for those alone
         self._doubts = torch.full((size,), -1.0, dtype=torch.float64, device=device)  # -1 where it is not known
         self._norms = torch.full_like(self._doubts[: size if "bounds" in self.reads else 0], -1.0)  # likewise
-        sizes = torch.tensor(bins.sizes, dtype=torch.float64, device=device)
-        least = self.smallest_bin * max(bins.sizes)
-        lifted, self._lifted = sizes.clamp(min=least), min(bins.sizes) < least
+        sizes = torch.tensor(bins.whole_sizes, dtype=torch.float64, device=device)
+        least = self.smallest_bin * max(bins.sizes if bins.shard is None else bins.shard.sizes)
+        lifted, self._lifted = sizes.clamp(min=least), min(bins.whole_sizes) < least
+        lifted *= torch.tensor(bins.sizes, dtype=torch.float64, device=device) / sizes  # the part that a shard has
         self._p = lifted / lifted.sum()
         self._persistence = Persistence(size, device)
         self._begin()
@@ -244,6 +246,11 @@ class ClosenessSampling(Strategy):
         self._drawn, self._since, self._ranked = state["drawn"], state["since"], bool(state["ranked"])
         self._points.load_state_dict(state["points"])
         self._take(probabilities.to(device, copy=True))
+
+    def recut(self, state: dict[str, Any]) -> dict[str, Any]:
+        probabilities = state["probabilities"]  # of parts that weigh the same
+        points = Points(len(self.bins), self.points).state_dict()  # of a new pass
+        return state | {"probabilities": probabilities / probabilities.sum(), "points": points}
 
     def _smooth(self, table: Tensor, indices: Tensor, values: Tensor, known: Tensor) -> None:
         """Move the entries of a table towards the known values; those that were not known, -1, become them."""
