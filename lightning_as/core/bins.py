@@ -161,7 +161,7 @@ class Bins:
 
         Of an instance with the probability r in its process the weight 1 / (`mean_size` · r) is without bias.
         """
-        return len(self) if self.shard is None else self.shard.size / self.shard.count
+        return len(self) if self.shard is None else self.shard.size / self.shard.shards
 
     @property
     def whole_sizes(self) -> list[int]:

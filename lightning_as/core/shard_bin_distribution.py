@@ -43,7 +43,7 @@ class ShardBinDistribution(BinDistribution):
         return self.whole.age
 
     def update(self, bins: Tensor, bounds: Tensor, within: Tensor) -> None:
-        """As of :class:`GradientBinDistribution`, of the bins of the shard; all processes must call it equally often."""
+        """As of :class:`GradientBinDistribution`, of the shard's bins; all processes must call it equally often."""
         of_whole = within * self._shares.index_select(0, bins)
         self.whole.update(self._bins.index_select(0, bins), bounds, of_whole)
         if self.whole.age == self.beta:

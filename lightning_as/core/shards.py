@@ -1,13 +1,13 @@
 """Shards: the data cut among processes, each of which knows and draws from a part of its own.
 
-There is one order of the N instances, which follows from the bins alone. The n_j instances of each bin are shuffled, the
-m-th of them, from 0, gets the key (m + u_j) / n_j with one uniform u_j of the bin, and all are sorted by their keys.
-Process r of R has the instances from ⌊rN/R⌋ to ⌊(r+1)N/R⌋ of it.
+There is one order of the N instances, which follows from the bins alone. The n_j instances of each bin are shuffled,
+the m-th of them, from 0, gets the key (m + u_j) / n_j with one uniform u_j of the bin, and all are sorted by their
+keys. Process r of R has the instances from ⌊rN/R⌋ to ⌊(r+1)N/R⌋ of it.
 
-Of a bin a part of the order that is an L-th of it has a random n_j L, give or take some: a stratified random sample. For
-the keys of a bin lie in equal distances, so that between two keys x < y there are n_j (y − x) of it, give or take less
-than one; and y − x is L, give or take less than k/N of k bins. In all that is n_j L ± (1 + k n_j / N), and as the errors
-of the k bins are independent, in the mean of k of them rather √k.
+A part of the order, the share L of it, is a stratified random sample: of each bin it has n_j L random instances, give
+or take 1 + k n_j / N, with k bins. For the keys of a bin lie in equal distances, so that between two keys x < y there
+are n_j (y − x) of it, give or take less than one; and y − x is L, give or take less than k/N. The errors of the k bins
+are independent, so that mostly it is rather √k than k.
 
 The order knows nothing of R, so that what is known of the parts of some processes can be put together for others.
 
@@ -36,7 +36,7 @@ class Shard(NamedTuple):
     """Where in the order of all it begins."""
     size: int
     """Number of instances of the whole data, N."""
-    count: int
+    shards: int
     """Number of shards, R."""
     whole_bins: Tensor
     """Of each of its bins the number in the whole data, which may have others, (k,) int64."""
@@ -103,7 +103,7 @@ def _below(sizes: list[int], key: float) -> Tensor:
 
 
 def _keys(sizes: list[int]) -> tuple[Tensor, Tensor]:
-    """u and n of the keys (m + u) / n, (k,) float64 both."""
+    """The u and the n of the keys (m + u) / n, (k,) float64 both."""
     generator = torch.Generator("cpu").manual_seed(_SEED)
     offsets = torch.rand(len(sizes), dtype=torch.float64, generator=generator, device="cpu")
     return offsets, torch.tensor(sizes, dtype=torch.float64, device="cpu")

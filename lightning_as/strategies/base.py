@@ -254,12 +254,11 @@ class Strategy(ABC):
         """Take over a state, after :meth:`start` with the same bins."""
 
     def portable(self, state: dict[str, Any]) -> dict[str, Any]:
-        """The state of a shard that it has been started on, with what it knows of instances in their order there, and
-        such that parts of several shards can be put together. Default: as it is."""
+        """A state of the shard at work that can be cut: rows in the order of the instances. Default: as it is."""
         return state
 
     def recut(self, state: dict[str, Any]) -> dict[str, Any]:
-        """A state whose tables :meth:`portable` parts make up, as the shard at work has it. Default: as it is."""
+        """A state made of parts of :meth:`portable` ones, as the shard at work has it. Default: as it is."""
         return state
 
     @property

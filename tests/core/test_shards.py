@@ -33,7 +33,7 @@ def test_the_shards_of_any_number_of_processes_are_parts_of_one_order(sizes: tup
         for rank, (shard, own) in enumerate(found):
             assert (shard.start, shard.start + len(own)) == shards.span(len(tags), rank, count)
             assert torch.equal(shard.whole_bins[own], tags[shard.positions].long())
-            assert (shard.size, shard.count, shard.sizes) == (len(tags), count, list(sizes))
+            assert (shard.size, shard.shards, shard.sizes) == (len(tags), count, list(sizes))
 
 
 def test_bins_of_a_shard_are_numbered_without_those_that_it_has_nothing_of():

@@ -1,4 +1,4 @@
-"""FSDP2: modules whose layers are cut in `configure_model`, by Lightning's `ModelParallelStrategy`, in two processes."""
+"""FSDP2: modules whose layers are cut in `configure_model`, by `ModelParallelStrategy`, in two processes."""
 
 from collections.abc import Callable
 from functools import partial
