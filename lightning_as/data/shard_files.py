@@ -32,6 +32,9 @@ def write_shard(folder: Path, rank: int, state: dict[str, Any], tables: set[str]
         rank: The number of this one.
         state: Nested dicts and lists of tensors, numbers and strings.
         tables: The paths of tensors in it that have a row for each instance.
+
+    Raises:
+        OSError: If it cannot be written.
     """
     own = folder / str(rank)
     if is_whole(own):
@@ -40,13 +43,10 @@ def write_shard(folder: Path, rank: int, state: dict[str, Any], tables: set[str]
     rest, buffer = _taken_out(state, tables, found), io.BytesIO()
     torch.save(rest, buffer)
     found[_REST] = torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)
-    writer = dcp.FileSystemWriter(own)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that there are no other processes, which is meant
-        if "no_dist" in inspect.signature(dcp.save).parameters:
-            dcp.save(found, storage_writer=writer, no_dist=True)
-        else:  # before torch 2.7, or so
-            dcp.save_state_dict(found, writer, no_dist=True)
+    try:
+        _write(own, found)
+    except dcp.CheckpointException as error:  # which is no `Exception`
+        raise OSError(f"What was learnt cannot be written to {own} ({_said(error)}).") from error
 
 
 def read_shard(folder: Path, rank: int, tables: bool = True) -> dict[str, Any]:
@@ -65,16 +65,32 @@ def read_shard(folder: Path, rank: int, tables: bool = True) -> dict[str, Any]:
         )
     try:
         return _read(own, tables)
-    except Exception as error:  # whatever a cut file makes of it
+    except (Exception, dcp.CheckpointException) as error:  # whatever a cut file makes of it
         raise ValueError(
-            f"What was learnt is kept beside the checkpoint, but {own} cannot be read ({type(error).__name__}: "
-            f"{error}): copy it again, or load another checkpoint."
+            f"What was learnt is kept beside the checkpoint, but {own} cannot be read ({_said(error)}): copy it again, "
+            "or load another checkpoint."
         ) from error
 
 
 def is_whole(folder: Path) -> bool:
     """Whether the folder of a process has been written to its end."""
     return (folder / ".metadata").is_file()
+
+
+def _write(own: Path, tensors: dict[str, Tensor]) -> None:
+    writer = dcp.FileSystemWriter(own)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that there are no other processes, which is meant
+        if "no_dist" in inspect.signature(dcp.save).parameters:
+            dcp.save(tensors, storage_writer=writer, no_dist=True)
+        else:  # as of torch 2.4
+            dcp.save_state_dict(tensors, writer, no_dist=True)
+
+
+def _said(error: BaseException) -> str:
+    """What happened, without the trace of it that a `CheckpointException` has in its message."""
+    first = next(iter(error.failures.values()))[0] if isinstance(error, dcp.CheckpointException) else error
+    return f"{type(first).__name__}: {first}"
 
 
 def _read(own: Path, tables: bool) -> dict[str, Any]:
