@@ -54,6 +54,7 @@ class ShardedBatchSampler(AdaptiveBatchSampler):
         self.saves_to: str | None = None
         """The beginning of the path of the folders that the callback saves states to, equal in all processes."""
         self._seed = seed
+        self._positions: Tensor | None = None  # of its instances in the data set, where the draws are
         self._shard_of: tuple[int, int] | None = None  # the process, and how many there are, that the shard is of
         super().__init__(bins, batch_size, batches_per_epoch, seed, num_replicas, rank, device)
 
@@ -62,7 +63,7 @@ class ShardedBatchSampler(AdaptiveBatchSampler):
         """The partition of the shard, on the CPU."""
         if self._shard_of != (present := (self.rank, self.num_replicas)):
             self._own_bins = self._moved = self.bins.in_shard(*present)
-            self._shard_of = present
+            self._shard_of, self._positions = present, None
             for generator in (self._generator, self._shuffling):
                 generator.manual_seed(own_seed(torch.Generator().manual_seed(self._seed), *present))
         return self._own_bins
@@ -89,10 +90,9 @@ class ShardedBatchSampler(AdaptiveBatchSampler):
             self.attach(self.strategy)
         return super().__iter__()
 
-    @property
-    def moment(self) -> str:
-        """How far it has come, the same in all processes: epochs begun, batches of this one drawn and trained on."""
-        progress = self.strategy.progress.state_dict()
+    def moment(self, strategy: Strategy) -> str:
+        """How far a strategy has come, the same in all processes: epochs, batches of this one drawn and trained on."""
+        progress = strategy.progress.state_dict()
         return f"epoch={progress['epochs']}-drawn={progress['batch']}-trained={self._position}"
 
     def facts(self) -> dict[str, int]:
@@ -120,8 +120,9 @@ class ShardedBatchSampler(AdaptiveBatchSampler):
 
     def _listed(self, draw: Draw) -> Any:
         assert self.own_bins.shard is not None
-        positions: Tensor = self.own_bins.shard.positions.to(draw.indices.device)
-        return super()._listed(draw._replace(indices=positions.index_select(0, draw.indices).long()))
+        if self._positions is None or self._positions.device != draw.indices.device:
+            self._positions = self.own_bins.shard.positions.to(draw.indices.device)
+        return super()._listed(draw._replace(indices=self._positions.index_select(0, draw.indices).long()))
 
 
 def own_seed(common: torch.Generator, rank: int, count: int) -> int:

@@ -41,7 +41,7 @@ def saved(sampler: AdaptiveBatchSampler, strategy: Strategy, figures: dict[str, 
     state = sampler.state_dict(strategy)
     if not isinstance(sampler, ShardedBatchSampler):
         return {"sampler": state, **figures}
-    folder = Path(f"{sampler.saves_to}-{sampler.moment}")
+    folder = Path(f"{sampler.saves_to}-{sampler.moment(strategy)}")
     write_shard(
         folder, sampler.rank, {key: state[key] for key in state if key != "tags"} | figures, tables_of(strategy)
     )

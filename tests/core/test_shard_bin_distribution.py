@@ -36,9 +36,7 @@ class AllReduce:
 
 
 @pytest.mark.parametrize("statistic", ["sum", "sum_over_q", "mean", "second_moment"])
-def test_p_of_the_whole_data_is_that_of_one_process_with_all_the_draws(
-    statistic: Any, monkeypatch: pytest.MonkeyPatch
-):
+def test_p_of_the_whole_data_is_that_of_one_process_with_all_the_draws(statistic: Any, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(shard_bin_distribution, "over_processes", AllReduce())
     alone = GradientBinDistribution(WHOLE.sizes, BETA, 0.5, statistic)
     parts = [make(rank, delta_p=0.5, statistic=statistic) for rank in range(COUNT)]
@@ -54,7 +52,7 @@ def test_p_of_the_whole_data_is_that_of_one_process_with_all_the_draws(
             for_all.append((bins.shard.whole_bins[own], bounds, q))
         alone.update(*(torch.cat(part) for part in zip(*for_all, strict=True)))
         with ThreadPoolExecutor(COUNT) as threads:
-            list(threads.map(lambda at: parts[at][1].update(*told[at]), range(COUNT)))
+            list(threads.map(lambda part, batch: part[1].update(*batch), parts, told))
     assert float(alone.probabilities.std()) > 0.01
     for bins, part in parts:
         assert bins.shard is not None

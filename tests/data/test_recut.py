@@ -93,7 +93,7 @@ def test_what_is_not_what_its_name_says_is_refused(tmp_path: Path):
     def swapped(rank: int, tables: bool) -> dict[str, Any]:
         return states[(rank + 1) % COUNT]
 
-    with pytest.raises(ValueError, match="`shard` is .* not .*"):
+    with pytest.raises(ValueError, match=r"`shard` is .* not .*"):
         recut(sampler, COUNT, swapped)
     states[1] = states[1] | {"skipped": 77}
     with pytest.raises(ValueError, match="`skipped` is not what was saved"):

@@ -65,5 +65,16 @@ def test_it_is_resumed_exactly_from_a_checkpoint_that_is_a_folder_or_a_file(tmp_
         assert differences(report["weights"], expected["weights"]) == []
 
 
+def test_so_it_is_where_each_process_has_its_own_part_of_the_data(tmp_path: Path):
+    saving = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=7)
+    whole = fit(tmp_path / "whole", Cut, sharded=True, callbacks=(saving,))
+    rest = fit(tmp_path / "rest", Cut, sharded=True, seed=1, ckpt_path=tmp_path / "step=7.ckpt")
+    assert not torch.equal(whole[0]["drawn"][0], whole[1]["drawn"][0])
+    for report, expected in zip(rest, whole, strict=True):
+        for name in ("batches", "drawn", "states"):
+            assert differences(report[name], expected[name][7:]) == []
+        assert differences(report["weights"], expected["weights"]) == []
+
+
 def test_processes_that_are_to_have_the_same_batch_are_refused(tmp_path: Path):
     assert "shared among 1 group(s) of processes" in fit(tmp_path / "two", Cut, parts=1)
