@@ -76,7 +76,7 @@ def over_processes(numbers: Tensor) -> Tensor:
     """The sum over all processes of what each gives, which all must do; where there is one, what it gives."""
     if not (is_available() and is_initialized()):
         return numbers
-    moved = numbers.cuda() if get_backend() == "nccl" else numbers.clone()
+    moved = numbers.to("cpu" if "gloo" in get_backend() else "cuda", copy=True)
     all_reduce(moved)
     return moved.to(numbers.device)
 
