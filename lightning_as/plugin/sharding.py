@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
@@ -27,10 +28,21 @@ SUMMED = frozenset({"skipped", "effective_size"})
 
 
 def prepare(trainer: Trainer, sampler: AdaptiveBatchSampler) -> None:
-    """Agree where the shards of a fit are to be saved."""
-    if isinstance(sampler, ShardedBatchSampler):
-        here = str(Path(trainer.default_root_dir).absolute() / FOLDER / uuid.uuid4().hex[:12])
-        sampler.saves_to = trainer.strategy.broadcast(here)
+    """Agree where the shards of a fit are to be saved.
+
+    Raises:
+        MisconfigurationException: If that is no folder of a file system.
+    """
+    if not isinstance(sampler, ShardedBatchSampler):
+        return
+    root = str(trainer.default_root_dir)
+    if "://" in root:
+        raise MisconfigurationException(
+            f"With `sharded=True` what was learnt is saved to the Trainer's `default_root_dir`, but {root!r} is no "
+            "folder of a file system: give one that all processes see, and ModelCheckpoint the other as `dirpath`."
+        )
+    here = str(Path(root).absolute() / FOLDER / uuid.uuid4().hex[:12])
+    sampler.saves_to = trainer.strategy.broadcast(here)
 
 
 def saved(sampler: AdaptiveBatchSampler, strategy: Strategy, figures: dict[str, Any]) -> dict[str, Any]:

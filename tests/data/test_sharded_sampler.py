@@ -100,6 +100,20 @@ def test_it_goes_on_where_a_state_was_taken_with_batches_under_way(kind: str):
         make(0, MAKE[kind]()).load_state_dict(state)
 
 
+@pytest.mark.parametrize("kind", MAKE)
+def test_a_batch_of_which_nothing_came_through_counts(kind: str):
+    """Where processes wait for each other, all must have learnt as often."""
+    sampler = trained(kind, 0, epochs=1)
+    strategy, batches = sampler.strategy, iter(sampler)
+    next(batches)
+    before = strategy.state_dict()
+    nothing = torch.empty(0, dtype=torch.int64)
+    strategy.update(sampler.commit().select(nothing), nothing.double(), nothing.double())
+    ages = [state["over_bins"]["age"] for state in (before, strategy.state_dict())] if kind == "adaptive" else [0, 1]
+    assert (ages[1] - ages[0]) % 3 == 1
+    assert not strategy.skipped
+
+
 def test_without_a_strategy_all_processes_together_see_what_a_shuffled_epoch_does():
     seen = [index for rank in range(COUNT) for batch in make(rank) for index in batch]
     assert len(seen) == len(set(seen)) == SIZE // (BATCH * COUNT) * BATCH * COUNT

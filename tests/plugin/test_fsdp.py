@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed.fsdp
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import ModelParallelStrategy
-from torch.distributed.fsdp import fully_shard
 
 from tests.helpers import measured
 from tests.helpers.processes import in_two, within
@@ -17,13 +17,15 @@ from tests.helpers.recording import Recording
 from tests.helpers.tiny import EPOCH, Tiny, differences
 from tests.plugin import test_ddp
 
-pytestmark = pytest.mark.slow
+fully_shard = getattr(torch.distributed.fsdp, "fully_shard", None)
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(fully_shard is None, reason="torch 2.6 was the first to have it")]
 
 
 class Cut(Tiny):
     """Each process has a half of each layer."""
 
     def configure_model(self) -> None:
+        assert fully_shard is not None
         for layer in (self.net[0], self.net[2], self.net):
             fully_shard(layer, mesh=self.device_mesh["data_parallel"])  # pyright: ignore[reportOptionalSubscript]
 

@@ -8,14 +8,15 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.tuner import Tuner
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from lightning_as import AdaptiveDataModule, ClosenessSampling, SamplingReport
+from lightning_as import AdaptiveDataModule, AdaptiveSamplingCallback, ClosenessSampling, SamplingReport
 from lightning_as.plugin.sharding import FOLDER, in_all
 from tests.helpers.processes import Report, within
 from tests.helpers.recording import Recording
-from tests.helpers.tiny import BATCH, EPOCH, Tiny, TinyData, differences, tiny_dataset, tiny_fit
+from tests.helpers.tiny import BATCH, EPOCH, Tiny, TinyData, differences, refused, tiny_dataset, tiny_fit, tiny_trainer
 from tests.plugin import test_ddp
 
 SIZE = BATCH * EPOCH
@@ -125,6 +126,25 @@ def test_what_was_learnt_of_other_data_in_the_same_bins_is_forgotten(tmp_path: P
 def test_a_loader_that_is_made_anew_goes_on_with_what_was_learnt(tmp_path: Path):
     fitted = tiny_fit(tmp_path, data=data(), max_epochs=3, reload_dataloaders_every_n_epochs=1)
     assert fitted.strategy.record.batches == 3 * EPOCH
+
+
+def test_a_bucket_is_no_place_for_shards(tmp_path: Path):
+    with refused("is saved to the Trainer's `default_root_dir`, but 'memory://there' is no folder"):
+        tiny_fit(Path("memory://there"), data=data(), default_root_dir="memory://there")
+
+
+def test_the_state_after_a_search_for_a_learning_rate_is_that_before(tmp_path: Path):
+    module, callback = Tiny(), AdaptiveSamplingCallback(Recording(), logits_from="net")
+    trainer = tiny_trainer(tmp_path, callbacks=[callback], limit_val_batches=0, max_epochs=2)
+    trainer.fit(module, ours := data())
+    before = callback.strategy.state_dict()
+    Tuner(trainer).lr_find(module, ours, num_training=4)
+    assert differences(callback.strategy.state_dict(), before) == []
+    assert len(list((tmp_path / FOLDER).iterdir())) == 1
+    again = tiny_trainer(tmp_path, callbacks=[callback], limit_val_batches=0, max_epochs=1)
+    again.fit(module, ours)
+    assert callback.strategy.record is not None
+    assert callback.strategy.record.batches == 3 * EPOCH
 
 
 def test_figures_of_all_processes_are_sums_means_and_the_largest():
