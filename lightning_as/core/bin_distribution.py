@@ -8,6 +8,7 @@ that were drawn, and the thesis, its annex D and Gopal (ICML 2016) each estimate
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -128,6 +129,12 @@ class GradientBinDistribution(BinDistribution, Viewing):
         self.age += 1
         if self.age == self.beta:
             self.recompute()
+
+    def sum_up(self, over_all: Callable[[Tensor], Tensor]) -> None:
+        """Take for what was accumulated the sums over all that accumulate a part of it."""
+        sums = over_all(torch.stack([self._accumulated, self._count]))
+        self._accumulated.copy_(sums[0])
+        self._count.copy_(sums[1])
 
     @property
     def draws(self) -> int:

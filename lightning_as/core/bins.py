@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from lightning_as.core.chunk_order import Chunks
+from lightning_as.core.shards import Shard, cut
 
 
 class Bins:
@@ -59,6 +60,8 @@ class Bins:
         """The bin of each instance, (N,)."""
         self.chunks: Chunks | None = None
         """Where the instances lie, if reading one costs the chunk that it is in."""
+        self.shard: Shard | None = None
+        """Which part of the data it is the partition of, where each process has one of its own; None for all of it."""
         self._origin = self
 
     @classmethod
@@ -141,6 +144,30 @@ class Bins:
         laid_out.chunks = chunks
         laid_out._origin = laid_out
         return laid_out
+
+    def in_shard(self, rank: int, count: int) -> Bins:
+        """The partition of the part that process `rank` of `count` has, see :mod:`lightning_as.core.shards`.
+
+        Its instances are numbered as in that part; bins that it has nothing of are left out.
+        """
+        shard, tags = cut(self.tags.cpu(), self.sizes, rank, count)
+        part = Bins(tags, None if self.labels is None else self.labels.cpu()[shard.whole_bins])
+        part.shard = shard
+        return part
+
+    @property
+    def mean_size(self) -> float:
+        """Number of instances, N; of a shard N over the number of shards.
+
+        Of an instance with the probability r in its process the weight 1 / (`mean_size` · r) is without bias.
+        """
+        return len(self) if self.shard is None else self.shard.size / self.shard.shards
+
+    @property
+    def whole_sizes(self) -> list[int]:
+        """Number of instances of each bin in the whole data."""
+        shard = self.shard
+        return self.sizes if shard is None else [shard.sizes[each] for each in shard.whole_bins.tolist()]
 
     def of(self, indices: Tensor) -> Tensor:
         """The bin of each of the given instances: (B,) int64 for (B,) int64."""

@@ -79,13 +79,13 @@ Weighting = Literal["none", "unbiased", "clipped", "power"]
 
 
 def importance_weights(
-    probabilities: Tensor, size: int, weighting: Weighting = "unbiased", limit: float = 10.0, power: float = 0.5
+    probabilities: Tensor, size: float, weighting: Weighting = "unbiased", limit: float = 10.0, power: float = 0.5
 ) -> Tensor:
     """The weight of each drawn instance, 1 where the distribution is the uniform one.
 
     Args:
         probabilities: r of each drawn instance under the distribution that it was drawn from, (B,).
-        size: Number of instances in the data set, N.
+        size: Number of instances in the data set, N; of those in a process of its own :attr:`Bins.mean_size`.
         weighting: ``"unbiased"``: w = 1 / (N r), eq. (65). ``"clipped"``: min(w, `limit`), which bounds the variance.
             ``"power"``: w^`power`, between no weights (0) and unbiased ones (1). ``"none"``: 1.
         limit: The largest weight of ``"clipped"``. Default: 10.

@@ -72,7 +72,7 @@ class LevelDistribution:
         size, device = len(bins), bins.device
         self._sizes = torch.tensor(bins.sizes, dtype=torch.float64, device=device)
         self._each = floor / size
-        self._plain = torch.equal(p, self._sizes / self._sizes.sum())
+        self._plain = torch.allclose(p, self._sizes / self._sizes.sum(), rtol=1e-12, atol=0)
         blocks = 0 if self._plain else -(-size // WIDTH)  # which come with the first levels
         self._ones = torch.ones(LEVELS, dtype=torch.float64, device=device)
         self._now = self._empty(blocks)

@@ -101,6 +101,17 @@ class TreeInBins(Viewing):
         self._tree.load(state["leaves"])
         require((self._tree.totals()[:, WEIGHT] > 0).all(), "`leaves` has a bin without weight")
 
+    def portable(self, state: dict[str, Any]) -> dict[str, Any]:
+        """A state with the leaves in the order of the instances, and with weights whose mean is 1 in each bin."""
+        leaves, bins = state["leaves"].clone(), self.bins.tags.cpu().index_select(0, self._instance.cpu()).long()
+        sums = torch.bincount(bins, leaves[:, WEIGHT], len(self.bins.sizes))
+        leaves[:, WEIGHT] *= (self._sizes.cpu() / sums).index_select(0, bins)
+        return state | {"leaves": torch.empty_like(leaves).index_copy_(0, self._instance.long().cpu(), leaves)}
+
+    def recut(self, state: dict[str, Any]) -> dict[str, Any]:
+        """The state that :meth:`portable` ones of parts make up, with the leaves where they are here."""
+        return state | {"leaves": state["leaves"].index_select(0, self._instance.cpu())}
+
     def _lay_out(self) -> tuple[Tensor, Tensor]:
         """The place of the leaf of each instance, and the instance of each leaf: (N,) both."""
         bins, tree, kind = self.bins, self._tree, torch.int32 if len(self.bins) < 2**31 else torch.int64

@@ -7,9 +7,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.distributed import get_rank, get_world_size, is_available, is_initialized
-from torch.utils.data import DistributedSampler
 
 from lightning_as.core.arguments import check_integer
 from lightning_as.core.bins import Bins
@@ -27,10 +24,11 @@ from lightning_as.data.sampler_state import (
     load_into,
     pending_draws,
 )
+from lightning_as.data.sharing import SharedSampler
 from lightning_as.strategies import Strategy, Uniform
 
 
-class AdaptiveBatchSampler(DistributedSampler[list[int]]):
+class AdaptiveBatchSampler(SharedSampler):
     """Yields batches of indices; use it as ``DataLoader(dataset, sampler=sampler, batch_size=None)``.
 
     The data set then gets the whole list of indices at once. Until a strategy is attached, epochs are shuffled
@@ -66,15 +64,11 @@ class AdaptiveBatchSampler(DistributedSampler[list[int]]):
         rank: int | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
-        # DistributedSampler.__init__ is left out on purpose: it asks for a process group and a data set.
+        super().__init__(num_replicas, rank)
         if batches_per_epoch is not None:
             check_integer("batches_per_epoch", batches_per_epoch)
         self.bins = bins.to("cpu")
         self._bins_on_device = bins.to(device)
-        self._num_replicas = num_replicas
-        self._rank = rank
-        if not 0 <= self.rank < self.num_replicas:
-            raise ValueError(f"`rank` must be from 0 to `num_replicas` - 1 = {self.num_replicas - 1}, got {self.rank}.")
         self.batch_size = batch_size
         self.batches_per_epoch = batches_per_epoch
         self._generator = torch.Generator().manual_seed(seed)
@@ -91,17 +85,6 @@ class AdaptiveBatchSampler(DistributedSampler[list[int]]):
         """That of the data set that the strategy has learnt from, which the callback gives; 0 likewise."""
         self._uniform = Uniform()
         self.attach(self._uniform)
-
-    # Asked for anew each time: a sampler may be made before the process group is.
-    @property
-    def num_replicas(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Number of processes that share a batch."""
-        return (get_world_size() if _in_group() else 1) if self._num_replicas is None else self._num_replicas
-
-    @property
-    def rank(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Which of them this is."""
-        return (get_rank() if _in_group() else 0) if self._rank is None else self._rank
 
     @property
     def batch_size(self) -> int:
@@ -121,12 +104,12 @@ class AdaptiveBatchSampler(DistributedSampler[list[int]]):
 
     def attach(self, strategy: Strategy, anew: bool = False) -> None:
         """Draw from `strategy` from now on. It starts `anew`, or if it has not been at work on these bins before."""
-        bins = self._bins_on_device if strategy.any_device else self.bins
+        bins = self._own_bins_on_device if strategy.any_device else self.own_bins
         if anew:
             strategy.start_anew(bins)
         strategy.work_on(bins)
         if strategy is not self._uniform:
-            self._uniform.start(self._bins_on_device)  # which forgets its permutation
+            self._uniform.start(self._own_bins_on_device)  # which forgets its permutation
         self.strategy = strategy
         self.end_epoch()
 
@@ -144,6 +127,15 @@ class AdaptiveBatchSampler(DistributedSampler[list[int]]):
         return self.batches_per_epoch or len(self.bins) // (self.batch_size * self.num_replicas)
 
     @property
+    def own_bins(self) -> Bins:
+        """The partition of what this process draws from, on the CPU."""
+        return self.bins
+
+    @property
+    def _own_bins_on_device(self) -> Bins:
+        return self._bins_on_device
+
+    @property
     def bins_at_work(self) -> Bins:
         """The partition where the strategy at work has its state, and where the draws are."""
         return self.strategy.bins
@@ -158,7 +150,7 @@ class AdaptiveBatchSampler(DistributedSampler[list[int]]):
         self._iteration += 1  # there is one list of pending draws, so an older iterator must not go on
         iteration = self._iteration
         generator = self._shuffling if self.strategy is self._uniform else self._generator
-        self.strategy.processes = self.num_replicas
+        self.strategy.processes = self.sharing
         if self._resuming:
             self._resuming = False
         else:
@@ -175,7 +167,7 @@ class AdaptiveBatchSampler(DistributedSampler[list[int]]):
                     "The train DataLoader was iterated anew while an epoch was under way: to look at the data in "
                     "between, make another DataLoader, with a sampler of its own."
                 )
-            draw = self.strategy.draw(self.batch_size * self.num_replicas, generator)
+            draw = self.strategy.draw(self.batch_size * self.sharing, generator)
             self.strategy.progress.step()
             if self.strategy is not self._uniform:  # nobody commits plain shuffled epochs
                 self._pending.append(draw)
@@ -213,13 +205,14 @@ class AdaptiveBatchSampler(DistributedSampler[list[int]]):
         return draw
 
     @property
+    def common_generator(self) -> torch.Generator:
+        """One that must be in the same state in all processes."""
+        return self._generator
+
+    @property
     def generator(self) -> torch.Generator:
         """The private generator of all draws, in the same state in all processes."""
         return self._generator
-
-    def share(self, batch: Tensor) -> Tensor:
-        """What this process gets of a global batch, or of any of its fields: (B,) of (B · processes,)."""
-        return batch[self.rank :: self.num_replicas]
 
     def for_a_look(self, seed: int) -> AdaptiveBatchSampler:
         """Another one over the same instances, which shuffles them and leaves this one alone."""
@@ -277,7 +270,7 @@ class AdaptiveBatchSampler(DistributedSampler[list[int]]):
         check_chunks(state["chunks"], self.bins)
         check_use(state, self.strategy, self.batch_size * self.num_replicas)
         check_layout(state["strategy_state"], like["strategy_state"], "strategy_state")
-        pending = pending_draws(state["pending"], self.bins)
+        pending = pending_draws(state["pending"], self.own_bins)
         generator = generator_state(state["generator"])
         load_into(fresh, state)
         vars(self.strategy).update(vars(fresh))  # from here on nothing can go wrong
@@ -292,7 +285,3 @@ class AdaptiveBatchSampler(DistributedSampler[list[int]]):
         if order is not None:
             return Positions(share.tolist(), order.next(self.rank, AHEAD))
         return share.tolist() if self.bins_at_work.on_host else share.clone()  # which a backward pass may keep
-
-
-def _in_group() -> bool:
-    return is_available() and is_initialized()

@@ -24,6 +24,7 @@ from lightning_as.data.chunks import OPEN_CHUNKS, ChunkedStream, is_stream
 from lightning_as.data.collation import collate
 from lightning_as.data.fingerprint import fingerprint
 from lightning_as.data.partition import BinsLike, make_bins, size_of
+from lightning_as.data.sharded_sampler import ShardedBatchSampler
 
 
 class AdaptiveDataLoader(DataLoader[Any]):
@@ -47,6 +48,8 @@ class AdaptiveDataLoader(DataLoader[Any]):
             `seed`. Default: a new one.
         open_chunks: Of data in chunks, how many are open at a time in each process; None to draw from all at a time.
             Default: 8 of a `litdata.StreamingDataset` or :class:`lightning_as.data.chunks.InChunks`.
+        sharded: Whether each of several processes keeps what is known of its own part of the data alone, and draws
+            from that (:mod:`lightning_as.core.shards`). Not with `sampler`. Default: False.
         num_workers: As in torch, and so are all that follow.
         collate_fn: Makes a batch of a list of samples. Default: torch's own, or for graphs PyTorch Geometric's.
         pin_memory: Copy batches into pinned memory.
@@ -83,6 +86,7 @@ class AdaptiveDataLoader(DataLoader[Any]):
         sampler: AdaptiveBatchSampler | None = None,
         *,
         open_chunks: int | None = OPEN_CHUNKS,
+        sharded: bool = False,
         num_workers: int = 0,
         collate_fn: Callable[[Any], Any] | None = None,
         pin_memory: bool = False,
@@ -100,7 +104,8 @@ class AdaptiveDataLoader(DataLoader[Any]):
                 raise ValueError("`batch_size` is missing: give the number of instances per batch, or a `sampler`.")
             seed = torch.initial_seed() if seed is None else seed
             partition = make_bins(dataset, bins).in_chunks(chunks)
-            sampler = AdaptiveBatchSampler(partition, batch_size, batches_per_epoch, seed)
+            kind = ShardedBatchSampler if sharded else AdaptiveBatchSampler
+            sampler = kind(partition, batch_size, batches_per_epoch, seed)
         else:
             _check_sampler(sampler, size, chunks, num_workers)
         sampler.data = fingerprint(dataset)
@@ -130,6 +135,7 @@ class AdaptiveDataLoader(DataLoader[Any]):
         seed: int | None = None,
         num_workers: int | None = None,
         open_chunks: int | None = OPEN_CHUNKS,
+        sharded: bool = False,
     ) -> AdaptiveDataLoader:
         """A loader with the data set and the settings of an ordinary one.
 
@@ -163,6 +169,7 @@ class AdaptiveDataLoader(DataLoader[Any]):
             batches_per_epoch,
             seed,
             open_chunks=open_chunks,
+            sharded=sharded,
             num_workers=num_workers,
             collate_fn=loader.collate_fn,
             pin_memory=loader.pin_memory,

@@ -15,7 +15,7 @@ from lightning_as.data.chunks import OPEN_CHUNKS
 from lightning_as.data.dataloader import AdaptiveDataLoader
 from lightning_as.data.partition import BinsLike
 
-_ARGUMENTS = ("batch_size", "bins", "batches_per_epoch", "seed", "num_workers", "open_chunks")
+_ARGUMENTS = ("batch_size", "bins", "batches_per_epoch", "seed", "num_workers", "open_chunks", "sharded")
 """The wrapper's own, which a DataModule may well have, too."""
 
 
@@ -42,6 +42,7 @@ class AdaptiveDataModule(LightningDataModule):
         seed: Seed of the draws. Default: what `seed_everything` or `torch.manual_seed` was last given.
         num_workers: Loader processes for training. Default: that of your DataModule's train loader, or 0.
         open_chunks: As of :class:`AdaptiveDataLoader`. Default: 8.
+        sharded: As there. Default: False.
 
     Raises:
         TypeError: If `data` is neither a DataModule nor a data set.
@@ -65,6 +66,7 @@ class AdaptiveDataModule(LightningDataModule):
         seed: int | None = None,
         num_workers: int | None = None,
         open_chunks: int | None = OPEN_CHUNKS,
+        sharded: bool = False,
     ) -> None:
         LightningDataModule.__init__(self)  # as `super()` is not to be had beside `__class__`
         if not isinstance(data, LightningDataModule):
@@ -72,7 +74,7 @@ class AdaptiveDataModule(LightningDataModule):
                 raise TypeError(f"`data` must be a DataModule or a data set with `__getitem__`, got {data!r}.")
             if batch_size is None:
                 raise ValueError("`batch_size` is missing: give the number of instances per batch.")
-        values = (batch_size, bins, batches_per_epoch, seed, num_workers, open_chunks)
+        values = (batch_size, bins, batches_per_epoch, seed, num_workers, open_chunks, sharded)
         self._given = dict(zip(_ARGUMENTS, values, strict=True))
         self._wrapped = data
 
@@ -130,11 +132,18 @@ class AdaptiveDataModule(LightningDataModule):
 
     def train_dataloader(self) -> AdaptiveDataLoader:
         """Your train loader, with our sampler."""
-        batch_size, bins, length, _, num_workers, chunks = self._given.values()
+        batch_size, bins, length, _, num_workers, chunks, sharded = self._given.values()
         if not self._wraps_datamodule():
             seed, workers = self._next_seed(), num_workers or 0
             return AdaptiveDataLoader(
-                self._wrapped, batch_size, bins, length, seed, open_chunks=chunks, num_workers=workers
+                self._wrapped,
+                batch_size,
+                bins,
+                length,
+                seed,
+                open_chunks=chunks,
+                sharded=sharded,
+                num_workers=workers,
             )
         loader = self._wrapped.train_dataloader()
         if not isinstance(loader, DataLoader):
@@ -147,7 +156,8 @@ class AdaptiveDataModule(LightningDataModule):
                 f"{type(self._wrapped).__name__} gives an AdaptiveDataLoader already: use it as it is, without "
                 "AdaptiveDataModule."
             )
-        return AdaptiveDataLoader.like(loader, batch_size, bins, length, self._next_seed(), num_workers, chunks)
+        seed = self._next_seed()
+        return AdaptiveDataLoader.like(loader, batch_size, bins, length, seed, num_workers, chunks, sharded)
 
     def _next_seed(self) -> int:
         """Another one in each epoch, for loaders that are made anew; equal in all processes."""

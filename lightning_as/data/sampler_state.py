@@ -26,7 +26,16 @@ def check_saved(state: Any, like: dict[str, Any]) -> None:
         like: One without checksums, before anything was drawn.
     """
     require(isinstance(state, dict), f"it is a {type(state).__name__}, not a dict")
-    layout = state.get("format", 1)
+    check_format(state.get("format", 1))
+    saved = {key: part for key, part in state.items() if key != "checksums"}
+    check_sums(saved, state.get("checksums"))
+    later = {"tags", "chunks", "strategy", "strategy_state", "record"}
+    own, its = ({key: part for key, part in parts.items() if key not in later} for parts in (like, saved))
+    check_layout(its | dict.fromkeys(later & saved.keys()), own | dict.fromkeys(later), "sampler")
+
+
+def check_format(layout: Any) -> None:
+    """Raise a `ValueError` unless a state is of the present layout."""
     require(type(layout) is int, f"`format` is {layout!r}")
     if layout != FORMAT:
         age, instead = ("an older", "that older") if layout < FORMAT else ("a newer", "the newer")
@@ -35,11 +44,6 @@ def check_saved(state: Any, like: dict[str, Any]) -> None:
             f"with {instead} version, or start a new training, if you like from the checkpoint's weights by "
             "`load_from_checkpoint`."
         )
-    saved = {key: part for key, part in state.items() if key != "checksums"}
-    check_sums(saved, state.get("checksums"))
-    later = {"tags", "chunks", "strategy", "strategy_state", "record"}
-    own, its = ({key: part for key, part in parts.items() if key not in later} for parts in (like, saved))
-    check_layout(its | dict.fromkeys(later & saved.keys()), own | dict.fromkeys(later), "sampler")
 
 
 def load_into(strategy: Strategy, state: dict[str, Any]) -> None:
@@ -94,18 +98,23 @@ def check_bins(tags: Tensor, bins: Bins) -> None:
 
 def check_use(state: dict[str, Any], strategy: Strategy, batch_size: int) -> None:
     """Raise a `ValueError` if a state is of another strategy, or amid an epoch of another (global) batch size."""
-    name = type(strategy).__name__
-    if state["strategy"] != name:
-        raise ValueError(
-            f"The state to load is of the strategy {state['strategy']}, but here it is {name}: give "
-            f"AdaptiveSamplingCallback the strategy it was saved with, {state['strategy']}(…), or start a new "
-            "training, if you like from the checkpoint's weights by `load_from_checkpoint`."
-        )
+    check_strategy(state["strategy"], strategy)
     # At the border of an epoch nothing depends on the batch size.
     if state["position"] and state["batch_size"] != batch_size:
         raise ValueError(
             f"The state to load is of the middle of an epoch with `batch_size` {state['batch_size']}, "
             f"but here it is {batch_size}: use {state['batch_size']}."
+        )
+
+
+def check_strategy(saved: Any, strategy: Strategy) -> None:
+    """Raise a `ValueError` if a state is of another strategy, whose name it has."""
+    name = type(strategy).__name__
+    if saved != name:
+        raise ValueError(
+            f"The state to load is of the strategy {saved}, but here it is {name}: give "
+            f"AdaptiveSamplingCallback the strategy it was saved with, {saved}(…), or start a new "
+            "training, if you like from the checkpoint's weights by `load_from_checkpoint`."
         )
 
 

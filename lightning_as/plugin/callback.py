@@ -18,6 +18,7 @@ from lightning_as.plugin.figures import Figures
 from lightning_as.plugin.fit import Fit, begin
 from lightning_as.plugin.forward import Forward
 from lightning_as.plugin.recorded import Recorded
+from lightning_as.plugin.sharding import saved
 from lightning_as.plugin.takeover import OtherData
 from lightning_as.plugin.wiring import (
     check_processes_agree,
@@ -269,7 +270,7 @@ class AdaptiveSamplingCallback(Recorded):
         if self._sampler is None:
             return {}
         figures = {} if self._figures is None else {"figures": self._figures.state_dict()}
-        return {"sampler": self._sampler.state_dict(self.strategy), **figures}
+        return saved(self._sampler, self.strategy, figures)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep a state until training starts, and with it the loader that it belongs to is there."""

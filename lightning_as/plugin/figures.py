@@ -70,11 +70,22 @@ class Figures:
         """Keep a batch that was trained on, and the look at it, (6, B)."""
         self._new.append((draw.probabilities, look[LOSS], look[BOUND]))
 
-    def log(self) -> dict[str, float]:
-        """What is logged now, of the last batches; nothing before there are any."""
+    def sums(self) -> Tensor:
+        """The sums over the last batches, (9,), see :func:`batch_sums`; zeros before there are any."""
         if (sums := self._settled()) is None:
+            return torch.zeros(9, dtype=torch.float64, device="cpu")
+        return sums.sum(dim=1)
+
+    def log(self, sums: Tensor | None = None) -> dict[str, float]:
+        """What is logged now, of the last batches; nothing before there are any.
+
+        Args:
+            sums: Those of :meth:`sums`, of all processes if each knows its own alone. Default: its own.
+        """
+        sums = self.sums() if sums is None else sums
+        if not float(sums[1]):
             return {}
-        figures = estimates(sums.sum(dim=1))
+        figures = estimates(sums)
         if not self._strategy.knows_probabilities:
             figures = {"ess": figures["ess"]}
         if math.isnan(gain := figures.get("gain", math.nan)):
@@ -101,7 +112,7 @@ class Figures:
     def _settled(self) -> Tensor | None:
         """The sums of the last batches, (9, up to 50); None if there are none yet."""
         if self._new:
-            sums = batch_sums(list(self._new), len(self._strategy.bins))
+            sums = batch_sums(list(self._new), self._strategy.bins.mean_size)
             self._sums = sums if self._sums is None else torch.cat([self._sums.to(sums.device), sums], dim=1)
             self._sums = self._sums[:, -WINDOW:]
             self._new.clear()
@@ -114,7 +125,7 @@ class Figures:
         drawn = record.columns()["drawn"]
         size, draws = len(drawn), int(drawn.sum())
         lines = [
-            f"{type(self._strategy).__name__} drew {draws:,} times from {size:,} examples, in {record.batches:,} "
+            f"{self._who()} drew {draws:,} times from {size:,} examples, in {record.batches:,} "
             f"batches: the most drawn example {int(drawn.max())} times, the most drawn tenth {top_share(drawn):.0%} of "
             f"the draws, and {int((drawn == 0).sum()) / size:.1%} of the examples never."
         ]
@@ -131,6 +142,11 @@ class Figures:
             )
         return "\n".join([*lines, "Example by example: `callback.examples()`."])
 
+    def _who(self) -> str:
+        """Who drew, where a process knows of its own part of the data alone."""
+        shard, name = self._strategy.bins.shard, type(self._strategy).__name__
+        return name if shard is None or shard.shards == 1 else f"In the first of {shard.shards} processes {name}"
+
 
 def top_share(drawn: Tensor) -> float:
     """The share of all draws that the most drawn tenth of the examples has, of the times each was drawn, (N,)."""
@@ -138,7 +154,7 @@ def top_share(drawn: Tensor) -> float:
     return int(most.sum()) / max(int(drawn.sum()), 1)
 
 
-def batch_sums(batches: Sequence[tuple[Tensor, Tensor, Tensor]], size: int) -> Tensor:
+def batch_sums(batches: Sequence[tuple[Tensor, Tensor, Tensor]], size: float) -> Tensor:
     """Of each batch that of which the estimates are made.
 
     Args:

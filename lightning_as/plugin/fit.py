@@ -14,6 +14,7 @@ from torch import Tensor
 from lightning_as.core.draw import Draw
 from lightning_as.data.batch_sampler import AdaptiveBatchSampler
 from lightning_as.data.dataloader import AdaptiveDataLoader
+from lightning_as.data.sharded_sampler import ShardedBatchSampler
 from lightning_as.plugin.arguments import Options
 from lightning_as.plugin.candidates import Candidates
 from lightning_as.plugin.figures import Figures
@@ -23,6 +24,7 @@ from lightning_as.plugin.looks import Observation, merged
 from lightning_as.plugin.observation import Observer
 from lightning_as.plugin.rows import Rows, gather_kept
 from lightning_as.plugin.scoring import Scorer
+from lightning_as.plugin.sharding import brought_back, in_all, prepare
 from lightning_as.plugin.takeover import OtherData, take_over
 from lightning_as.plugin.turn import Turn
 from lightning_as.plugin.weights import Weights
@@ -99,6 +101,10 @@ class Fit:
             if state is None and previous is not None:
                 previous.end_epoch()  # a fit that was broken off is not gone on with
         loader, sampler = find_loader(self.trainer)
+        if self._scorer is None or sampler is not previous:
+            prepare(self.trainer, sampler)
+        if state is not None:
+            state = brought_back(self.trainer, sampler, self._strategy, state, self._other_data)
         saved = None if state is None else state["sampler"]
         if not take_over(self.trainer, self._strategy, sampler, previous, saved, self._other_data):
             self.figures.forget()
@@ -158,14 +164,18 @@ class Fit:
         return Observation(losses, bounds, None, merged(seen.look, self._rows))
 
     def learn(self, draw: Draw, seen: Observation) -> None:
-        """Tell the strategy, the record and the figures what was found of a batch, in all processes alike."""
-        look, bins = seen.look, self.sampler.bins_at_work
-        alone = self.trainer.world_size == 1 and self._rows.there is None
+        """Tell the strategy, the record and the figures what was found of a batch, in all processes alike.
+
+        Of a sharded one each process is told of its own, and of an empty one as well: P may wait for all processes.
+        """
+        look, bins, sharded = seen.look, self.sampler.bins_at_work, self._sharded
+        alone = (self.trainer.world_size == 1 or sharded) and self._rows.there is None
         rows = [seen.losses, seen.bounds, *(() if alone else look)]
-        told, (losses, bounds, *rest) = gather_kept(self.trainer, draw, rows, self._rows.there, bins.device)
+        told, (losses, bounds, *rest) = gather_kept(self.trainer, draw, rows, self._rows.there, bins.device, sharded)
+        if len(told.indices) or sharded:
+            self._strategy.update(told, losses, bounds)
         if not len(told.indices):
             return
-        self._strategy.update(told, losses, bounds)
         look = look.to(bins.device).to(torch.float64) if alone else torch.stack(rest)
         if self._strategy.record is not None:
             self._strategy.record.add(told.indices, look)
@@ -182,7 +192,10 @@ class Fit:
         weights = self.weights.of(draw)
         if weights is not None:
             figures |= {"weight_mean": float(weights.mean()), "weight_max": float(weights.max())}
-        return self.figures.log() | figures
+        if not self._sharded:
+            return self.figures.log() | figures
+        sums, figures = in_all(self.trainer, self.figures.sums(), figures)
+        return self.figures.log(sums) | figures
 
     def summary(self) -> str | None:
         """What was drawn, in a few lines; None if nothing was, or nobody keeps a record."""
@@ -224,13 +237,17 @@ class Fit:
             self._loader.turn = None
 
     @property
+    def _sharded(self) -> bool:
+        return isinstance(self.sampler, ShardedBatchSampler)
+
+    @property
     def _labelled(self) -> bool:
         return self.sampler.bins.labels is not None
 
     def _check_labels(self, labels: Tensor | None) -> None:
         """Raise if the bins are classes, and a batch has targets of others than were drawn."""
         if labels is not None:
-            check_labels(self.sampler.bins, self._rows.spread(self._drawn), labels)
+            check_labels(self.sampler.own_bins, self._rows.spread(self._drawn), labels)
 
 
 def begin(trainer: Trainer, module: LightningModule, strategy: Strategy, options: Options) -> Fit:

@@ -81,10 +81,14 @@ class Recorded(Callback):
         That of the few batches of a `fast_dev_run` would take the place of a real one.
         """
         record, trial = self._strategy.record, trainer.fast_dev_run  # pyright: ignore[reportAttributeAccessIssue]
-        if self.examples_path is None or record is None or not record.batches or trial or not trainer.is_global_zero:
+        if (path := self.examples_path) is None or record is None or not record.batches or trial:
+            return
+        if self._strategy.bins.shard is not None:  # each process has rows of its own
+            path = path.with_suffix(f".{trainer.global_rank}{path.suffix}")
+        elif not trainer.is_global_zero:
             return
         try:
-            write(columns_of(self._strategy), self.examples_path)
+            write(columns_of(self._strategy), path)
         except Exception as error:  # which must not hide one that ends the fit
             said = f"{type(error).__name__}: {error}"
             rank_zero_warn(f"The table of the examples could not be written: {said}. `callback.examples()` has it.")

@@ -108,7 +108,12 @@ def check_kept(kept: str | int | None, strategy: Strategy) -> None:
 
 
 def gather_kept(
-    trainer: Trainer, draw: Draw, rows: list[Tensor], there: Tensor | None, device: torch.device
+    trainer: Trainer,
+    draw: Draw,
+    rows: list[Tensor],
+    there: Tensor | None,
+    device: torch.device,
+    alone: bool = False,
 ) -> tuple[Draw, list[Tensor]]:
     """The part of a draw that was trained on, with what was found of it, of all processes; see :func:`gather_batch`.
 
@@ -118,13 +123,14 @@ def gather_kept(
         rows: Numbers for each sample of this process's share, (B,) each.
         there: Whether such a sample came through, (B,); None if all do, in all processes.
         device: Where they are wanted.
+        alone: Whether the draw is this process's own, and nothing is to be gathered. Default: False.
 
     Returns:
         Both for the samples that came through.
     """
     if there is None:
-        return draw, gather_batch(trainer, rows, device)
-    *found, came = gather_batch(trainer, [*rows, there.to(rows[0].device)], device)
+        return draw, gather_batch(trainer, rows, device, alone)
+    *found, came = gather_batch(trainer, [*rows, there.to(rows[0].device)], device, alone)
     positions = came.nonzero()[:, 0]
     return draw.select(positions), [row.index_select(0, positions) for row in found]
 

@@ -73,7 +73,7 @@ class Weights:
             return None
         if self._weighting == "source":  # which may do without them for a while
             return torch.ones_like(draw.probabilities) if draw.weights is None else draw.weights
-        size = len(self._strategy.bins)
+        size = self._strategy.bins.mean_size
         return importance_weights(draw.probabilities, size, self._weighting, self._limit, self._power)
 
     def hand_out(self, weights: Tensor | None) -> Tensor | None:

@@ -17,6 +17,7 @@ from lightning_as.core.bins import Bins
 from lightning_as.data.batch_sampler import AdaptiveBatchSampler
 from lightning_as.data.dataloader import AdaptiveDataLoader
 from lightning_as.data.sampler_state import chunk_sizes
+from lightning_as.data.sharded_sampler import ShardedBatchSampler
 from lightning_as.strategies import Strategy
 
 
@@ -81,6 +82,13 @@ def find_loader(trainer: Trainer) -> tuple[AdaptiveDataLoader, AdaptiveBatchSamp
             f"{trainer.world_size}: leave `num_replicas` out of AdaptiveBatchSampler, and use a strategy on "
             "torch.distributed, such as 'ddp'."
         )
+    shares = (trainer.distributed_sampler_kwargs or {}).get("num_replicas", trainer.world_size)
+    if shares != trainer.world_size:  # as of tensor parallelism, whose default has all processes in one group
+        raise MisconfigurationException(
+            f"Batches are to be shared among {shares} group(s) of processes, each of which has the same one, but the "
+            f"sampler gives each of {trainer.world_size} processes one of its own: give ModelParallelStrategy "
+            f"`data_parallel_size={trainer.world_size}, tensor_parallel_size=1`."
+        )
     return loader, sampler
 
 
@@ -120,7 +128,8 @@ def check_processes_agree(trainer: Trainer, loader: AdaptiveDataLoader, sampler:
         "`open_chunks`": 0 if sampler.bins.chunks is None else sampler.bins.chunks.open,
         "batch size": sampler.batch_size,
         "batches per epoch": len(sampler),
-        "seed (a checksum of the generator)": _checksum(sampler.generator.get_state()),
+        "seed (a checksum of the generator)": _checksum(sampler.common_generator.get_state()),
+        "`sharded`": isinstance(sampler, ShardedBatchSampler),
         "`num_workers`": loader.num_workers,
         "`prefetch_factor`": loader.prefetch_factor or 0,
     }
@@ -170,7 +179,7 @@ def logs_now(trainer: Trainer, batch_idx: int) -> bool:
     return batch_idx == 0 or (every > 0 and trainer.global_step % every == 0)
 
 
-def gather_batch(trainer: Trainer, rows: list[Tensor], device: torch.device) -> list[Tensor]:
+def gather_batch(trainer: Trainer, rows: list[Tensor], device: torch.device, alone: bool = False) -> list[Tensor]:
     """Rows about each process's share of a batch, put together to rows about the global batch, in its order.
 
     One collective for all of them, and none without other processes.
@@ -179,11 +188,12 @@ def gather_batch(trainer: Trainer, rows: list[Tensor], device: torch.device) -> 
         trainer: The Trainer.
         rows: Numbers for each instance of this process's share, (B,) each.
         device: Where they are wanted.
+        alone: Whether this process's share is all that it is to have. Default: False.
 
     Returns:
         The same for the global batch, (B · processes,) each, float64 on that device.
     """
-    if trainer.world_size == 1:
+    if trainer.world_size == 1 or alone:
         return [row.to(device).to(torch.float64) for row in rows]  # in this order: not every device knows float64
     packed = torch.stack([row.to(torch.float64) for row in rows]).to(trainer.strategy.root_device)
     shares = trainer.strategy.all_gather(packed)  # (processes, rows, B)

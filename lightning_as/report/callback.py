@@ -94,6 +94,15 @@ class SamplingReport(Callback):
                 "and yours."
             )
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse what is known of a part of the data alone."""
+        shard = find_adaptive(trainer, self).strategy.bins.shard
+        if shard is not None and shard.shards > 1:
+            raise MisconfigurationException(
+                "SamplingReport tells of all examples, but with `sharded=True` each process knows its own alone: leave "
+                "one of them out; `AdaptiveSamplingCallback(examples='….csv')` writes the table of each process."
+            )
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:

@@ -91,6 +91,11 @@ class ScoreSchedule:
     def __init__(self, score: Scoring, gamma: float, bins: Bins, rescores: bool = True) -> None:
         self._scores = check_scoring(score)
         self._starts = sorted(_starts(score)) if isinstance(score, dict) else None
+        if bins.shard is not None and self._starts is None and self.changes:
+            raise ValueError(
+                f"`score={score!r}` changes by the mean loss of what is drawn, but with `sharded=True` each process "
+                "knows that of its own part: give the shares of the training at which a score begins, as a dict."
+            )
         self._score = score
         self._gamma = gamma
         self._size = len(bins)

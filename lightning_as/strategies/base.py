@@ -23,6 +23,7 @@ from lightning_as.core.chunk_order import ChunkOrder
 from lightning_as.core.draw import Draw
 from lightning_as.core.progress import Progress
 from lightning_as.core.record import Record
+from lightning_as.strategies._parts import check_parts
 from lightning_as.strategies.scores import Reading, Scores
 
 _logger = logging.getLogger(__name__)
@@ -55,6 +56,10 @@ class Strategy(ABC):
     """Whether it can draw from a few chunks of the data at a time (:mod:`lightning_as.core.chunk_points`). Default:
     False."""
 
+    by_shards: bool = False
+    """Whether it can work on a part of the data, of which each process has one (:mod:`lightning_as.core.shards`), and
+    what it has learnt of parts can be put together for others. Default: False."""
+
     processes: int = 1
     """How many processes share a batch. Whoever draws says it. Default: 1."""
     progress: Progress
@@ -82,14 +87,9 @@ class Strategy(ABC):
         """Make the initial state for a data set that is partitioned into `bins`; extend this.
 
         Raises:
-            ValueError: If the data lie in chunks, and it draws from all of them at a time.
+            ValueError: If the data lie in chunks, and it draws from all of them at a time; or likewise of shards.
         """
-        if bins.chunks is not None and not self.by_chunks:
-            raise ValueError(
-                f"The data lie in chunks, a few of which are open at a time, but {type(self).__name__} draws from all "
-                "of them: use ClosenessSampling, AdaptiveSampling or Uniform; or `open_chunks=None`, to read the "
-                "instances wherever they are."
-            )
+        check_parts(type(self).__name__, bins, self.by_chunks, self.by_shards)
         self._bins = bins
         self._skipped = 0
         self._unusable = None
@@ -194,7 +194,7 @@ class Strategy(ABC):
             self.learn(draw, *self._usable(losses, bounds))
             return
         values = losses.tolist()  # a third of the time of looking with torch; NaN and infinity show in the sum
-        if not (min(values) >= 0 and sum(values) < LARGEST and sum(bounds.tolist()) < LARGEST):
+        if not (min(values, default=0) >= 0 and sum(values) < LARGEST and sum(bounds.tolist()) < LARGEST):
             finite = (losses.isfinite() & bounds.isfinite()).nonzero()[:, 0]
             self._note_skipped(len(losses) - len(finite))
             draw = draw.select(finite)
@@ -252,6 +252,14 @@ class Strategy(ABC):
     @abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a state, after :meth:`start` with the same bins."""
+
+    def portable(self, state: dict[str, Any]) -> dict[str, Any]:
+        """A state of the shard at work that can be cut: rows in the order of the instances. Default: as it is."""
+        return state
+
+    def recut(self, state: dict[str, Any]) -> dict[str, Any]:
+        """A state made of parts of :meth:`portable` ones, as the shard at work has it. Default: as it is."""
+        return state
 
     @property
     def chunk_order(self) -> ChunkOrder | None:

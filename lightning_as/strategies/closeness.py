@@ -51,6 +51,7 @@ When not: The rare is to stay rare (`smallest_bin=0`).
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -102,6 +103,7 @@ class ClosenessSampling(Strategy):
     reads = frozenset({"losses", "bounds"})  # of an object, only what its scores ask for
     any_device = True
     by_chunks = True
+    by_shards = True
     samples_by_loss = True
 
     def __init__(
@@ -150,9 +152,12 @@ class ClosenessSampling(Strategy):
         self._doubts = Doubts(size, self.smoothing, device)
         self._norms = torch.zeros(size if "bounds" in self.reads else 0, dtype=torch.int16, device=device)
         self._doubts_of_levels, self._norms_of_levels = doubts_of_levels(device), numbers_of_levels(device)
-        sizes = torch.tensor(bins.sizes, dtype=torch.float64, device=device)
-        lifted = sizes.clamp(min=self.smallest_bin * max(bins.sizes))
-        self._distribution = LevelDistribution(bins, lifted / lifted.sum(), self.floor)
+        least = self.smallest_bin * max(bins.sizes if bins.shard is None else bins.shard.sizes)
+        own, whole = (
+            torch.tensor(sizes, dtype=torch.float64, device=device) for sizes in (bins.sizes, bins.whole_sizes)
+        )
+        p = own * (whole.clamp(min=least) / whole)
+        self._distribution = LevelDistribution(bins, p / p.sum(), self.floor)
         self._persistence = Persistence(size, device)
         self._begin()
 
@@ -184,8 +189,8 @@ class ClosenessSampling(Strategy):
             self._next_ranks = _Ranks(SCORES.index(self._schedule.present), self.present_gamma)
             self._distribution.begin(flat=not ranked)
         if self._distribution.busy:
-            by_norm = SCORES[self._next_ranks.score] == "gradient"
-            self._distribution.advance(size, self._norms if by_norm else self._doubts.levels, self._weigh_next)
+            by_norm, weigh = SCORES[self._next_ranks.score] == "gradient", partial(self._weights, self._next_ranks)
+            self._distribution.advance(size, self._norms if by_norm else self._doubts.levels, weigh)
             if not self._distribution.busy:
                 self._ranks = self._next_ranks
         self._drawn += size
@@ -249,9 +254,14 @@ class ClosenessSampling(Strategy):
         self._doubts.levels = state["doubts"].to(device, copy=True)
         self._norms = state["norms"].to(device, copy=True)
         self._ranks, self._next_ranks = map(_Ranks, scores, gammas.to(device).unbind())
-        self._distribution.load_state_dict(state["distribution"], self._weigh, self._weigh_next)
+        weigh = (partial(self._weights, each) for each in (self._ranks, self._next_ranks))
+        self._distribution.load_state_dict(state["distribution"], *weigh)
         self._drawn, self._since = state["drawn"], state["since"]
         self._points.load_state_dict(state["points"])
+
+    def recut(self, state: dict[str, Any]) -> dict[str, Any]:
+        new = {"distribution": self._distribution.state_dict(), "since": len(self.bins)}  # ranks come with the next draw
+        return state | new | {"points": Points(len(self.bins), self.points).state_dict()}
 
     def _smooth_norms(self, indices: Tensor, norms: Tensor, known: Tensor) -> None:
         """Move norms towards the known ones; those that were not known become them."""
@@ -269,12 +279,6 @@ class ClosenessSampling(Strategy):
 
     def _is_last_part(self) -> bool:
         return self.progress.total is not None and 1 - self.progress.share <= self.relaxation > 0
-
-    def _weigh(self, counts: Tensor) -> Tensor:
-        return self._weights(self._ranks, counts)
-
-    def _weigh_next(self, counts: Tensor) -> Tensor:
-        return self._weights(self._next_ranks, counts)
 
     def _weights(self, ranks: _Ranks, counts: Tensor) -> Tensor:
         """The w of each level, (levels,) float64."""

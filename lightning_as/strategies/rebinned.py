@@ -84,7 +84,7 @@ class RebinnedSampling(AdaptiveSampling):
 
     reads = frozenset({"losses", "bounds", "entropies", "features"})  # of an object, only what its options ask for
     any_device = False
-    by_chunks = False
+    by_chunks = by_shards = False
 
     def __init__(
         self,

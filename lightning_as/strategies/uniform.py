@@ -42,6 +42,7 @@ class Uniform(Strategy):
     reads = frozenset()
     any_device = True
     by_chunks = True
+    by_shards = True
 
     def __init__(self, replacement: bool = False) -> None:
         self.replacement = replacement
@@ -91,6 +92,9 @@ class Uniform(Strategy):
         if self._chunk_order is not None and self.bins.chunks is not None:
             self._chunk_order.load_state_dict(state["of_chunks"], len(self.bins.chunks.sizes))
         self._order, self._position = state["order"].to(self.bins.device, copy=True), state["position"]
+
+    def recut(self, state: dict[str, Any]) -> dict[str, Any]:
+        return state | {"order": self._order.new_empty(0, device="cpu"), "position": 0}
 
     def _next(self, size: int, generator: torch.Generator) -> Tensor:
         """The next instances of the permutation, and of another one where it ends."""

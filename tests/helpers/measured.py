@@ -18,10 +18,12 @@ class Measured(Tiny):
         self.log("val/accuracy", (self.net(batch[0]).argmax(1) == batch[1]).float().mean())
 
 
-def fit(make: Any, path: Path, num_workers=0, processes=1, callbacks=(), module=Measured, **options: Any) -> None:
+def fit(
+    make: Any, path: Path, num_workers=0, processes=1, callbacks=(), module=Measured, sharded=False, **options: Any
+) -> None:
     """A fit with batches of one size in all: only the checkpoint can make it equal to one of another seed."""
     strategy = make()
-    data = AdaptiveDataModule(TinyData(batch_size=BATCH // processes, num_workers=num_workers))
+    data = AdaptiveDataModule(TinyData(batch_size=BATCH // processes, num_workers=num_workers), sharded=sharded)
     devices: dict[str, Any] = {"devices": processes, "strategy": "ddp_fork" if processes > 1 else "auto"}
     options = {"max_epochs": EPOCHS, "limit_val_batches": 1, **devices, **options}
     tiny_fit(path.parent, strategy, module, data, callbacks=(Report(path, strategy), *callbacks), **options)

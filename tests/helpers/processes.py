@@ -4,6 +4,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import socket
 import traceback
 import warnings
 from collections.abc import Callable
@@ -46,6 +47,33 @@ def within(seconds: float, function: Callable[[], object]) -> str:
         process.join()
 
 
+def in_two(function: Callable[[], object]) -> None:
+    """Run a function in two processes that are to Lightning as if a cluster had started them; for :func:`within`.
+
+    It is for strategies that know no other way but to start the script anew.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "NODE_RANK": "0"}
+    reader, writer = multiprocessing.get_context("fork").Pipe(duplex=False)
+    if (pid := os.fork()) == 0:
+        os.environ["LOCAL_RANK"] = "1"
+        try:
+            function()
+            writer.send("")
+        except BaseException:
+            writer.send(traceback.format_exc())
+        os._exit(0)  # without what the process it is a copy of has to do at its end
+    os.environ["LOCAL_RANK"] = "0"
+    try:
+        function()
+    finally:
+        failure = reader.recv() if reader.poll(60) else "The second process has not ended."
+        os.waitpid(pid, os.WNOHANG)
+    if failure:
+        raise RuntimeError(failure)
+
+
 class Report(Callback):
     """Writes down, in each process, what was trained on and learnt: to `path` with the suffix ``.0.pt`` and so on."""
 
@@ -54,7 +82,7 @@ class Report(Callback):
         self.found: dict[str, list[Any]] = {"batches": [], "states": [], "gradients": []}
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        gradients = [weight.grad.clone() for weight in pl_module.parameters() if weight.grad is not None]
+        gradients = [_whole(weight.grad).clone() for weight in pl_module.parameters() if weight.grad is not None]
         self.found["gradients"].append(gradients)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -66,4 +94,10 @@ class Report(Callback):
         draws = [draw for draw, _, _ in self.strategy.told] if isinstance(self.strategy, Recording) else []
         drawn = {"drawn": [draw.indices for draw in draws], "probabilities": [draw.probabilities for draw in draws]}
         path = self.path.with_suffix(f".{trainer.global_rank}.pt")
-        torch.save({**self.found, **drawn, "weights": pl_module.state_dict()}, path)
+        weights = {name: _whole(weight) for name, weight in pl_module.state_dict().items()}
+        torch.save({**self.found, **drawn, "weights": weights}, path)
+
+
+def _whole(tensor: Any) -> torch.Tensor:
+    """A tensor of which each process may have a part."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor

@@ -24,12 +24,12 @@ def fit(path: Path, processes: int, module: Any = Tiny, **options: Any) -> list[
     return [torch.load(path.with_suffix(f".{rank}.pt")) for rank in range(processes)]
 
 
-def frozen() -> Tiny:
+def frozen(make: Any = Tiny) -> Tiny:
     """A module whose losses are a function of the instance alone.
 
     It never moves, and its weights are, like the features, multiples of 1/16: its sums are exact in any order.
     """
-    module = Tiny(lr=0.0)
+    module = make(lr=0.0)
     with torch.no_grad():
         for weight in module.parameters():
             weight.copy_(weight.mul(16).round() / 16)

@@ -35,7 +35,9 @@ def trainer(others: list[Tensor] | None = None, loader: Any = None, **attributes
     collectives: list[Tensor] = []
     strategy = SimpleNamespace(all_gather=all_gather, root_device=torch.device("cpu"), collectives=collectives)
     size = 1 + len(others or [])
-    return SimpleNamespace(world_size=size, strategy=strategy, train_dataloader=loader, **attributes)  # pyright: ignore[reportReturnType]
+    return SimpleNamespace(
+        world_size=size, strategy=strategy, distributed_sampler_kwargs=None, train_dataloader=loader, **attributes
+    )  # pyright: ignore[reportReturnType]
 
 
 def test_the_rows_of_several_processes_are_put_together_in_the_order_of_the_global_batch():
