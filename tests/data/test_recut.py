@@ -39,7 +39,7 @@ def known(sampler: Any, kind: str) -> Tensor:
         sizes = torch.tensor(sampler.own_bins.sizes)[sampler.own_bins.tags]
         found[where, 2] = strategy.instance_probabilities() * sizes
     if kind == "closeness":
-        found[where, 2] = strategy.state_dict()["doubts"]
+        found[where, 2] = strategy.state_dict()["doubts"].double()
     return found
 
 
