@@ -3,12 +3,21 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_as import AdaptiveSampling, Bins, ClosenessSampling, Strategy, Uniform
-from lightning_as.core.chunk_order import Chunks
+from lightning_as import (
+    AdaptiveDataLoader,
+    AdaptiveDataModule,
+    AdaptiveSampling,
+    Bins,
+    ClosenessSampling,
+    Strategy,
+    Uniform,
+)
 from lightning_as.core.draw import Draw, importance_weights
 from lightning_as.core.shards import over_processes
 from lightning_as.data import sharing
+from lightning_as.data.chunks import InChunks
 from lightning_as.data.sharded_sampler import ShardedBatchSampler
 from tests.helpers.statistics import p_value, saved, seeded
 from tests.helpers.tiny import differences
@@ -134,9 +143,22 @@ def test_one_that_is_made_before_the_processes_takes_its_shard_when_they_are_the
     assert len(strategy.bins) == len(make(1).own_bins)
 
 
-def test_chunks_are_not_cut():
+def test_loaders_have_one_if_they_are_told_to_and_of_chunks_none():
+    dataset = TensorDataset(torch.arange(50.0), torch.arange(50) % 2)
+    plain, wrapped = DataLoader(dataset, 10), AdaptiveDataModule(dataset, 10, sharded=True)
+    loaders = [
+        AdaptiveDataLoader(dataset, 10, sharded=True),
+        AdaptiveDataLoader.like(plain, sharded=True),
+        wrapped.train_dataloader(),
+    ]
+    for loader in loaders:
+        assert isinstance(loader.sampler, ShardedBatchSampler)
+        assert sorted(torch.cat([batch[0] for batch in loader]).tolist()) == list(range(50))
+    assert not isinstance(AdaptiveDataLoader(dataset, 10).sampler, ShardedBatchSampler)
     with pytest.raises(ValueError, match="which `sharded=True` would cut"):
-        ShardedBatchSampler(Bins(TAGS).in_chunks(Chunks.of([SIZE - 100, 100], 1)), BATCH)
+        AdaptiveDataLoader(InChunks(dataset, 10), 10, sharded=True)
+    loader = AdaptiveDataLoader(InChunks(dataset, 10), 10, sharded=True, open_chunks=None)
+    assert isinstance(loader.sampler, ShardedBatchSampler)
 
 
 def test_without_processes_a_sum_over_them_is_what_there_is():
