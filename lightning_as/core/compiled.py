@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_as.core.compiled_keys import find_keys, insert_keys
 from lightning_as.core.compiled_looks import look_at_logits, note_looks
 from lightning_as.core.compiled_trees import (
     Floats,
@@ -44,6 +45,8 @@ __all__ = [
     "copy_leaves",
     "draw_leaves",
     "draw_two_levels",
+    "find_keys",
+    "insert_keys",
     "kernel",
     "look_at_logits",
     "note_looks",

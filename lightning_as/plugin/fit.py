@@ -12,8 +12,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
 from lightning_as.core.draw import Draw
-from lightning_as.data.batch_sampler import AdaptiveBatchSampler
-from lightning_as.data.dataloader import AdaptiveDataLoader
+from lightning_as.data.stream_sampler import StreamSampler
 from lightning_as.plugin.arguments import Options
 from lightning_as.plugin.candidates import Candidates
 from lightning_as.plugin.figures import Figures
@@ -26,7 +25,7 @@ from lightning_as.plugin.scoring import Scorer
 from lightning_as.plugin.takeover import OtherData, take_over
 from lightning_as.plugin.turn import Turn
 from lightning_as.plugin.weights import Weights
-from lightning_as.plugin.wiring import check_labels, find_loader
+from lightning_as.plugin.wiring import Loader, Sampler, check_labels, find_loader, gather_draw
 from lightning_as.strategies import Strategy
 
 
@@ -43,7 +42,7 @@ class Fit:
         other_data: As in the callback.
     """
 
-    sampler: AdaptiveBatchSampler
+    sampler: Sampler
     """Where the batches come from; there from :meth:`attach` on, as is the scorer."""
     _scorer: Scorer | None = None
 
@@ -65,7 +64,7 @@ class Fit:
         self._pass = forward_pass
         self._other_data: OtherData = other_data
         self._turn = Turn(trainer)
-        self._loader: AdaptiveDataLoader | None = None
+        self._loader: Loader | None = None
         self._checked = False
         self._at_work = False  # whether a batch is being trained on
         self._handed: dict[str, Any] = {}
@@ -74,7 +73,7 @@ class Fit:
         self._rows = Rows(0)
         self.figures = Figures(strategy)
 
-    def attach(self, previous: AdaptiveBatchSampler | None, state: dict[str, Any] | None) -> AdaptiveBatchSampler:
+    def attach(self, previous: Sampler | None, state: dict[str, Any] | None) -> Sampler:
         """Have the batches drawn by the strategy, whichever loader they come from now.
 
         To be called when training begins, and when each epoch does.
@@ -162,6 +161,8 @@ class Fit:
         look, bins = seen.look, self.sampler.bins_at_work
         alone = self.trainer.world_size == 1 and self._rows.there is None
         rows = [seen.losses, seen.bounds, *(() if alone else look)]
+        if isinstance(self.sampler, StreamSampler):
+            draw = gather_draw(self.trainer, draw)
         told, (losses, bounds, *rest) = gather_kept(self.trainer, draw, rows, self._rows.there, bins.device)
         if not len(told.indices):
             return
