@@ -30,7 +30,7 @@ def levels_of(doubts: Floats) -> NDArray[np.int16]:
     return (np.rint((logits.clip(-_LARGEST, _LARGEST) + _LARGEST) / _STEP) + 1).astype(np.int16)
 
 
-def weights_of_levels(counts: Integers, gamma: float, pressure: float, floor: float) -> tuple[Floats, float]:
+def weights_of_levels(counts: Integers, gamma: float, pressure: float, floor: float) -> Floats:
     """The weight max(s^(−i/M), ε) of an instance on each level, at rank i of M by closeness d (1 − d)^γ, largest first.
 
     Instances on one level share the mean over their ranks; on an empty one there is the rank that one would have.
@@ -42,19 +42,19 @@ def weights_of_levels(counts: Integers, gamma: float, pressure: float, floor: fl
         floor: ε, from 0 to 1.
 
     Returns:
-        The weights, (LEVELS + 1,), 1 on level 0; and their mean over the M instances, 1 if there are none.
+        The weights, (LEVELS + 1,), 1 on level 0.
     """
     known = counts[1:]
     size = int(known.sum())
-    if size == 0:
-        return np.ones(LEVELS + 1), 1.0
+    if size == 0 or pressure == 1:
+        return np.ones(LEVELS + 1)
     closeness = DOUBTS[1:] / (1 + np.exp(_LOGITS)) ** gamma  # where 1 − d keeps its digits
     order = np.argsort(-closeness, kind="stable")
     sizes = known[order]
     first, sizes = np.cumsum(sizes) - sizes, np.maximum(sizes, 1)
-    step = -max(math.log(pressure), 1e-9) / size  # the sum of a geometric sequence divides by it
+    step = -math.log(pressure) / size  # the sum of a geometric sequence divides by it
     weights = np.ones(LEVELS + 1)
     weights[1 + order] = np.exp(first * step) * np.expm1(sizes * step) / (math.expm1(step) * sizes)
     weights = np.maximum(weights, floor)
     weights[0] = 1.0
-    return weights, float((weights[1:] * known).sum() / size)
+    return weights

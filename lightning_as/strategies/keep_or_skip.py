@@ -7,7 +7,8 @@ until the next time the one at rank i = 0 … M − 1 is kept with the probabili
 
     w = max(s^(−i/M), ε),
 
-where s is the selection pressure and ε the floor; else it is skipped. What is not known, since it is new or its loss
+where s is the selection pressure and ε the floor; else it is skipped. One that has been trained on since has the w of
+the rank at which its doubt would have stood. What is not known, since it is new or its loss
 was not finite, is kept. Where a pass brings each instance once, it is trained on in proportion to its w: these are the
 probabilities that `ClosenessSampling` has inside a bin, and γ follows the data in the same way. Unbiased weights are
 w̄/w, with w̄ the mean of the w over what the stream brings.
@@ -123,7 +124,7 @@ class KeepOrSkip(StreamFilter):
         self._came = self._since = 0.0  # candidates, in all and since the last ranking
         self._new = 1.0  # the share of new ones among the last
         self._warm = False
-        self._weights, self._mean = np.ones(LEVELS + 1), 1.0
+        self._weights = np.ones(LEVELS + 1)
         self._persistence.begin()
 
     def start_epoch(self, generator: torch.Generator) -> None:
@@ -153,7 +154,7 @@ class KeepOrSkip(StreamFilter):
         positions = torch.from_numpy(np.flatnonzero(kept))
         within = torch.from_numpy(weights[kept])
         bins = torch.zeros(len(positions), dtype=torch.int64, device="cpu")
-        return positions, Draw(keys[positions], bins, within / (self._mean if self._thins else 1.0), within)
+        return positions, Draw(keys[positions], bins, within / self._mean, within)
 
     def repeated(self, keys: Tensor) -> Tensor:
         return torch.from_numpy(self._table.mark(keys.numpy()))
@@ -186,7 +187,7 @@ class KeepOrSkip(StreamFilter):
             "gamma": self.present_gamma,
             "hopeless": float(self._persistence.share),
             "staying": float(self._persistence.staying),
-            "kept": self._mean if self._thins else 1.0,
+            "kept": self._mean,
             "known": float(self.known),
         }
 
@@ -194,7 +195,6 @@ class KeepOrSkip(StreamFilter):
         return {
             "table": self._table.state_dict(),
             "weights": torch.from_numpy(self._weights.copy()),
-            "mean": self._mean,
             "came": self._came,
             "since": self._since,
             "new": self._new,
@@ -205,15 +205,21 @@ class KeepOrSkip(StreamFilter):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         weights, values = state["weights"], state["table"]["values"]
         require(((weights > 0) & (weights <= 1)).all(), "`weights` are not from 0 to 1")
-        require(0 < state["mean"] <= 1, "`mean` is not from 0 to 1")
         require(((values & LEVELS) > 0).all() & (values < 2 * _SEEMED).all(), "`values` are on no level")
         self._persistence.load_state_dict(state["persistence"])
         self._table.load_state_dict(state["table"])
         self._counts = np.bincount(values.numpy() & LEVELS, minlength=LEVELS + 1).astype(np.int64)
         self._known = int(self._counts.sum())
-        self._weights, self._mean = weights.numpy().copy(), state["mean"]
+        self._weights = weights.numpy().copy()
         self._came, self._since, self._new = state["came"], state["since"], state["new"]
         self._warm = bool(state["warm"])
+
+    @property
+    def _mean(self) -> float:
+        """w̄, over what the stream brings, which are new ones as well."""
+        if not self._thins:
+            return 1.0
+        return self._new + (1 - self._new) * float(self._weights @ self._counts) / self._known
 
     @property
     def _thins(self) -> bool:
@@ -242,5 +248,4 @@ class KeepOrSkip(StreamFilter):
         if over or self._since * _RANKINGS >= self._known:
             self._persistence.estimate(first=not self._warm)
             self._warm, self._since = self._warm or over, 0.0
-            self._weights, mean = weights_of_levels(self._counts, self.present_gamma, self.pressure, self.floor)
-            self._mean = self._new + (1 - self._new) * mean  # for new ones are kept
+            self._weights = weights_of_levels(self._counts, self.present_gamma, self.pressure, self.floor)
