@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
@@ -94,3 +95,15 @@ def pack(values: list[Any]) -> Packed:
 def _same(one: Tensor, other: Tensor) -> bool:
     plain = other.layout is torch.strided and not other.requires_grad and other.device.type == "cpu"
     return plain and one.shape == other.shape and one.dtype == other.dtype
+
+
+def warn_of_repeated(repeated: Tensor, names: list[Any]) -> bool:
+    """Warn if a key has come before in this pass, (C,) bool, with its name; whether there was one."""
+    if not bool(repeated.any()):
+        return False
+    rank_zero_warn(
+        f"The key {names[int(repeated.int().argmax())]!r} has come again before the stream has ended. If several "
+        "instances have it, they count as one: give `key` what tells them apart, such as `lambda sample: "
+        "sample['__url__'] + sample['__key__']`. If the stream repeats its instances, all is well."
+    )
+    return True

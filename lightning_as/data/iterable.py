@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.utils.data import DataLoader, IterableDataset
@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from lightning_as.core.arguments import check_integer
 from lightning_as.data.candidates import Candidates, Keyed, KeyOf
 from lightning_as.data.collation import collate
-from lightning_as.data.stream_log import Origin
+from lightning_as.data.stream_log import Origin, Place
 from lightning_as.data.stream_sampler import StreamSampler
 
 
@@ -80,8 +80,9 @@ class AdaptiveIterableLoader:
         length = _length(dataset, batch_size) if batches_per_epoch is None else batches_per_epoch
         seed = torch.initial_seed() if seed is None else seed
         self.stream = dataset
-        self.sampler = StreamSampler(batch_size, length, seed)
-        self.sampler.origin = self._origin
+        resumable = not num_workers and hasattr(dataset, "state_dict") and hasattr(dataset, "load_state_dict")
+        self._place = Place(dataset if resumable else None)
+        self.sampler = StreamSampler(batch_size, length, seed, self._place)
         self.num_workers = num_workers
         self.prefetch_factor = prefetch_factor
         self.collate_fn = collate_fn or collate
@@ -92,9 +93,9 @@ class AdaptiveIterableLoader:
             "multiprocessing_context": multiprocessing_context,
             "prefetch_factor": prefetch_factor,
         }
-        self._candidates = self._reader(Keyed(key), seed, persistent_workers=persistent_workers)
+        self._own = Keyed(key), seed, persistent_workers
+        self._candidates = self._make()
         self._running: Iterator[Candidates] | None = None
-        self._pass = 0  # the one that runs, or else the next
         self._came: int | None = None  # samples of it; None if it did not begin at its beginning
         self._kept: list[Any] = []  # samples that wait for a batch
 
@@ -110,7 +111,7 @@ class AdaptiveIterableLoader:
     def __iter__(self) -> Iterator[Any]:
         """The batches of an epoch, each made when it is asked for."""
         if self.turn is not None and not self.turn():
-            yield from self._reader(self.collate_fn, 0, drop_last=True)
+            yield from self._reader(self.collate_fn, 0, drop_last=True)  # of its own, which moves nothing here
             return
         if self.released:
             self.sampler.detach()
@@ -119,11 +120,11 @@ class AdaptiveIterableLoader:
             yield self._next_batch()
 
     def _next_batch(self) -> Any:
-        if self.sampler.begins:
+        if self._place.begins:
             self._running, self._kept = None, []
-            self._pass, self.sampler.begins = self.sampler.start.number, False
+            self._place.number, self._place.begins, self._place.under_way = self._place.start.number, False, False
         while len(self._kept) < self.batch_size:
-            origin, candidates = self._origin(), self._read()
+            origin, candidates = self._place.now(), self._read()
             self._kept += candidates.take(self.sampler.choose(candidates.keys, candidates.names, origin))
         samples, self._kept = self._kept[: self.batch_size], self._kept[self.batch_size :]
         self.sampler.form()
@@ -143,15 +144,15 @@ class AdaptiveIterableLoader:
 
     def _begin(self) -> None:
         """Begin a pass; or go on in one, if a checkpoint says where."""
-        state, self.sampler.start = self.sampler.start.state, Origin(0, None)
-        stream: Any = self.stream
+        place, stream = self._place, cast(Any, self.stream)
+        state, place.start = place.start.state, Origin(0, None)
         if callable(getattr(stream, "set_epoch", None)):
-            stream.set_epoch(self._pass)
+            stream.set_epoch(place.number)
         if state is not None:
             stream.load_state_dict(state)
         self._came = 0 if state is None else None
         self.sampler.begin_pass()
-        self._running = iter(self._candidates)
+        self._running, place.under_way = iter(self._candidates), True
 
     def _end(self) -> None:
         """Note that the stream has ended."""
@@ -162,17 +163,19 @@ class AdaptiveIterableLoader:
                 "data; a data set that can be iterated once only, such as one over a generator, must make it anew in "
                 "each `__iter__`."
             )
-        self._running = None
-        self._pass += 1
+        self._running, self._place.under_way = None, False
+        self._place.number += 1
 
-    def _origin(self) -> Origin | None:
-        """Where the stream stands, if that can be told; see :class:`StreamSampler`."""
-        stream: Any = self.stream
-        if self.num_workers or not (hasattr(stream, "state_dict") and hasattr(stream, "load_state_dict")):
-            return None
-        if self.sampler.begins or self._running is None:  # it stands where it is going to begin
-            return self.sampler.start if self.sampler.begins else Origin(self._pass, None)
-        return Origin(self._pass, stream.state_dict())
+    def end_workers(self) -> None:
+        """End the loader processes, as at the end of a fit; if there are any, the stream begins anew after it."""
+        if self.num_workers:
+            self._running, self._candidates = None, self._make()
+            self.sampler.restart()
+
+    def _make(self) -> DataLoader[Any]:
+        """What reads the candidates."""
+        keyed, seed, persistent = self._own
+        return self._reader(keyed, seed, persistent_workers=persistent)
 
     def _reader(self, collate_fn: Callable[[Any], Any], seed: int, **options: Any) -> DataLoader[Any]:
         """A loader of the samples by so many as make a batch, with settings that torch takes."""

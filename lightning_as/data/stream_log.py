@@ -21,6 +21,35 @@ class Origin(NamedTuple):
     """That of the data set; None at the beginning of the pass."""
 
 
+class Place:
+    """Where a stream is, as a loader knows it.
+
+    Args:
+        stream: The data set, if it can say where it is and be brought back there.
+    """
+
+    def __init__(self, stream: Any = None) -> None:
+        self._stream = stream
+        self.number = 0
+        """Of the pass that is under way, or else of the next."""
+        self.under_way = False
+        self.restart()
+
+    def restart(self, start: Origin | None = None) -> None:
+        """Have the stream begin anew, or there."""
+        self.begins = True
+        """Whether the stream is to begin at :attr:`start`. The loader takes notice."""
+        self.start = Origin(0, None) if start is None else start
+
+    def now(self) -> Origin | None:
+        """Where it stands; None if that cannot be told."""
+        if self._stream is None:
+            return None
+        if self.begins:
+            return self.start
+        return Origin(self.number, self._stream.state_dict() if self.under_way else None)
+
+
 class StreamLog:
     """Remembers of the candidates that came last which were kept, until these have been trained on."""
 
@@ -43,11 +72,17 @@ class StreamLog:
         self._entries.clear()
         self._done = 0
 
-    def state_dict(self, origin: Origin) -> dict[str, Any]:
-        """What to begin again with, where the stream stands at `origin` now."""
+    def state_dict(self, origin: Origin, replay: Replay | None = None) -> dict[str, Any]:
+        """What to begin again with.
+
+        Args:
+            origin: Where the stream stands now.
+            replay: What has been decided of the candidates that come next. Default: nothing.
+        """
         first = self._entries[0][0] if self._entries else origin
-        kept = [positions.clone() for _, positions in self._entries]
-        return {"number": first.number, "state": first.state, "kept": kept, "done": self._done}
+        done = replay.done if replay is not None and not self._entries else self._done
+        kept = [positions for _, positions in self._entries] + ([] if replay is None else list(replay.kept))
+        return {"number": first.number, "state": first.state, "kept": [part.clone() for part in kept], "done": done}
 
 
 class Replay:
@@ -59,13 +94,14 @@ class Replay:
     """
 
     def __init__(self, state: dict[str, Any], keys: Tensor) -> None:
-        self._kept = deque[Tensor](state["kept"])
+        self.kept = deque[Tensor](state["kept"])
+        """The positions of those of the next candidates, one entry for each time that some come."""
         self.done: int = state["done"]
         """Instances of the next candidates that were trained on."""
         self._keys = keys
 
     def __bool__(self) -> bool:
-        return bool(self._kept)
+        return bool(self.kept)
 
     @property
     def left(self) -> int:
@@ -78,7 +114,7 @@ class Replay:
         Args:
             keys: The hashes of the candidates' keys, (C,).
         """
-        positions = self._kept.popleft()
+        positions = self.kept.popleft()
         count = len(positions) - self.done
         if len(positions) and int(positions[-1]) >= len(keys):
             return None
@@ -113,3 +149,13 @@ def checked(stream: Any) -> dict[str, Any]:
         check_layout(left[name], none if name in ("indices", "bins") else none.double(), f"stream.left.{name}")
         require(len(left[name]) == decided, f"`stream.left.{name}` is not one for each instance that was kept")
     return stream
+
+
+def refuse_positions(state: Any) -> None:
+    """Raise a `ValueError` if a state is that of a sampler over positions."""
+    if isinstance(state, dict) and "stream" not in state:
+        raise ValueError(
+            f"The state to load is of {state.get('strategy')} and of data with positions, but here is a stream: resume "
+            "with the loader and the strategy it was saved with, or start a new training, if you like from the "
+            "checkpoint's weights by `load_from_checkpoint`."
+        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -15,8 +15,9 @@ from lightning_as.core.arguments import check_integer
 from lightning_as.core.draw import Draw
 from lightning_as.core.state import check_layout, checksums
 from lightning_as.core.stream import Stream
+from lightning_as.data.candidates import warn_of_repeated
 from lightning_as.data.sampler_state import FORMAT, check_saved, check_use, chunk_sizes, generator_state, load_into
-from lightning_as.data.stream_log import Origin, Replay, StreamLog, checked, joined
+from lightning_as.data.stream_log import Origin, Place, Replay, StreamLog, checked, joined, refuse_positions
 from lightning_as.strategies import Strategy
 from lightning_as.strategies.stream_filter import StreamFilter
 
@@ -30,14 +31,15 @@ class StreamSampler:
     Args:
         batch_size: Instances per batch, of this process.
         batches_per_epoch: Length of an epoch.
-        seed: Seed of the decisions, equal in all processes.
+        seed: Seed of the decisions, equal in all processes. Default: 0.
+        place: Where the stream is. Default: nobody knows.
 
     Raises:
         TypeError: If a size is not an integer.
         ValueError: If a size is not positive.
     """
 
-    def __init__(self, batch_size: int, batches_per_epoch: int, seed: int = 0) -> None:
+    def __init__(self, batch_size: int, batches_per_epoch: int, seed: int = 0, place: Place | None = None) -> None:
         check_integer("batch_size", batch_size)
         check_integer("batches_per_epoch", batches_per_epoch)
         self.batch_size = batch_size
@@ -47,19 +49,14 @@ class StreamSampler:
         self.limit: int | None = None
         """Batches of an epoch that will be asked for, if fewer than all."""
         self.data = self.learned_from = 0  # fingerprints: of a stream nobody knows one, and keys tell instances apart
-        self.origin: Callable[[], Origin | None] = lambda: None
-        """Tells where the stream stands; None if it cannot be resumed. The loader gives it."""
-        self.begins = True
-        """Whether the stream is to begin anew, or to go on at :attr:`start`. The loader takes notice."""
-        self.start = Origin(0, None)
-        """Where it begins then."""
+        self.place = Place() if place is None else place
         self._generator = torch.Generator().manual_seed(seed)
         self._uniforms = (
             self._generator
         )  # of the batch that is being made; equal in all processes, however many it takes
         self._iteration = 0
         self._warned = False
-        self._clear()
+        self.restart()
 
     @property
     def num_replicas(self) -> int:
@@ -101,12 +98,12 @@ class StreamSampler:
             strategy.start_anew(self.bins)
         strategy.work_on(self.bins)
         self.strategy = strategy
-        self._clear()
+        self.restart()
 
     def detach(self) -> None:
         """Keep all from now on. The strategy keeps its state, and goes on from it when attached again."""
         self.strategy = None
-        self._clear()
+        self.restart()
 
     def epoch(self) -> Iterator[None]:
         """Begin one batch of an epoch after another; after :meth:`load_state_dict`, of what is left of it.
@@ -124,7 +121,7 @@ class StreamSampler:
             if self.strategy is not None:
                 self.strategy.start_epoch(self._generator)
                 if self.strategy.progress.epoch == 0 and not self._replay:  # of another training
-                    self._clear()
+                    self.restart()
         for _ in range(self._position, min(len(self), self.limit or len(self))):
             if iteration != self._iteration:
                 raise RuntimeError(
@@ -152,7 +149,7 @@ class StreamSampler:
         done = 0
         positions = self._replayed(keys)
         if positions is None:
-            self._warn_of_repeated(self.strategy.repeated(keys), names)
+            self._warned = self._warned or warn_of_repeated(self.strategy.repeated(keys), names)
             shift = self.rank / self.num_replicas  # so that not all processes keep or skip at once
             uniform = torch.rand((), dtype=torch.float64, generator=self._uniforms, device="cpu")
             positions, draw = self.strategy.keep(keys, float(uniform + shift) % 1)
@@ -162,6 +159,7 @@ class StreamSampler:
             done, self._replay.done = self._replay.done, 0
         if origin is not None:
             self._log.add(origin, positions)
+            self._log.trained(done)
         return positions[done:]
 
     def form(self) -> None:
@@ -226,11 +224,11 @@ class StreamSampler:
         return state | {"checksums": checksums(state)}
 
     def _state(self, strategy: Strategy) -> dict[str, Any]:
-        origin = self.origin() if self.num_replicas == 1 else None  # a checkpoint is of the first process alone
+        origin = self.place.now() if self.num_replicas == 1 else None  # a checkpoint is of the first process alone
         stream = None
         if origin is not None:
             left = joined(*self._pending, self._waiting)
-            stream = self._log.state_dict(origin) | {"left": left._asdict()}
+            stream = self._log.state_dict(origin, self._replay) | {"left": left._asdict()}
         return {
             "format": FORMAT,
             "tags": self.bins.tags,
@@ -256,28 +254,23 @@ class StreamSampler:
                 is damaged. Nothing is changed then.
         """
         assert self.strategy is not None, "attach a strategy first"
-        if isinstance(state, dict) and "stream" not in state:
-            raise ValueError(
-                f"The state to load is of {state.get('strategy')} and of data with positions, but here is a stream: "
-                "resume with the loader and the strategy it was saved with, or start a new training, if you like from "
-                "the checkpoint's weights by `load_from_checkpoint`."
-            )
+        refuse_positions(state)
         fresh = self.strategy.fresh()
         like = self._state(fresh) | {"stream": None}  # which stands for anything
         check_saved(state, like)
         check_use(state, self.strategy, self.batch_size * self.num_replicas)
         check_layout(state["strategy_state"], like["strategy_state"], "strategy_state")
         generator = generator_state(state["generator"])
-        resumable = self.origin() is not None and self.num_replicas == 1 and state["stream"] is not None
+        resumable = self.place.now() is not None and self.num_replicas == 1 and state["stream"] is not None
         stream = checked(state["stream"]) if resumable else None
         load_into(fresh, state)
         vars(self.strategy).update(vars(fresh))  # from here on nothing can go wrong
-        self._clear()
+        self.restart()
         self._generator.set_state(generator)
         self._position = state["position"] % len(self)
         self._resuming = self._position > 0
         if stream is not None:
-            self.start = Origin(stream["number"], stream["state"])
+            self.place.restart(Origin(stream["number"], stream["state"]))
             self._waiting = Draw(**stream["left"])
             self._replay = Replay(stream, self._waiting.indices)
         elif self._resuming:
@@ -302,19 +295,9 @@ class StreamSampler:
             self._replay = None
         return positions
 
-    def _warn_of_repeated(self, repeated: Tensor, names: list[Any]) -> None:
-        if self._warned or not bool(repeated.any()):
-            return
-        self._warned = True
-        rank_zero_warn(
-            f"The key {names[int(repeated.int().argmax())]!r} has come again before the stream has ended. If several "
-            "instances have it, they count as one: give `key` what tells them apart, such as `lambda sample: "
-            "sample['__url__'] + sample['__key__']`. If the stream repeats its instances, all is well."
-        )
-
-    def _clear(self) -> None:
+    def restart(self) -> None:
         """Have the stream begin anew, with nothing that waits."""
-        self.begins, self.start = True, Origin(0, None)
+        self.place.restart()
         self._pending: deque[Draw] = deque()
         self._waiting = joined()
         self._log = StreamLog()

@@ -12,6 +12,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
 from lightning_as.core.draw import Draw
+from lightning_as.data.iterable import AdaptiveIterableLoader
 from lightning_as.data.stream_sampler import StreamSampler
 from lightning_as.plugin.arguments import Options
 from lightning_as.plugin.candidates import Candidates
@@ -194,6 +195,8 @@ class Fit:
         self._stop()
         self.observer.remove()
         self._leave()
+        if isinstance(self._loader, AdaptiveIterableLoader):
+            self._loader.end_workers()
 
     def _check(self, batch: Any, size: int) -> None:
         """Try what can be tried before the first batch is trained on."""

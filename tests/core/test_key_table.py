@@ -1,6 +1,4 @@
 import copy
-import subprocess
-import sys
 from typing import Any
 
 import numpy as np
@@ -16,17 +14,17 @@ pytestmark = pytest.mark.usefixtures("execution")
 def test_it_is_a_dict():
     """Few different low bits, so that runs of slots are long, and keys that come twice in a batch."""
     source, table, oracle = np.random.default_rng(0), KeyTable(), dict[int, int]()
-    for step in range(300):
-        keys = source.integers(1, 50, 20) + (source.integers(0, 60, 20) << 40)
+    for step in range(100):
+        keys = source.integers(1, 200, 20) + (source.integers(0, 6, 20) << 40)
         values = source.integers(1, 2**15, 20)
         places = table.insert(keys)
         table.values[places] = values
         oracle |= dict(zip(keys.tolist(), values.tolist(), strict=True))
-        asked = source.integers(0, 50, 40) + (source.integers(0, 60, 40) << 40)
+        asked = source.integers(0, 200, 40) + (source.integers(0, 6, 40) << 40)
         found = table.find(asked)
         assert [int(table.values[at]) if at >= 0 else None for at in found] == [oracle.get(key) for key in asked]
         assert len(table) == len(oracle), step
-    assert len(oracle) > 2000
+    assert len(oracle) > 900
     assert len(oracle) <= 0.75 * table.slots < 2.1 * len(oracle)
 
 
@@ -74,9 +72,7 @@ def test_keys_of_three_kinds_have_hashes_of_their_own_that_stay():
     assert len(set(hashes)) == len(keys)
     assert all(0 < one < 2**63 for one in hashes)
     assert hash_of(np.int32(1)) == hash_of(torch.tensor(1)) == hash_of(1)
-    there = "from lightning_as.core.key_table import hash_of; print(hash_of('000123'))"
-    done = subprocess.run([sys.executable, "-c", there], capture_output=True, text=True, check=True)
-    assert int(done.stdout) == hash_of("000123")
+    assert hash_of("000123") == 1528475012149582753  # in any process, for ever
 
 
 @pytest.mark.parametrize("key", [None, 1.5, True, ["a", "b"], torch.zeros(2), ("a", 1)])
