@@ -1,8 +1,8 @@
 """Keep or skip: what thinning a stream gains over training on all of it, at equal numbers of training steps.
 
 Fashion-MNIST, whose four files as they are distributed are in the folder ``--fashion``, with its labels and with a
-tenth of them wrong; without a folder the package's MNIST. It is read as a stream, as webdataset would have it: shards of
-1000 images in random order, a shuffle buffer of 5000. The network, the optimizer and the schedule are those of
+tenth of them wrong; without a folder the package's MNIST. It is read as a stream, as webdataset would have it: shards
+of 1000 images in random order, a shuffle buffer of 5000. The network, the optimizer and the schedule are those of
 ``bins.py``, batch 256, an epoch N / 256 steps, one thread.
 
 - ``plain``: all that comes, by the same loader without the callback.
@@ -162,7 +162,7 @@ def report(found: list[dict[str, Any]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="end within 50 s: a part of MNIST, 3 epochs of 30 batches, no CSV")
+    parser.add_argument("--quick", action="store_true", help="end within 50 s: 3 epochs of 30 batches, no CSV")
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--seeds", type=int, nargs="+", default=[100, 101, 102, 103, 104])
     parser.add_argument("--fashion", type=Path, help="folder with the four files of Fashion-MNIST; default: MNIST")

@@ -110,7 +110,7 @@ class KeyTable:
         """Have so many slots, all of them empty."""
         self._slots = np.zeros(slots, np.int64)
         self.values = np.zeros(slots, np.int16)
-        """What is known, by the places of keys, never negative; to be written to. After :meth:`insert` another array."""
+        """What is known, by the places of keys, never negative, to be written to; :meth:`insert` may replace it."""
         self._marks = np.zeros(slots, np.uint8)
 
     def _grow(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from copy import copy
 from typing import Any, cast
 
 import torch
@@ -111,7 +112,8 @@ class AdaptiveIterableLoader:
     def __iter__(self) -> Iterator[Any]:
         """The batches of an epoch, each made when it is asked for."""
         if self.turn is not None and not self.turn():
-            yield from self._reader(self.collate_fn, 0, drop_last=True)  # of its own, which moves nothing here
+            # Of a copy, since a data set may keep where it is.
+            yield from self._reader(copy(self.stream), self.collate_fn, 0, drop_last=True)
             return
         if self.released:
             self.sampler.detach()
@@ -175,12 +177,14 @@ class AdaptiveIterableLoader:
     def _make(self) -> DataLoader[Any]:
         """What reads the candidates."""
         keyed, seed, persistent = self._own
-        return self._reader(keyed, seed, persistent_workers=persistent)
+        return self._reader(self.stream, keyed, seed, persistent_workers=persistent)
 
-    def _reader(self, collate_fn: Callable[[Any], Any], seed: int, **options: Any) -> DataLoader[Any]:
-        """A loader of the samples by so many as make a batch, with settings that torch takes."""
+    def _reader(
+        self, stream: IterableDataset[Any], collate_fn: Callable[[Any], Any], seed: int, **options: bool
+    ) -> DataLoader[Any]:
+        """A loader of the samples by so many as make a batch."""
         return DataLoader(
-            self.stream,
+            stream,
             self.batch_size,
             collate_fn=collate_fn,
             generator=torch.Generator().manual_seed(seed),  # or else torch would move the global one

@@ -25,8 +25,8 @@ from lightning_as.strategies.stream_filter import StreamFilter
 class StreamSampler:
     """Decides for an :class:`AdaptiveIterableLoader` which candidates are trained on.
 
-    To the callback it is what an :class:`AdaptiveBatchSampler` is, but that its draws are of this process alone: each
-    reads a stream of its own. Without a strategy all are kept, and nothing is noted.
+    To the callback it is what an :class:`AdaptiveBatchSampler` is, but its draws are of this process alone, which reads
+    a stream of its own. Without a strategy all are kept, and nothing is noted.
 
     Args:
         batch_size: Instances per batch, of this process.
@@ -212,12 +212,7 @@ class StreamSampler:
         self._resuming = False
 
     def state_dict(self, strategy: Strategy | None = None) -> dict[str, Any]:
-        """Everything that the next decisions depend on, as plain tensors, ints and strings.
-
-        Args:
-            strategy: One that has been at work here and is to be saved, though it is not attached now. Default: the one
-                that is attached.
-        """
+        """As of :class:`AdaptiveBatchSampler`, and where the stream is."""
         strategy = self.strategy if strategy is None else strategy
         assert strategy is not None, "without a strategy there is nothing to save"
         state = self._state(strategy)
