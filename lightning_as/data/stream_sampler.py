@@ -44,7 +44,7 @@ class StreamSampler:
         check_integer("batches_per_epoch", batches_per_epoch)
         self.batch_size = batch_size
         self.batches_per_epoch = batches_per_epoch
-        self.bins = Stream()
+        self.bins = self.bins_at_work = Stream()
         self.strategy: StreamFilter | None = None
         self.limit: int | None = None
         """Batches of an epoch that will be asked for, if fewer than all."""
@@ -67,11 +67,6 @@ class StreamSampler:
     def rank(self) -> int:
         """Which of them this is."""
         return get_rank() if is_available() and is_initialized() else 0
-
-    @property
-    def bins_at_work(self) -> Stream:
-        """What stands in for a partition."""
-        return self.bins
 
     @property
     def generator(self) -> torch.Generator:
