@@ -180,7 +180,7 @@ class AdaptiveIterableLoader:
         return self._reader(self.stream, keyed, seed, persistent_workers=persistent)
 
     def _reader(
-        self, stream: IterableDataset[Any], collate_fn: Callable[[Any], Any], seed: int, **options: bool
+        self, stream: IterableDataset[Any], collate_fn: Callable[[Any], Any], seed: int, **options: Any
     ) -> DataLoader[Any]:
         """A loader of the samples by so many as make a batch."""
         return DataLoader(

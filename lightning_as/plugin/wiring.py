@@ -211,7 +211,9 @@ def gather_draw(trainer: Trainer, draw: Draw) -> Draw:
             "`datasets.distributed.split_dataset_by_node` and webdataset's `split_by_node` do."
         )
     indices, probabilities, within = shares.permute(1, 2, 0).flatten(1).unbind()  # in the order of `gather_batch`
-    return Draw(indices, torch.zeros_like(indices), probabilities.view(torch.float64), within.view(torch.float64))
+    # Copies, for no file can have one storage as two types.
+    probabilities, within = (part.view(torch.float64).clone() for part in (probabilities, within))
+    return Draw(indices, torch.zeros_like(indices), probabilities, within)
 
 
 def gather_batch(trainer: Trainer, rows: list[Tensor], device: torch.device) -> list[Tensor]:
