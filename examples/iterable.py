@@ -101,9 +101,7 @@ def main() -> None:
         enable_progress_bar=False,
     )
     trainer.fit(Classifier(), Rings())
-    print(
-        f"trained; val accuracy {trainer.callback_metrics['val/accuracy']:.2f}, {plugin.strategy.known} samples known"
-    )
+    print(f"trained; val accuracy {trainer.callback_metrics['val/accuracy']:.2f}")
 
 
 if __name__ == "__main__":

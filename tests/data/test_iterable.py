@@ -1,3 +1,4 @@
+import multiprocessing
 from collections.abc import Iterator
 from typing import Any
 
@@ -171,3 +172,22 @@ def test_the_global_generator_does_not_move():
     before = torch.get_rng_state()
     train(attached(Shards(), num_workers=1), 2)
     assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+def test_when_its_processes_are_ended_the_stream_begins_anew(persistent: bool):
+    loader = attached(Shards(), num_workers=1, persistent_workers=persistent)
+    first = train(loader, 1, 3)
+    assert loader.sampler.strategy is not None
+    loader.end_workers()
+    assert not multiprocessing.active_children()
+    again = train(loader, 1, 1)
+    loader.end_workers()
+    assert keys_of(first)[:1] == keys_of(again)
+
+
+def test_where_there_are_none_it_goes_on():
+    loader = attached(Shards())
+    first = train(loader, 1, 3)
+    loader.end_workers()
+    assert not set(keys_of(first)[0]) & {key for keys in keys_of(train(loader, 1, 3)) for key in keys}

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from lightning_as import Draw
-from lightning_as.data.stream_log import Origin, Replay, StreamLog, checked, joined
+from lightning_as.data.stream_log import Origin, Place, Replay, StreamLog, checked, joined, refuse_positions
 from tests.helpers.statistics import double
 
 
@@ -14,11 +14,30 @@ def draw_of(*keys: int) -> Draw:
     return Draw(torch.tensor(keys, dtype=torch.int64), torch.zeros(len(keys), dtype=torch.int64), ones, ones / 2)
 
 
+def test_a_place_tells_where_the_stream_is_and_will_begin():
+    class Stream:
+        def state_dict(self) -> dict[str, int]:
+            return {"at": 7}
+
+    place = Place(Stream())
+    assert (place.begins, place.now()) == (True, Origin(0, None))
+    place.restart(Origin(3, {"at": 2}))
+    assert (place.begins, place.now()) == (True, Origin(3, {"at": 2}))
+    place.begins, place.number = False, 3
+    assert place.now() == Origin(3, None)
+    place.under_way = True
+    assert place.now() == Origin(3, {"at": 7})
+    assert Place().now() is None
+
+
 def test_a_log_keeps_what_was_not_trained_on_and_where_the_stream_stood_before_it():
     log, now = StreamLog(), Origin(2, {"at": 40})
     assert log.state_dict(now) == {"number": 2, "state": {"at": 40}, "kept": [], "done": 0}
     for at, positions in enumerate(([0, 2], [], [1, 3, 5], [4])):
         log.add(Origin(1, {"at": 10 * at}), torch.tensor(positions, dtype=torch.int64))
+    replay = Replay({"kept": [torch.tensor([7])], "done": 2}, torch.tensor([], dtype=torch.int64))
+    assert StreamLog().state_dict(now, replay) == {"number": 2, "state": {"at": 40}, "kept": [7], "done": 2}
+    assert [len(part) for part in log.state_dict(now, replay)["kept"]] == [2, 0, 3, 1, 1]
     found = []
     for trained in (0, 1, 1, 1, 2, 1):
         log.trained(trained)
@@ -82,3 +101,9 @@ def test_a_damaged_state_is_refused(change: dict[str, Any], message: str):
     assert checked(state) is state
     with pytest.raises(ValueError, match=message):
         checked(state | change)
+
+
+def test_the_state_of_a_sampler_over_positions_is_refused():
+    refuse_positions({"stream": None})
+    with pytest.raises(ValueError, match="of Uniform and of data with positions, but here is a stream"):
+        refuse_positions({"strategy": "Uniform"})
