@@ -145,16 +145,25 @@ def summary(rows: list[dict[str, str]], epochs: int) -> list[dict[str, Any]]:
     return found
 
 
-def report(found: list[dict[str, Any]]) -> None:
-    """A table, and as the last line the figures."""
-    print("\n| data | method | seeds | test accuracy | points over plain | kept | processor time |")
-    print("|---|---|---|---|---|---|---|")
+def table(found: list[dict[str, Any]]) -> str:
+    """Markdown: differences are from plain streaming, ± their standard error."""
+    lines = [
+        "| data | method | seeds | test accuracy | points over plain | kept | processor time |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for row in found:
+        points = "" if row["method"] == "plain" else f"{row['points']:+.2f} ± {row['points_error']:.2f}"
         kept = "" if math.isnan(row["kept"]) else f"{row['kept']:.0%}"
-        print(
-            f"| {row['data']} | {row['method']} | {row['seeds']} | {row['accuracy']:.2%} "
-            f"| {row['points']:+.2f} ± {row['points_error']:.2f} | {kept} | {row['time']:.2f} |"
+        lines.append(
+            f"| {row['data']} | {row['method']} | {row['seeds']} | {row['accuracy']:.2%} | {points} | {kept} "
+            f"| {row['time']:.2f} |"
         )
+    return "\n".join(lines)
+
+
+def report(found: list[dict[str, Any]]) -> None:
+    """The table, and as the last line the figures."""
+    print(f"\n{table(found)}\n")
     names = ("accuracy", "points", "points_error", "kept", "time")
     figures = {f"{row['data']}_{row['method']}_{name}": round(row[name], 6) for row in found for name in names}
     print(json.dumps({"benchmark": "iterable", "figures": {n: x for n, x in figures.items() if not math.isnan(x)}}))

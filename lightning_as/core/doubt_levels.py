@@ -12,7 +12,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_as.core.compiled_trees import Floats, Integers
+from lightning_as.core.compiled_trees import Floats
 
 LEVELS = 2**13 - 1
 """Levels, from 1 to this; 0 is that of what is not known."""
@@ -30,13 +30,13 @@ def levels_of(doubts: Floats) -> NDArray[np.int16]:
     return (np.rint((logits.clip(-_LARGEST, _LARGEST) + _LARGEST) / _STEP) + 1).astype(np.int16)
 
 
-def weights_of_levels(counts: Integers, gamma: float, pressure: float, floor: float) -> Floats:
+def weights_of_levels(counts: Floats, gamma: float, pressure: float, floor: float) -> Floats:
     """The weight max(s^(−i/M), ε) of an instance on each level, at rank i of M by closeness d (1 − d)^γ, largest first.
 
     Instances on one level share the mean over their ranks; on an empty one there is the rank that one would have.
 
     Args:
-        counts: Number of instances on each level, (LEVELS + 1,), of which those on level 0 have no rank.
+        counts: Number of instances on each level, (LEVELS + 1,) float64; those on level 0 have no rank.
         gamma: γ, at least 0.
         pressure: s, at least 1.
         floor: ε, from 0 to 1.

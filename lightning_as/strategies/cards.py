@@ -30,7 +30,7 @@ class Card(NamedTuple):
     reads: tuple[str, ...]
     """What it wants to know of the batches and instances."""
     preset: str
-    """The configuration that trains with it: ``lightning-as fit --config PRESET``; empty for those that need a stream."""
+    """The configuration that trains with it: ``lightning-as fit --config PRESET``; empty if it needs a stream."""
     text: str
     """The card itself, in Markdown."""
 

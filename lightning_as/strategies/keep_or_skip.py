@@ -114,7 +114,9 @@ class KeepOrSkip(StreamFilter):
     def start(self, bins: Bins) -> None:
         super().start(bins)
         self._table = KeyTable()
-        self._counts = np.zeros(LEVELS + 1, np.int64)  # of the known instances, by level
+        self._counts = np.zeros(
+            LEVELS + 1
+        )  # of the known instances, by level; whole, but summed with weights each time
         self._known = 0
         self._persistence = Persistence(0, bins.device)  # which keeps the sums; what seemed hopeless is in the table
         self._begin()
@@ -208,7 +210,7 @@ class KeepOrSkip(StreamFilter):
         require(((values & LEVELS) > 0).all() & (values < 2 * _SEEMED).all(), "`values` are on no level")
         self._persistence.load_state_dict(state["persistence"])
         self._table.load_state_dict(state["table"])
-        self._counts = np.bincount(values.numpy() & LEVELS, minlength=LEVELS + 1).astype(np.int64)
+        self._counts = np.bincount(values.numpy() & LEVELS, minlength=LEVELS + 1).astype(np.float64)
         self._known = int(self._counts.sum())
         self._weights = weights.numpy().copy()
         self._came, self._since, self._new = state["came"], state["since"], state["new"]

@@ -16,7 +16,7 @@ def test_a_doubt_moves_by_little_and_a_level_to_itself():
 @pytest.mark.parametrize(("gamma", "pressure", "floor"), [(0, 10, 0.0), (0.5, 100, 0.03), (2, 1, 0.0), (0.3, 10, 1.0)])
 def test_weights_are_those_of_the_ranks_of_all_instances(gamma: float, pressure: float, floor: float):
     levels = levels_of(np.random.default_rng(0).beta(0.3, 0.5, 2000))
-    weights = weights_of_levels(np.bincount(levels, minlength=LEVELS + 1), gamma, pressure, floor)
+    weights = weights_of_levels(np.bincount(levels, minlength=LEVELS + 1).astype(np.float64), gamma, pressure, floor)
     closeness = [DOUBTS[level] * (1 - DOUBTS[level]) ** gamma for level in levels]
     order = sorted(range(2000), key=lambda i: -closeness[i])
     by_level: dict[int, list[float]] = {}
@@ -31,5 +31,5 @@ def test_weights_are_those_of_the_ranks_of_all_instances(gamma: float, pressure:
 
 
 def test_where_nothing_is_known_all_are_kept():
-    weights = weights_of_levels(np.zeros(LEVELS + 1, np.int64), 0.5, 10, 0)
+    weights = weights_of_levels(np.zeros(LEVELS + 1), 0.5, 10, 0)
     assert (weights == 1).all()
