@@ -111,8 +111,7 @@ class StreamSampler:
         if self._resuming:
             self._resuming = False
         else:
-            self._position = 0
-            self._pending.clear()
+            self.end_epoch()
             if self.strategy is not None:
                 self.strategy.start_epoch(self._generator)
                 if self.strategy.progress.epoch == 0 and not self._replay:  # of another training
