@@ -51,7 +51,7 @@ STUDIES = Path(__file__).parent.parent / "thesis" / "configs"
 
 def presets() -> dict[str, Path]:
     """Presets by the name of what they train with; "UniformWithReplacement" takes an option beside."""
-    methods = {card.name: PRESETS / f"{card.preset}.yaml" for card in cards()}
+    methods = {card.name: PRESETS / f"{card.preset}.yaml" for card in cards() if card.preset}
     variants = {name: STUDIES / f"{name}.yaml" for name in ("annex", "robust")}
     return methods | {"UniformWithReplacement": methods["Uniform"]} | variants
 

@@ -10,6 +10,7 @@ from lightning_as.data.chunks import InChunks
 from lightning_as.data.dataloader import AdaptiveDataLoader
 from lightning_as.data.datamodule import AdaptiveDataModule
 from lightning_as.data.image_data import ImageDataModule
+from lightning_as.data.iterable import AdaptiveIterableLoader
 from lightning_as.data.mnist import MNISTDataModule
 from lightning_as.data.partition import make_bins
 from lightning_as.data.torchvision_data import CIFAR10DataModule, CIFAR100DataModule, FashionMNISTDataModule
@@ -27,6 +28,7 @@ from lightning_as.strategies import (
     GopalSampling,
     GradientNormSampling,
     InfoBatch,
+    KeepOrSkip,
     LearnedFilter,
     LearnedProposal,
     LossProportional,
@@ -55,6 +57,7 @@ __all__ = [
     "AdaptiveBatchSampler",
     "AdaptiveDataLoader",
     "AdaptiveDataModule",
+    "AdaptiveIterableLoader",
     "AdaptiveSampling",
     "AdaptiveSamplingCallback",
     "BatchSelector",
@@ -72,6 +75,7 @@ __all__ = [
     "ImageDataModule",
     "InChunks",
     "InfoBatch",
+    "KeepOrSkip",
     "LearnedFilter",
     "LearnedProposal",
     "LossProportional",

@@ -22,6 +22,7 @@ from lightning_as.comparison.clock import Clock
 from lightning_as.comparison.fingerprint import describe, describe_dataset, fingerprint
 from lightning_as.comparison.rivals import Rival
 from lightning_as.comparison.setting import Data, Setting
+from lightning_as.data.iterable import AdaptiveIterableLoader
 from lightning_as.plugin.wiring import find_loader, length_of_training
 
 _TRIED_BATCHES = 2
@@ -135,6 +136,11 @@ class _Look(Callback):
         if total is None:
             raise MisconfigurationException("The training has no end: give the Trainer `max_epochs` or `max_steps`.")
         self.length = Length(total, epoch, -1 if trainer.max_epochs is None else trainer.max_epochs, trainer.max_steps)
+        if isinstance(loader, AdaptiveIterableLoader):
+            raise MisconfigurationException(
+                "`compare` trains several times on the same instances, by their positions, which an "
+                "AdaptiveIterableLoader has not: use a map-style data set."
+            )
         batches: Any = loader.dataset
         names = {id(parameter): name for name, parameter in pl_module.named_parameters()}
         groups = [group["params"] for optimizer in trainer.optimizers for group in optimizer.param_groups]

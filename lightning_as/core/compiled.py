@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_as.core.compiled_doubts import draw_blocks, draw_evenly, smooth_doubts
+from lightning_as.core.compiled_keys import find_keys, insert_keys
 from lightning_as.core.compiled_looks import look_at_logits, note_looks
 from lightning_as.core.compiled_trees import (
     Floats,
@@ -47,6 +48,8 @@ __all__ = [
     "draw_evenly",
     "draw_leaves",
     "draw_two_levels",
+    "find_keys",
+    "insert_keys",
     "kernel",
     "look_at_logits",
     "note_looks",

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from lightning_as.data.chunks import OPEN_CHUNKS
 from lightning_as.data.dataloader import AdaptiveDataLoader
+from lightning_as.data.iterable import AdaptiveIterableLoader
 from lightning_as.data.partition import BinsLike
 
 _ARGUMENTS = ("batch_size", "bins", "batches_per_epoch", "seed", "num_workers", "open_chunks", "sharded")
@@ -146,15 +147,15 @@ class AdaptiveDataModule(LightningDataModule):
                 num_workers=workers,
             )
         loader = self._wrapped.train_dataloader()
+        if isinstance(loader, (AdaptiveDataLoader, AdaptiveIterableLoader)):
+            raise MisconfigurationException(
+                f"{type(self._wrapped).__name__} gives an {type(loader).__name__} already: use it as it is, without "
+                "AdaptiveDataModule."
+            )
         if not isinstance(loader, DataLoader):
             raise MisconfigurationException(
                 f"`train_dataloader` of {type(self._wrapped).__name__} gave a {type(loader).__name__}: "
                 "AdaptiveDataModule needs a single torch DataLoader."
-            )
-        if isinstance(loader, AdaptiveDataLoader):
-            raise MisconfigurationException(
-                f"{type(self._wrapped).__name__} gives an AdaptiveDataLoader already: use it as it is, without "
-                "AdaptiveDataModule."
             )
         seed = self._next_seed()
         return AdaptiveDataLoader.like(loader, batch_size, bins, length, seed, num_workers, chunks, sharded)

@@ -110,7 +110,8 @@ def size_of(dataset: Dataset[Any]) -> int:
     if isinstance(dataset, IterableDataset):
         raise MisconfigurationException(
             f"The {type(dataset).__name__} is an IterableDataset, which has no positions to draw from: use a map-style "
-            "data set, with `__len__` and `__getitem__`, or a litdata.StreamingDataset."
+            "data set, with `__len__` and `__getitem__`, or a litdata.StreamingDataset; or an AdaptiveIterableLoader, "
+            "which keeps or skips what comes."
         )
     try:
         return len(dataset)  # pyright: ignore[reportArgumentType]

@@ -11,7 +11,6 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
 from lightning_as.core.draw import Weighting
-from lightning_as.data.batch_sampler import AdaptiveBatchSampler
 from lightning_as.plugin.arguments import Options, check_options, check_strategy
 from lightning_as.plugin.criterion import PerSample
 from lightning_as.plugin.figures import Figures
@@ -21,6 +20,7 @@ from lightning_as.plugin.recorded import Recorded
 from lightning_as.plugin.sharding import saved
 from lightning_as.plugin.takeover import OtherData
 from lightning_as.plugin.wiring import (
+    Sampler,
     check_processes_agree,
     claim,
     find_loader,
@@ -36,7 +36,8 @@ class AdaptiveSamplingCallback(Recorded):
     """Samples the training batches by a strategy, and updates it after every batch.
 
     The batches come from an :class:`AdaptiveDataLoader`, an :class:`AdaptiveDataModule` or one of the ready
-    DataModules. What the callback needs to know of a batch, it takes from where it is, in this order:
+    DataModules; or, by :class:`KeepOrSkip`, from an :class:`AdaptiveIterableLoader`. What the callback needs to know of
+    a batch, it takes from where it is, in this order:
 
     1. ``losses`` (B,) and ``logits`` (B, …) in what `training_step` returns beside ``loss``, or ``logits`` alone;
     2. the output of the submodule `logits_from`, seen by a forward hook: the module stays as it is;
@@ -126,7 +127,7 @@ class AdaptiveSamplingCallback(Recorded):
     ) -> None:
         super().__init__(examples)
         self._fit: Fit | None = None
-        self._sampler: AdaptiveBatchSampler | None = None  # of the last fit, whose state a later one takes over
+        self._sampler: Sampler | None = None  # of the last fit, whose state a later one takes over
         self.options = Options(
             logits_from,
             recompute,

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from lightning_as.strategies import Strategy
+from lightning_as.strategies.stream_filter import StreamFilter
 
 Table = Any
 """A `pandas.DataFrame`, or without pandas a dict of numpy arrays; neither is a type that is always there."""
@@ -56,6 +57,11 @@ def known_of(strategy: Strategy) -> dict[str, np.ndarray]:
     Raises:
         RuntimeError: If there is no record, or nothing was trained on.
     """
+    if isinstance(strategy, StreamFilter):
+        raise RuntimeError(
+            f"{type(strategy).__name__} keeps no record of the examples of a stream, which have no positions: have "
+            "`training_step` note the losses with the keys of the batch."
+        )
     if (record := strategy.record) is None or not record.batches:
         raise RuntimeError(
             "Nothing is known of the examples yet: ask for them in a fit or after it, with a callback that keeps a "

@@ -12,9 +12,9 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
 from lightning_as.core.draw import Draw
-from lightning_as.data.batch_sampler import AdaptiveBatchSampler
-from lightning_as.data.dataloader import AdaptiveDataLoader
+from lightning_as.data.iterable import AdaptiveIterableLoader
 from lightning_as.data.sharded_sampler import ShardedBatchSampler
+from lightning_as.data.stream_sampler import StreamSampler
 from lightning_as.plugin.arguments import Options
 from lightning_as.plugin.candidates import Candidates
 from lightning_as.plugin.figures import Figures
@@ -28,7 +28,7 @@ from lightning_as.plugin.sharding import brought_back, in_all, prepare
 from lightning_as.plugin.takeover import OtherData, take_over
 from lightning_as.plugin.turn import Turn
 from lightning_as.plugin.weights import Weights
-from lightning_as.plugin.wiring import check_labels, find_loader
+from lightning_as.plugin.wiring import Loader, Sampler, check_labels, find_loader, gather_draw
 from lightning_as.strategies import Strategy
 
 
@@ -45,7 +45,7 @@ class Fit:
         other_data: As in the callback.
     """
 
-    sampler: AdaptiveBatchSampler
+    sampler: Sampler
     """Where the batches come from; there from :meth:`attach` on, as is the scorer."""
     _scorer: Scorer | None = None
 
@@ -67,7 +67,7 @@ class Fit:
         self._pass = forward_pass
         self._other_data: OtherData = other_data
         self._turn = Turn(trainer)
-        self._loader: AdaptiveDataLoader | None = None
+        self._loader: Loader | None = None
         self._checked = False
         self._at_work = False  # whether a batch is being trained on
         self._handed: dict[str, Any] = {}
@@ -76,7 +76,7 @@ class Fit:
         self._rows = Rows(0)
         self.figures = Figures(strategy)
 
-    def attach(self, previous: AdaptiveBatchSampler | None, state: dict[str, Any] | None) -> AdaptiveBatchSampler:
+    def attach(self, previous: Sampler | None, state: dict[str, Any] | None) -> Sampler:
         """Have the batches drawn by the strategy, whichever loader they come from now.
 
         To be called when training begins, and when each epoch does.
@@ -171,6 +171,8 @@ class Fit:
         look, bins, sharded = seen.look, self.sampler.bins_at_work, self._sharded
         alone = (self.trainer.world_size == 1 or sharded) and self._rows.there is None
         rows = [seen.losses, seen.bounds, *(() if alone else look)]
+        if isinstance(self.sampler, StreamSampler):
+            draw = gather_draw(self.trainer, draw)
         told, (losses, bounds, *rest) = gather_kept(self.trainer, draw, rows, self._rows.there, bins.device, sharded)
         if len(told.indices) or sharded:
             self._strategy.update(told, losses, bounds)
@@ -206,6 +208,8 @@ class Fit:
         self._stop()
         self.observer.remove()
         self._leave()
+        if isinstance(self._loader, AdaptiveIterableLoader):
+            self._loader.end_workers()
 
     def _check(self, batch: Any, size: int) -> None:
         """Try what can be tried before the first batch is trained on."""

@@ -10,6 +10,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from lightning_as.plugin.examples import Table, as_table, can_write, check_path, columns_of, known_of, write
 from lightning_as.plugin.suspects import suspects_of
 from lightning_as.strategies import Strategy
+from lightning_as.strategies.stream_filter import StreamFilter
 
 
 class Recorded(Callback):
@@ -66,10 +67,16 @@ class Recorded(Callback):
 
         Raises:
             OSError: If it cannot be written.
+            ValueError: If the examples are of a stream, of which there is no record.
         """
         self._strategy.keep_record(self.keeps_record)
         if (path := self.examples_path) is None:
             return
+        if isinstance(self._strategy, StreamFilter):
+            raise ValueError(
+                f"`examples={str(path)!r}` is a table by positions, which the examples of a stream have not, so that "
+                f"{type(self._strategy).__name__} keeps no record of them: leave it out."
+            )
         if not trainer.strategy.broadcast(not trainer.is_global_zero or can_write(path)):
             raise OSError(
                 f"`examples={str(path)!r}` cannot be written: give a file in a folder that is there and yours."

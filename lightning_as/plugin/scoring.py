@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -12,7 +12,8 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lightning_as.data.dataloader import as_it_is
+from lightning_as.data.batch_sampler import AdaptiveBatchSampler
+from lightning_as.data.dataloader import AdaptiveDataLoader, as_it_is
 from lightning_as.plugin.forward import ForwardPass, describe
 from lightning_as.plugin.observation import Observer
 from lightning_as.plugin.rows import take_rows
@@ -38,7 +39,9 @@ class Scorer:
         self._module = module
         self._observer = observer
         self._pass = forward_pass
-        self._loader, self._sampler = find_loader(trainer)
+        loader, sampler = find_loader(trainer)
+        # Strategies for streams have nothing scored: of those is used no more than both kinds have.
+        self._loader, self._sampler = cast(AdaptiveDataLoader, loader), cast(AdaptiveBatchSampler, sampler)
 
     def try_out(self, batch: Any, size: int) -> None:
         """Score a batch of `size` samples as `training_step` gets it, to no end, if scores may ever be asked for.
@@ -61,13 +64,15 @@ class Scorer:
 
     def attach(self) -> None:
         """Have the loader's batches selected from, if that is what the strategy does."""
-        self._loader.select = self.select if isinstance(self._sampler.strategy, BatchSelector) else None
+        if isinstance(self._loader, AdaptiveDataLoader):
+            self._loader.select = self.select if isinstance(self._sampler.strategy, BatchSelector) else None
         self._loader.released = False
         self._sampler.limit = int(self._trainer.num_training_batches)
 
     def detach(self) -> None:
         """Leave the loader as it was: iterated again, it gives shuffled epochs."""
-        self._loader.select = None
+        if isinstance(self._loader, AdaptiveDataLoader):
+            self._loader.select = None
         self._loader.released = True
         self._sampler.limit = None
 

@@ -9,8 +9,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
-from lightning_as.data.batch_sampler import AdaptiveBatchSampler
-from lightning_as.plugin.wiring import length_of_training
+from lightning_as.plugin.wiring import Sampler, length_of_training
 from lightning_as.strategies import Strategy
 
 OtherData = Literal["reset", "keep"]
@@ -20,8 +19,8 @@ OtherData = Literal["reset", "keep"]
 def take_over(
     trainer: Trainer,
     strategy: Strategy,
-    sampler: AdaptiveBatchSampler,
-    previous: AdaptiveBatchSampler | None,
+    sampler: Sampler,
+    previous: Sampler | None,
     state: dict[str, Any] | None,
     other_data: OtherData,
 ) -> bool:
@@ -61,7 +60,7 @@ def take_over(
     return not forgets
 
 
-def _origin(previous: AdaptiveBatchSampler | None, state: dict[str, Any] | None) -> tuple[Any, Any]:
+def _origin(previous: Sampler | None, state: dict[str, Any] | None) -> tuple[Any, Any]:
     """The partition, (N,), and the fingerprint of the data that was learnt from, if any."""
     if state is not None:
         return state.get("tags"), state.get("data", 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from typing import Any
 from weakref import WeakKeyDictionary, ref
 
 import torch
@@ -14,11 +15,19 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_as.core.bins import Bins
+from lightning_as.core.draw import Draw
 from lightning_as.data.batch_sampler import AdaptiveBatchSampler
 from lightning_as.data.dataloader import AdaptiveDataLoader
+from lightning_as.data.iterable import AdaptiveIterableLoader
 from lightning_as.data.sampler_state import chunk_sizes
 from lightning_as.data.sharded_sampler import ShardedBatchSampler
+from lightning_as.data.stream_sampler import StreamSampler
 from lightning_as.strategies import Strategy
+
+Loader = AdaptiveDataLoader | AdaptiveIterableLoader
+"""What the training batches come from: from positions that a strategy draws, or from a stream that it thins."""
+Sampler = AdaptiveBatchSampler | StreamSampler
+"""Whom the callback tells what was trained on."""
 
 
 def refuse_overfit_batches(trainer: Trainer) -> None:
@@ -53,13 +62,15 @@ def refuse_nested_fit(trainer: Trainer, other: Trainer) -> None:
         )
 
 
-def find_loader(trainer: Trainer) -> tuple[AdaptiveDataLoader, AdaptiveBatchSampler]:
+def find_loader(trainer: Trainer) -> tuple[Loader, Sampler]:
     """The loader and the sampler that the training batches will come from.
 
     Raises:
         MisconfigurationException: If there is none of ours, or it would not be heard.
     """
     loader = trainer.train_dataloader
+    if isinstance(loader, AdaptiveIterableLoader):
+        return loader, _of_all_processes(trainer, loader.sampler)
     if not isinstance(loader, DataLoader):
         raise MisconfigurationException(
             f"AdaptiveSamplingCallback needs one train DataLoader, but `train_dataloader` gave a "
@@ -68,7 +79,8 @@ def find_loader(trainer: Trainer) -> tuple[AdaptiveDataLoader, AdaptiveBatchSamp
     if isinstance(loader.dataset, IterableDataset):
         raise MisconfigurationException(
             "An IterableDataset has no indices to sample from: use a map-style dataset, with `__getitem__`; a "
-            "litdata.StreamingDataset has some in an AdaptiveDataLoader."
+            "litdata.StreamingDataset has some in an AdaptiveDataLoader; of others an AdaptiveIterableLoader and "
+            "`AdaptiveSamplingCallback(KeepOrSkip())` keep or skip what comes."
         )
     sampler = loader.sampler
     if not isinstance(loader, AdaptiveDataLoader) or not isinstance(sampler, AdaptiveBatchSampler):
@@ -76,6 +88,11 @@ def find_loader(trainer: Trainer) -> tuple[AdaptiveDataLoader, AdaptiveBatchSamp
             f"The train loader is a {type(loader).__name__} that draws from a {type(sampler).__name__}, which "
             f"AdaptiveSamplingCallback cannot guide: {_remedy(trainer)}"
         )
+    return loader, _of_all_processes(trainer, sampler)
+
+
+def _of_all_processes(trainer: Trainer, sampler: Sampler) -> Any:
+    """The sampler, if it knows of as many processes as the Trainer has."""
     if sampler.num_replicas != trainer.world_size:
         raise MisconfigurationException(
             f"The sampler shares batches among {sampler.num_replicas} process(es), but the Trainer has "
@@ -89,7 +106,7 @@ def find_loader(trainer: Trainer) -> tuple[AdaptiveDataLoader, AdaptiveBatchSamp
             f"sampler gives each of {trainer.world_size} processes one of its own: give ModelParallelStrategy "
             f"`data_parallel_size={trainer.world_size}, tensor_parallel_size=1`."
         )
-    return loader, sampler
+    return sampler
 
 
 def _remedy(trainer: Trainer) -> str:
@@ -117,8 +134,8 @@ def validation_metrics(trainer: Trainer) -> dict[str, float] | None:
     return trainer.strategy.broadcast({name: float(value) for name, value in trainer.callback_metrics.items()})
 
 
-def check_processes_agree(trainer: Trainer, loader: AdaptiveDataLoader, sampler: AdaptiveBatchSampler) -> None:
-    """Raise, in every process, if the processes would not draw the same batches."""
+def check_processes_agree(trainer: Trainer, loader: Loader, sampler: Sampler) -> None:
+    """Raise, in every process, if the processes would not draw the same batches, or as many of their own."""
     if trainer.world_size == 1:
         return
     facts = {
@@ -177,6 +194,35 @@ def logs_now(trainer: Trainer, batch_idx: int) -> bool:
     """
     every: int = trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
     return batch_idx == 0 or (every > 0 and trainer.global_step % every == 0)
+
+
+def gather_draw(trainer: Trainer, draw: Draw) -> Draw:
+    """The draw of the global batch, where each process has one of its own; one collective.
+
+    Args:
+        trainer: The Trainer.
+        draw: That of this process.
+
+    Raises:
+        MisconfigurationException: In every process, if two have drawn the same.
+    """
+    if trainer.world_size == 1:
+        return draw
+    assert draw.within is not None, "a stream's draws have the chances"
+    numbers = [part.view(torch.int64) for part in (draw.probabilities, draw.within)]  # as they are, to the bit
+    packed = torch.stack([draw.indices, *numbers]).to(trainer.strategy.root_device)
+    shares = trainer.strategy.all_gather(packed)  # (processes, 3, B)
+    assert isinstance(shares, Tensor)
+    shares = shares.cpu()
+    if len(shares[:, 0].unique(dim=0)) < len(shares):
+        raise MisconfigurationException(
+            "Several processes were given the same part of the stream: have the data set give each its own, as "
+            "`datasets.distributed.split_dataset_by_node` and webdataset's `split_by_node` do."
+        )
+    indices, probabilities, within = shares.permute(1, 2, 0).flatten(1).unbind()  # in the order of `gather_batch`
+    # Copies, for no file can have one storage as two types.
+    probabilities, within = (part.view(torch.float64).clone() for part in (probabilities, within))
+    return Draw(indices, torch.zeros_like(indices), probabilities, within)
 
 
 def gather_batch(trainer: Trainer, rows: list[Tensor], device: torch.device, alone: bool = False) -> list[Tensor]:

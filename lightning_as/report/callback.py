@@ -24,6 +24,7 @@ from lightning_as.report.samples import View, class_names, read
 from lightning_as.report.sections import Facts, Plot, plots, times_as_often
 from lightning_as.report.series import Series
 from lightning_as.strategies import Strategy
+from lightning_as.strategies.stream_filter import StreamFilter
 
 PAUSE = 20.0
 """How many times as long as it took to write a page is trained before the next."""
@@ -82,7 +83,12 @@ class SamplingReport(Callback):
         if not self._fitting:
             return
         self._views, self._next = {}, time.monotonic()
-        if not find_adaptive(trainer, self).keeps_record:
+        adaptive = find_adaptive(trainer, self)
+        if isinstance(adaptive.strategy, StreamFilter):
+            raise MisconfigurationException(
+                "SamplingReport tells of examples by their positions, which those of a stream have not: leave it out."
+            )
+        if not adaptive.keeps_record:
             raise MisconfigurationException(
                 "SamplingReport tells what the record of the examples has, which `AdaptiveSamplingCallback("
                 "examples=False)` does not keep: leave that argument out."

@@ -7,6 +7,7 @@ from lightning_as.strategies.closeness import ClosenessSampling
 from lightning_as.strategies.gopal import GopalSampling
 from lightning_as.strategies.gradient_norm import GradientNormSampling
 from lightning_as.strategies.infobatch import InfoBatch
+from lightning_as.strategies.keep_or_skip import KeepOrSkip
 from lightning_as.strategies.learned_filter import LearnedFilter
 from lightning_as.strategies.learned_proposal import LearnedProposal
 from lightning_as.strategies.loss_proportional import LossProportional
@@ -30,6 +31,7 @@ __all__ = [
     "GopalSampling",
     "GradientNormSampling",
     "InfoBatch",
+    "KeepOrSkip",
     "LearnedFilter",
     "LearnedProposal",
     "LossProportional",

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import lightning_as.strategies as strategies
 from lightning_as.strategies import BatchSelector, Strategy
+from lightning_as.strategies.stream_filter import StreamFilter
 
 LABELS = ("Source", "Cost per step", "Verified", "When to use it", "When not")
 
@@ -21,7 +22,7 @@ class Card(NamedTuple):
     name: str
     """Its class."""
     kind: str
-    """``index sampler`` or ``batch selector``."""
+    """``index sampler``, ``batch selector`` or ``stream filter``."""
     line: str
     """What it is, in one line."""
     weighted: bool
@@ -29,7 +30,7 @@ class Card(NamedTuple):
     reads: tuple[str, ...]
     """What it wants to know of the batches and instances."""
     preset: str
-    """The configuration that trains with it: ``lightning-as fit --config PRESET``."""
+    """The configuration that trains with it: ``lightning-as fit --config PRESET``; empty if it needs a stream."""
     text: str
     """The card itself, in Markdown."""
 
@@ -49,7 +50,7 @@ def document() -> str:
     """All cards as one page of Markdown."""
     rows = "\n".join(
         f"| [`{card.name}`](#{card.name.lower()}) | {card.kind} | {', '.join(card.reads) or 'nothing'} "
-        f"| {'on' if card.weighted else 'off'} | `{card.preset}` |"
+        f"| {'on' if card.weighted else 'off'} | {f'`{card.preset}`' if card.preset else 'needs a stream'} |"
         for card in cards()
     )
     body = "\n\n".join(f"## {card.name}\n\n*{card.line}*\n\n{card.text}" for card in cards())
@@ -57,8 +58,9 @@ def document() -> str:
 
 Each is one class in one file. `lightning-as fit --config PRESET` trains the thesis's network on MNIST with it, and
 `--trainer.callbacks.strategy=NAME` swaps it into any other configuration. An *index sampler* decides which instances
-are loaded; a *batch selector* has a larger candidate batch loaded and scored, and trains on a part. An epoch is always
-the data set's size over the batch size: schedules and progress bars need to know nothing.
+are loaded; a *batch selector* has a larger candidate batch loaded and scored, and trains on a part; a *stream filter*
+keeps or skips what an `IterableDataset` brings. An epoch is always the data set's size over the batch size, or what you
+say: schedules and progress bars need to know nothing.
 
 This page is made from the modules' docstrings: `lightning-as strategies --cards > docs/methods.md`.
 
@@ -78,8 +80,9 @@ def _card(method: type[Strategy]) -> Card:
     module = inspect.getmodule(method)
     assert module is not None
     line = (inspect.getdoc(method) or "").partition("\n")[0]
-    kind = "batch selector" if issubclass(method, BatchSelector) else "index sampler"
-    preset = module.__name__.rpartition(".")[2]
+    kinds = {BatchSelector: "batch selector", StreamFilter: "stream filter"}
+    kind = next((name for base, name in kinds.items() if issubclass(method, base)), "index sampler")
+    preset = "" if issubclass(method, StreamFilter) else module.__name__.rpartition(".")[2]
     return Card(
         method.__name__,
         kind,

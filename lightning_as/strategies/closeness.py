@@ -260,7 +260,10 @@ class ClosenessSampling(Strategy):
         self._points.load_state_dict(state["points"])
 
     def recut(self, state: dict[str, Any]) -> dict[str, Any]:
-        new = {"distribution": self._distribution.state_dict(), "since": len(self.bins)}  # ranks come with the next draw
+        new = {
+            "distribution": self._distribution.state_dict(),
+            "since": len(self.bins),
+        }  # ranks come with the next draw
         return state | new | {"points": Points(len(self.bins), self.points).state_dict()}
 
     def _smooth_norms(self, indices: Tensor, norms: Tensor, known: Tensor) -> None:

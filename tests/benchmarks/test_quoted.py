@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import bins, convergence
+from benchmarks import bins, convergence, iterable
 from benchmarks.budgets.choice import Standing, at_equal_time, standings
 from benchmarks.budgets.outcomes import Outcome, current, outcomes, runs
 from benchmarks.budgets.table import read
@@ -174,3 +174,13 @@ def test_the_readme_quotes_the_evidence():
     assert f"from uniform sampling's {shares['uniform']:.1f} % to {shares['AS']:.1f} %" in " ".join(
         (ROOT / "README.md").read_text().split()
     )
+
+
+def test_the_table_of_streams_is_that_of_its_results():
+    found = iterable.summary(iterable.read(ROOT / "benchmarks" / "results" / "iterable.csv"), 6)
+    assert iterable.table(found) in (ROOT / "docs" / "benchmarks.md").read_text()
+    text = (ROOT / "docs" / "scale.md").read_text()
+    for row in found:
+        if row["method"] == "keep_or_skip":
+            assert f"{row['points']:+.2f} ± {row['points_error']:.2f}".replace("-", "−") in text
+            assert f"{row['kept']:.0%}".replace("%", " %") in text

@@ -36,6 +36,8 @@ def test_strategies_are_named_by_what_they_are():
     assert [rival.name for rival in make_rivals({"mine": ClosenessSampling()}, [])] == ["uniform", "mine"]
     plain = {make().__class__ for make in CATALOGUE.values()}
     for card in cards():
+        if card.kind == "stream filter":  # which cannot be compared
+            continue
         (kind,) = (one for one in plain if one.__name__ == card.name)
         if card.name != "RHOLoss":  # which cannot be made without losses
             assert describe_strategy(kind()) == card.name

@@ -17,6 +17,7 @@ from lightning_as.comparison.budget import Length
 from lightning_as.comparison.rivals import UNIFORM, Rival
 from lightning_as.comparison.setting import Setting
 from lightning_as.comparison.trial import run, try_out, undisturbed
+from tests.helpers.streams import Shards, loader_of
 from tests.helpers.tiny import BATCH, EPOCH, Tiny, TinyData, refused, tiny_dataset, tiny_trainer
 
 PLAIN, CLOSENESS = Rival(UNIFORM, None), Rival("ClosenessSampling", ClosenessSampling())
@@ -185,9 +186,16 @@ class Unvalidated(LightningDataModule):
         return AdaptiveDataLoader(tiny_dataset(), BATCH)
 
 
+class OfStream(TinyData):
+    def train_dataloader(self) -> Any:
+        return loader_of(Shards())
+
+
 def test_what_cannot_be_compared_is_found_by_the_try_out():
     with refused("cannot guide: return `AdaptiveDataLoader"):
         try_out(Setting(Tiny, TinyData, CPU), PLAIN)
+    with refused("by their positions, which an AdaptiveIterableLoader has not: use a map-style"):
+        try_out(Setting(Tiny, OfStream, CPU), PLAIN)
     with refused("has no end: give the Trainer `max_epochs` or `max_steps`"):
         try_out(Setting(Tiny, wrapped, {"accelerator": "cpu", "max_epochs": -1}), PLAIN)
     with refused("2 processes, but rivals are compared in one: give it `devices=1`"):

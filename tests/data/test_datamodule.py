@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_as import AdaptiveDataLoader, AdaptiveDataModule, AdaptiveSamplingCallback
+from tests.helpers.streams import Shards, loader_of
 from tests.helpers.tiny import tiny_trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore:::lightning")
@@ -180,6 +181,7 @@ NEITHER = "`data` must be a DataModule or a data set with `__getitem__`, got"
             Misconfigured,
             "an AdaptiveDataLoader already: use it as it",
         ),
+        (Minimal(loader=loader_of(Shards())), {}, Misconfigured, "an AdaptiveIterableLoader already: use it as it"),
     ],
 )
 def test_bad_arguments(data: Any, options: dict[str, Any], error: type[Exception], message: str):

@@ -1,5 +1,6 @@
 """What is found, compared and put together before and between batches; several processes are stood in for."""
 
+import io
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,11 +13,12 @@ from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from lightning_as import AdaptiveBatchSampler, AdaptiveDataLoader, Bins
+from lightning_as import AdaptiveBatchSampler, AdaptiveDataLoader, AdaptiveIterableLoader, Bins, Draw
 from lightning_as.plugin.wiring import (
     check_processes_agree,
     find_loader,
     gather_batch,
+    gather_draw,
     gather_rows,
     length_of_training,
 )
@@ -83,20 +85,39 @@ def test_processes_that_would_draw_differently(other: dict[str, Any], message: s
         check_processes_agree(trainer(asked), mine, mine.sampler)  # pyright: ignore[reportArgumentType]
 
 
+def test_the_draws_of_several_processes_are_put_together_in_the_same_order():
+    def draw_of(keys: Tensor) -> Draw:
+        numbers = keys.double() / 7
+        return Draw(keys, torch.zeros_like(keys), numbers, numbers / 3)
+
+    def packed(draw: Draw) -> Tensor:
+        assert draw.within is not None
+        return torch.stack([draw.indices, draw.probabilities.view(torch.int64), draw.within.view(torch.int64)])
+
+    keys = torch.arange(8) + 2**62  # which no floating-point number has
+    whole = gather_draw(trainer([packed(draw_of(keys[1::2]))]), draw_of(keys[0::2]))
+    for one, other in zip(whole[:4], draw_of(keys)[:4], strict=True):
+        assert torch.equal(one, other)  # pyright: ignore[reportArgumentType]
+    torch.save(whole, io.BytesIO())
+    assert gather_draw(trainer(), whole) is whole
+    with refused("Several processes were given the same part of the stream"):
+        gather_draw(trainer([packed(draw_of(keys[0::2]))]), draw_of(keys[0::2]))
+
+
 class Endless(IterableDataset[Any]):
     def __iter__(self) -> Any:
         yield torch.rand(8, 8), torch.zeros(8, dtype=torch.int64)
 
 
 def test_the_sampler_is_found_in_our_loader_alone():
-    loader = AdaptiveDataLoader(DATA, 4)
-    assert find_loader(trainer(loader=loader)) == (loader, loader.sampler)
+    for loader in (AdaptiveIterableLoader(Endless(), 4, 0, 3), AdaptiveDataLoader(DATA, 4)):
+        assert find_loader(trainer(loader=loader)) == (loader, loader.sampler)
     ours_elsewhere = DataLoader(DATA, sampler=AdaptiveBatchSampler(Bins.single(12), 4), batch_size=None)
     for other, message in (
         (ours_elsewhere, "is a DataLoader that draws from a AdaptiveBatchSampler"),
         (DataLoader(DATA, 4), "is a DataLoader that draws from a SequentialSampler, .* return `Ada"),
         ({"a": loader, "b": loader}, "needs one train DataLoader, but .* gave a dict"),
-        (DataLoader(Endless(), batch_size=None), "IterableDataset has no indices"),
+        (DataLoader(Endless(), batch_size=None), "IterableDataset has no indices .* an AdaptiveIterableLoader and"),
     ):
         with refused(message):
             find_loader(trainer(loader=other))
