@@ -23,8 +23,6 @@ from tests.helpers.streams import SIZE, Resumable, Shards, keys_of, loader_of
 from tests.helpers.tiny import BATCH, EPOCH, Fitted, Tiny, differences, refused, tiny_dataset, tiny_fit, tiny_trainer
 from tests.helpers.versions import LOSES_COUNT
 
-datasets = pytest.importorskip("datasets")
-
 
 class Recording(KeepOrSkip):
     """Keeps what it was told."""
@@ -102,6 +100,7 @@ def columns() -> dict[str, Any]:
 
 
 def huggingface(shuffled: bool = False) -> AdaptiveIterableLoader:
+    datasets = pytest.importorskip("datasets")
     stream = datasets.Dataset.from_dict(columns()).to_iterable_dataset(num_shards=4).with_format("torch")
     stream = stream.shuffle(seed=0, buffer_size=20) if shuffled else stream
     return AdaptiveIterableLoader(stream, BATCH, "id", EPOCH, seed=0)
