@@ -44,7 +44,7 @@ class StreamSampler:
         check_integer("batches_per_epoch", batches_per_epoch)
         self.batch_size = batch_size
         self.batches_per_epoch = batches_per_epoch
-        self.bins = self.bins_at_work = Stream()
+        self.bins = self.own_bins = self.bins_at_work = Stream()
         self.strategy: StreamFilter | None = None
         self.limit: int | None = None
         """Batches of an epoch that will be asked for, if fewer than all."""
@@ -72,6 +72,8 @@ class StreamSampler:
     def generator(self) -> torch.Generator:
         """The private generator of all decisions, in the same state in all processes."""
         return self._generator
+
+    common_generator = generator
 
     def __len__(self) -> int:
         """Number of batches in an epoch."""

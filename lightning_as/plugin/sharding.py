@@ -14,11 +14,11 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
-from lightning_as.data.batch_sampler import AdaptiveBatchSampler
 from lightning_as.data.recut import recut
 from lightning_as.data.sampler_state import FORMAT, check_format, check_strategy
 from lightning_as.data.shard_files import read_shard, tables_of, write_shard
 from lightning_as.data.sharded_sampler import ShardedBatchSampler
+from lightning_as.plugin.wiring import Sampler
 from lightning_as.strategies import Strategy
 
 FOLDER = "adaptive_sampling"
@@ -27,7 +27,7 @@ SUMMED = frozenset({"skipped", "effective_size"})
 """Figures that are counts; others are means over the processes, but for the largest weight."""
 
 
-def prepare(trainer: Trainer, sampler: AdaptiveBatchSampler) -> None:
+def prepare(trainer: Trainer, sampler: Sampler) -> None:
     """Agree where the shards of a fit are to be saved.
 
     Raises:
@@ -45,7 +45,7 @@ def prepare(trainer: Trainer, sampler: AdaptiveBatchSampler) -> None:
     sampler.saves_to = trainer.strategy.broadcast(here)
 
 
-def saved(sampler: AdaptiveBatchSampler, strategy: Strategy, figures: dict[str, Any]) -> dict[str, Any]:
+def saved(sampler: Sampler, strategy: Strategy, figures: dict[str, Any]) -> dict[str, Any]:
     """What the callback's state is: of a shard what tells where it is, in a folder of all processes.
 
     No process waits for another one. The folder's name has the moment, so that what all save at one is together.
@@ -62,7 +62,7 @@ def saved(sampler: AdaptiveBatchSampler, strategy: Strategy, figures: dict[str, 
 
 
 def brought_back(
-    trainer: Trainer, sampler: AdaptiveBatchSampler, strategy: Strategy, state: dict[str, Any], other_data: str
+    trainer: Trainer, sampler: Sampler, strategy: Strategy, state: dict[str, Any], other_data: str
 ) -> dict[str, Any]:
     """The state of this process that a callback's state stands for; in all processes, or in none.
 
@@ -153,5 +153,5 @@ def in_all(trainer: Trainer, sums: Tensor, figures: dict[str, float]) -> tuple[T
     return total, of_all
 
 
-def _tags(sampler: AdaptiveBatchSampler) -> int:
+def _tags(sampler: Sampler) -> int:
     return zlib.crc32(sampler.bins.tags.numpy().tobytes())

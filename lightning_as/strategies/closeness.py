@@ -260,11 +260,9 @@ class ClosenessSampling(Strategy):
         self._points.load_state_dict(state["points"])
 
     def recut(self, state: dict[str, Any]) -> dict[str, Any]:
-        new = {
-            "distribution": self._distribution.state_dict(),
-            "since": len(self.bins),
-        }  # ranks come with the next draw
-        return state | new | {"points": Points(len(self.bins), self.points).state_dict()}
+        points = Points(len(self.bins), self.points).state_dict()  # of a new pass
+        state = state | {"distribution": self._distribution.state_dict(), "points": points}
+        return state | {"since": len(self.bins)}  # so that ranks come with the next draw
 
     def _smooth_norms(self, indices: Tensor, norms: Tensor, known: Tensor) -> None:
         """Move norms towards the known ones; those that were not known become them."""

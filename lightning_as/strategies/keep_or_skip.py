@@ -57,7 +57,7 @@ from lightning_as.core.arguments import check_positive, check_share
 from lightning_as.core.bins import Bins
 from lightning_as.core.draw import Draw
 from lightning_as.core.key_table import KeyTable
-from lightning_as.core.levels import LEVELS, doubts_of_levels, weights_of_levels
+from lightning_as.core.levels import LEVELS, doubts_of_levels, levels_at, weights_of_levels
 from lightning_as.core.persistence import HOPELESS, Persistence
 from lightning_as.core.state import require
 from lightning_as.strategies.stream_filter import StreamFilter
