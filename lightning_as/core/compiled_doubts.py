@@ -101,13 +101,16 @@ def smooth_doubts(
     for i in range(indices.size):
         if math.isfinite(losses[i]):
             doubt, rest = -math.expm1(-losses[i]), math.exp(-losses[i])
-            seems, seemed = doubt > hopeless, before[i] >= count
-            if before[i] != 0:
-                old = before[i] % count
+            seems, seemed, old = doubt > hopeless, before[i] >= count, np.int64(before[i] % count)
+            found = math.floor((min(max(np.log(doubt) - np.log(rest), -reach), reach) + reach) / step + 1.5)
+            if old != 0:
                 doubt = smoothing * doubts[0, old] + (1 - smoothing) * doubt
                 rest = smoothing * doubts[1, old] + (1 - smoothing) * rest
             place = min(max(np.log(doubt) - np.log(rest), -reach), reach)  # of which one may be 0
-            levels[indices[i]] = math.floor((place + reach) / step + 1.5) + count * seems
+            level = math.floor((place + reach) / step + 1.5)
+            if level == old:  # a step that is too small for the rounding
+                level += (found > old) - (found < old)
+            levels[indices[i]] = level + count * seems
             weight = 1 / (levels.size * probabilities[i])
             window[0] += seems * weight
             window[1] += 1

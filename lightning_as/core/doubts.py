@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_as.core.execution import loops
-from lightning_as.core.levels import LEVELS, STEP, doubts_of_levels, levels_at
+from lightning_as.core.levels import LEVELS, STEP, doubts_of_levels, levels_at, moved
 from lightning_as.core.persistence import HOPELESS, Persistence
 from lightning_as.core.tree_in_bins import last_occurrence
 
@@ -51,6 +51,8 @@ class Doubts:
         found = torch.stack([torch.expm1(-losses).neg_(), torch.exp(-losses)])
         before = self._of_levels.index_select(1, (old - LEVELS * seemed).long())
         smoothed = torch.where(old == 0, found, torch.lerp(found, before, self.smoothing))
-        new = levels_at(smoothed[0].log() - smoothed[1].log()) + LEVELS * seems
+        places = torch.stack([smoothed, found]).log()
+        to, its = levels_at(places[:, 0] - places[:, 1])
+        new = moved((old - LEVELS * seemed).to(torch.int16), to, its) + LEVELS * seems
         new = torch.where(known, new, old).index_select(0, last_occurrence(indices, known))
         self.levels.index_copy_(0, indices, new.to(torch.int16))

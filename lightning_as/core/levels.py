@@ -29,6 +29,19 @@ def levels_at(places: Tensor) -> Tensor:
     return places.clamp(-REACH, REACH).add(REACH).div_(STEP).add_(1.5).floor_().to(torch.int16)
 
 
+def moved(before: Tensor, to: Tensor, found: Tensor) -> Tensor:
+    """Levels that move to others, (B,) int16 all, by one at least if something else was found.
+
+    Or else small steps would be lost in the rounding.
+
+    Args:
+        before: The levels before, 0 of what was not known.
+        to: The nearest ones to where they are to be.
+        found: Those of what was found.
+    """
+    return torch.where((to == before) & (before > 0), before + (found - before).sign(), to)
+
+
 def doubts_of_levels(device: torch.device) -> Tensor:
     """D and 1 − d of every level, (2, levels) float64; of no meaning at level 0."""
     places = _places(device)

@@ -8,9 +8,9 @@ strata do not: a pass of N draws takes one point from each of the N equal parts 
 Under the uniform distribution this is random reshuffling, exactly. Under any other that stays as it is for the pass, an
 instance with the probability r, whose part of [0, 1) is one interval, is drawn N·r times give or take less than two,
 with a variance of at most ½; with independent points that is N·r·(1 − r). Where the distribution moves from batch to
-batch it is approximate. Of more than 2**18 strata π is made in parts: the strata of equal remainder modulo the
-number of parts, one part after the other in random order, each at random; and the pass begins anywhere in them, so that
-any draw may be of any stratum.
+batch it is approximate. Of more than 2**18 strata π is made in parts: each has one of as many neighbours as there are
+parts, at random, and they come one after the other, each in random order. The pass begins anywhere in them, so that any
+draw may be of any stratum.
 
 Each point by itself is uniform, so that over the permutations each draw has the probability that it carries. Given the
 earlier draws of the pass it has not, as with any reshuffling.
@@ -144,7 +144,14 @@ class Points:
         """The strata of a part in the order of the pass, (count,) integers."""
         kind = torch.int32 if self.count < 2**31 else torch.int64
         order = torch.randperm(count, dtype=kind, generator=_seeded(self._key - first), device="cpu")
-        return order if self._parts == 1 else order.mul_(self._parts).add_(first)
+        if self._parts == 1:
+            return order
+        # Turned in each row of neighbours, or data with a period would have parts with one phase of it.
+        rows, generator = self.count // self._parts, _seeded(self._key + 2 + self.count)
+        turned = torch.zeros(count, dtype=kind, device="cpu")
+        turned[:rows].random_(self._parts, generator=generator)  # but for a last row that is not whole
+        turned.add_(first).remainder_(self._parts)
+        return turned.index_select(0, order).add_(order, alpha=self._parts)
 
 
 def _seeded(seed: int) -> torch.Generator:

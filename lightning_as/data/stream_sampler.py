@@ -51,9 +51,8 @@ class StreamSampler:
         self.data = self.learned_from = 0  # fingerprints: of a stream nobody knows one, and keys tell instances apart
         self.place = Place() if place is None else place
         self._generator = torch.Generator().manual_seed(seed)
-        self._uniforms = (
-            self._generator
-        )  # of the batch that is being made; equal in all processes, however many it takes
+        self._uniforms = self._generator  # of the batch that is being made, equal in all processes
+        self._begins = self._generator.get_state()  # that of the generator when that was begun
         self._iteration = 0
         self._warned = False
         self.restart()
@@ -125,6 +124,7 @@ class StreamSampler:
                     "make another loader."
                 )
             if self.strategy is not None:
+                self._begins = self._generator.get_state()
                 seed = int(torch.randint(2**63 - 1, (), generator=self._generator, device="cpu"))
                 self._uniforms = torch.Generator().manual_seed(seed)
             yield
@@ -164,6 +164,7 @@ class StreamSampler:
             return
         size = torch.arange(len(self._waiting.indices), device="cpu")
         self._pending.append(self._waiting.select(size[: self.batch_size]))
+        self._begun.append(self._begins)
         self._waiting = self._waiting.select(size[self.batch_size :])
         self.strategy.progress.step()
 
@@ -190,7 +191,7 @@ class StreamSampler:
             RuntimeError: If none is pending.
         """
         draw = self.current
-        self._pending.popleft()
+        self._pending.popleft(), self._begun.popleft()
         self._position += 1
         self._log.trained(len(draw.indices))
         return draw
@@ -204,7 +205,7 @@ class StreamSampler:
         self._position = 0
         for draw in self._pending:  # which nobody will train on
             self._log.trained(len(draw.indices))
-        self._pending.clear()
+        self._pending.clear(), self._begun.clear()
         self._resuming = False
 
     def state_dict(self, strategy: Strategy | None = None) -> dict[str, Any]:
@@ -226,12 +227,12 @@ class StreamSampler:
             "chunks": chunk_sizes(self.bins),
             "data": self.data,
             "batch_size": self.batch_size * self.num_replicas,
-            "generator": self._generator.get_state(),
+            "generator": self._begun[0] if self._begun else self._generator.get_state(),
             "position": self._position,
             "pending": [],
             "strategy": type(strategy).__name__,
             "strategy_state": strategy.state_dict(),
-            "progress": strategy.progress.state_dict(),
+            "progress": strategy.progress.state_dict() | {"batch": strategy.progress.batch - len(self._pending)},
             "skipped": strategy.skipped,
             "record": {},
             "stream": stream,
@@ -290,6 +291,7 @@ class StreamSampler:
         """Have the stream begin anew, with nothing that waits."""
         self.place.restart()
         self._pending: deque[Draw] = deque()
+        self._begun: deque[Tensor] = deque()  # for each of these the state of the generator when it was begun
         self._waiting = joined()
         self._log = StreamLog()
         self._replay: Replay | None = None

@@ -249,4 +249,6 @@ class AdaptiveSampling(Strategy):
 
     def recut(self, state: dict[str, Any]) -> dict[str, Any]:
         points = Points(len(self.bins), self.points).state_dict()  # of a new pass
-        return state | {"inside": self._inside.recut(state["inside"]), "drawn": points}
+        over = state["over_bins"]  # whose window begins anew, or the first process's would count for all
+        over = over | {name: torch.zeros_like(over[name]) for name in ("accumulated", "count")} | {"age": 0}
+        return state | {"inside": self._inside.recut(state["inside"]), "over_bins": over, "drawn": points}

@@ -65,7 +65,7 @@ from lightning_as.core.doubts import Doubts
 from lightning_as.core.draw import Draw, to_device
 from lightning_as.core.execution import loops
 from lightning_as.core.level_distribution import LevelDistribution
-from lightning_as.core.levels import LEVELS, doubts_of_levels, levels_at, numbers_of_levels, weights_of_levels
+from lightning_as.core.levels import LEVELS, doubts_of_levels, levels_at, moved, numbers_of_levels, weights_of_levels
 from lightning_as.core.persistence import Persistence
 from lightning_as.core.points import Kind, Points
 from lightning_as.core.state import require
@@ -239,6 +239,7 @@ class ClosenessSampling(Strategy):
             "gammas": torch.stack([each.gamma for each in ranks]).cpu(),
             "scores": [each.score for each in ranks],
             "persistence": self._persistence.state_dict(),
+            "size": len(self.bins),
             "drawn": self._drawn,
             "since": self._since,
             "points": self._points.state_dict(),
@@ -261,15 +262,17 @@ class ClosenessSampling(Strategy):
 
     def recut(self, state: dict[str, Any]) -> dict[str, Any]:
         points = Points(len(self.bins), self.points).state_dict()  # of a new pass
-        state = state | {"distribution": self._distribution.state_dict(), "points": points}
-        return state | {"since": len(self.bins)}  # so that ranks come with the next draw
+        size, drawn = len(self.bins), round(state["drawn"] * len(self.bins) / state["size"])  # as many passes
+        new = {"drawn": drawn, "since": size, "size": size}  # ranks come with the next draw
+        return state | {"distribution": self._distribution.state_dict(), "points": points} | new
 
     def _smooth_norms(self, indices: Tensor, norms: Tensor, known: Tensor) -> None:
         """Move norms towards the known ones; those that were not known become them."""
         old = self._norms.index_select(0, indices)
         before = self._norms_of_levels.index_select(0, old.long())
-        moved = torch.where(old == 0, norms, torch.lerp(norms, before, self.smoothing))
-        new = torch.where(known, levels_at(moved.log()), old)
+        smoothed = torch.where(old == 0, norms, torch.lerp(norms, before, self.smoothing))
+        to, found = levels_at(torch.stack([smoothed, norms]).log())
+        new = torch.where(known, moved(old, to, found), old)
         self._norms.index_copy_(0, indices, new.index_select(0, last_occurrence(indices, known)))
 
     def _next_points(self, size: int, generator: torch.Generator) -> Tensor:
@@ -284,15 +287,13 @@ class ClosenessSampling(Strategy):
     def _weights(self, ranks: _Ranks, counts: Tensor) -> Tensor:
         """The w of each level, (levels,) float64."""
         doubts, rest = self._doubts_of_levels
-        by = {"loss": doubts, "gradient": self._norms_of_levels}
-        scores = by.get(SCORES[ranks.score])
-        return weights_of_levels(counts, doubts * rest.pow(ranks.gamma) if scores is None else scores, self.pressure)
+        others = {"loss": doubts, "gradient": self._norms_of_levels}
+        scores = others.get(SCORES[ranks.score], doubts * rest.pow(ranks.gamma))
+        return weights_of_levels(counts, scores, self.pressure)
 
 
 class _Ranks(NamedTuple):
-    """What instances are ranked by."""
+    """What instances are ranked by: which of the scores, and γ of closeness, () float64."""
 
     score: int
-    """Which of the scores."""
     gamma: Tensor
-    """γ of closeness, () float64."""

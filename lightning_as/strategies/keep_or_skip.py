@@ -57,7 +57,7 @@ from lightning_as.core.arguments import check_positive, check_share
 from lightning_as.core.bins import Bins
 from lightning_as.core.draw import Draw
 from lightning_as.core.key_table import KeyTable
-from lightning_as.core.levels import LEVELS, doubts_of_levels, levels_at, weights_of_levels
+from lightning_as.core.levels import LEVELS, doubts_of_levels, levels_at, moved, weights_of_levels
 from lightning_as.core.persistence import HOPELESS, Persistence
 from lightning_as.core.state import require
 from lightning_as.strategies.stream_filter import StreamFilter
@@ -173,14 +173,14 @@ class KeepOrSkip(StreamFilter):
         found = np.stack([-np.expm1(-losses.numpy()), np.exp(-losses.numpy())])  # the doubt and what is left of 1
         smoothed = self.smoothing * self._of_levels.numpy()[:, levels] + (1 - self.smoothing) * found
         with np.errstate(divide="ignore"):
-            doubts, rest = np.log(np.where(levels > 0, smoothed, found))
-        moved, seems = levels_at(torch.from_numpy(doubts - rest)).numpy(), found[0] > 1 - HOPELESS
+            doubts, rest = torch.from_numpy(np.log([np.where(levels > 0, smoothed, found), found])).unbind(1)
+        new, seems = moved(torch.from_numpy(levels), *levels_at(doubts - rest)).numpy(), found[0] > 1 - HOPELESS
         self._note(seems, seemed, draw.probabilities.numpy())
         last = len(places) - 1 - np.unique(places[::-1], return_index=True)[1]  # of equal keys it counts
         fresh = levels[last] == 0
         np.subtract.at(self._counts, levels[last][~fresh], 1)
-        np.add.at(self._counts, moved[last], 1)
-        self._table.values[places[last]] = (moved + _SEEMED * seems.astype(np.int16))[last]
+        np.add.at(self._counts, new[last], 1)
+        self._table.values[places[last]] = (new + _SEEMED * seems.astype(np.int16))[last]
         self._known += int(fresh.sum())
         self._count(float((1 / draw.within).sum()), int(fresh.sum()))
 

@@ -15,6 +15,7 @@ from thesis.results import read as read_studies
 
 ROOT = Path(__file__).parents[2]
 LABELS_WRONG = "fashion-mnist-wrong10"
+HUMAN = "cifar10n-worse"
 
 
 @cache
@@ -44,7 +45,7 @@ def choosing() -> list[str]:
     closeness, infobatch = standing["closeness"], standing["infobatch"]
     return [
         f"{closeness.mean:.1f} points above uniform sampling at equal time in the mean over the kinds of data",
-        f"| {closeness.mean:+.1f} at equal time in the mean over kinds of data, two of 30 cells lost (B). At equal "
+        f"| {closeness.mean:+.1f} at equal time in the mean over kinds of data, two of 33 cells lost (B). At equal "
         f"steps SST-2 at ½ {points('sst2', '0.5')}, covertype's average precision at the whole budget "
         f"{points('covertype', metric='average_precision')} |",
         f"Fashion-MNIST with 10 % wrong: {over(LABELS_WRONG)} at ¼, ½ and all of the budget; 40 %: "
@@ -83,6 +84,9 @@ def default() -> list[str]:
         f"on adult {points('adult')}",
         f"`ClosenessSampling` has {over('cifar10')} points at ¼, ½ and all of the budget, the thesis's method "
         f"{over('cifar10', 'thesis')}, online batch selection {over('cifar10', 'obs')}.",
+        f"`ClosenessSampling` has {over(HUMAN)} points at ¼, ½ and all of the budget, InfoBatch "
+        f"{over(HUMAN, 'infobatch')}, the thesis's method {over(HUMAN, 'thesis')}, online batch selection "
+        f"{over(HUMAN, 'obs')}:",
     ]
 
 
@@ -119,8 +123,8 @@ def test_the_default_is_the_method_that_the_rule_puts_first():
     assert (standing["closeness"].lost, standing["infobatch"].lost) == (2, 2)
     assert min(each.lost for each in standing.values()) == 2
     table, _ = found()
-    rs2 = [abs(each.difference) for each in table.values() if each.rival == "rs2"]
-    assert max(rs2) < 0.35  # "within 0.3 of uniform sampling in every cell"
+    rs2 = [abs(each.difference) for each in table.values() if each.rival == "rs2" and each.seeds == 5]
+    assert max(rs2) < 0.35  # "within 0.3 of uniform sampling in every cell of five seeds"
 
 
 def test_the_convergence_table_is_that_of_its_results():

@@ -66,3 +66,13 @@ def test_visits_of_what_is_not_there_are_refused(index: int, losses: int, error:
     with pytest.raises(ValueError, match="four sums"):
         doubts.learn(torch.tensor([0]), one, one, persistence)
     assert not doubts.levels.any()
+
+
+@pytest.mark.usefixtures("execution")
+@pytest.mark.parametrize("smoothing", [0.9, 0.999])
+def test_small_steps_are_not_lost_in_rounding(smoothing: float):
+    doubts, persistence = Doubts(1, smoothing, CPU), Persistence(1, CPU)
+    zero, r = torch.zeros(1, dtype=torch.int64), torch.ones(1, dtype=torch.float64)
+    for loss in [0.7, *[0.2] * 3000]:
+        doubts.learn(zero, double(loss), r, persistence)
+    assert found(doubts)[0] == pytest.approx(1 - math.exp(-0.2), rel=0.002)

@@ -103,3 +103,13 @@ def test_a_batch_must_have_as_many_strata_and_a_state_must_be_of_a_pass():
     for wrong in ({"position": 6}, {"start": 6}, {"key": 2**63}):
         with pytest.raises(ValueError, match="damaged"):
             Points(5).load_state_dict(good | wrong)
+
+
+@pytest.mark.parametrize("period", [2, 3, 4])
+def test_in_parts_data_with_a_period_come_in_all_its_phases(period: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "_PART", 300)  # of 1,200 and some: four or five parts
+    for count in (1200, 1203):
+        points, generator = Points(count), seeded()
+        strata = torch.cat([points.take(100, generator) for _ in range(12)]).mul(count).long().view(12, 100)
+        for batch in strata:
+            assert int(torch.bincount(batch % period, minlength=period).min()) > 5

@@ -73,6 +73,11 @@ def test_other_processes_know_of_each_instance_what_was_known(kind: str, count: 
                 torch.testing.assert_close(found[where, 2], expected[where, 2] / expected[where, 2].mean())
     else:
         torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    if kind == "closeness":  # as many passes, and so ranks or none
+        for sampler in after:
+            states = [each.strategy.state_dict() for each in (sampler, before[0])]
+            passes = [state["drawn"] / state["size"] for state in states]
+            assert passes[0] == pytest.approx(passes[1], abs=1 / states[0]["size"])
     assert sum(sampler.strategy.skipped for sampler in after) == 1 + 2 + 3
     for sampler in after:
         assert sampler.strategy.record.batches == before[0].strategy.record.batches

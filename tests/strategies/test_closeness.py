@@ -55,11 +55,14 @@ class Oracle:
         self.windows.append([])
 
     def learn(self, indices: list[int], losses: list[float], r: list[float]) -> None:
-        old, seemed = {i: doubt_at(number) for i, number in self.levels.items()}, set(self.seemed)
+        before, seemed = dict(self.levels), set(self.seemed)
+        old = {i: doubt_at(number) for i, number in before.items()}
         for i, loss in zip(indices, losses, strict=True):  # of duplicates the last counts
             doubt, rest = 1 - math.exp(-loss), math.exp(-loss)
             pair = [self.alpha * a + (1 - self.alpha) * b for a, b in zip(old.get(i, ()), (doubt, rest), strict=False)]
-            self.levels[i] = level(*(pair or (doubt, rest)))
+            to, found = level(*(pair or (doubt, rest))), level(doubt, rest)
+            stays = to == before.get(i) != found  # too small a step for the levels
+            self.levels[i] = to + (1 if found > to else -1) * stays
             (self.seemed.add if doubt > 0.9 else self.seemed.discard)(i)
             self.windows[-1].append((1 / (len(TAGS) * r[i]), doubt > 0.9, i in seemed))
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lightning_as import Bins, Draw, KeepOrSkip
+from lightning_as.core.state import check_sums, checksums
 from lightning_as.core.stream import Stream
 from tests.helpers.statistics import double, p_value, saved, seeded
 
@@ -245,3 +246,12 @@ def test_it_is_refused_where_there_are_positions_and_draws_nothing():
         KeepOrSkip().start(Bins.single(10))
     with pytest.raises(RuntimeError, match="cannot draw"):
         at_work().draw(3, seeded())
+
+
+def test_what_has_learnt_nothing_can_be_saved():
+    strategy = at_work()
+    state = saved(strategy.state_dict())
+    assert check_sums(state, checksums(state)) is None
+    other = at_work()
+    other.load_state_dict(state)
+    assert other.known == 0

@@ -73,7 +73,7 @@ def test_bad_input_ends_before_the_first_training(arguments: Any, message: str, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 130), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 130)])
 def test_ended_and_started_again_it_is_the_uninterrupted_one(number, code, rows: Any, tmp_path: Path, capsys: Any):
     arguments = ["--seeds=1", "--epochs=8", "--only", "adam_64", "AS", "--device=cpu"]
     main(["run", "thesis", *arguments, f"--folder={tmp_path / 'whole'}"])
