@@ -191,7 +191,7 @@ class StreamSampler:
             RuntimeError: If none is pending.
         """
         draw = self.current
-        self._pending.popleft(), self._begun.popleft()
+        del self._pending[0], self._begun[0]
         self._position += 1
         self._log.trained(len(draw.indices))
         return draw
@@ -205,7 +205,7 @@ class StreamSampler:
         self._position = 0
         for draw in self._pending:  # which nobody will train on
             self._log.trained(len(draw.indices))
-        self._pending.clear(), self._begun.clear()
+        self._pending, self._begun = deque(), deque()
         self._resuming = False
 
     def state_dict(self, strategy: Strategy | None = None) -> dict[str, Any]:
