@@ -12,6 +12,17 @@ Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
 
+def check_ranks(pressure: float, gamma: float | str) -> None:
+    """Raise unless these are a selection pressure, and a γ of closeness or ``"follow"``."""
+    check_positive("pressure", pressure)
+    if pressure < 1:
+        raise ValueError(f"`pressure` must be at least 1, which is uniform, got {pressure}.")
+    if not isinstance(gamma, str):
+        check_positive("gamma", gamma, with_zero=True)
+    elif gamma != "follow":
+        raise ValueError(f"`gamma` must be a number of at least 0 or 'follow', got {gamma!r}.")
+
+
 def check_share(name: str, value: float, with_one: bool = False) -> None:
     """Raise unless a number is in [0, 1), or in [0, 1].
 

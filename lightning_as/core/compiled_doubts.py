@@ -70,6 +70,13 @@ def draw_evenly(tags: NDArray[Any], points: Floats, drawn: Integers) -> None:
 
 
 @kernel
+def _level(doubt: float, rest: float, reach: float, step: float) -> int:
+    """The level of a doubt and what is left of 1, of which one may be 0."""
+    place = min(max(np.log(doubt) - np.log(rest), -reach), reach)
+    return math.floor((place + reach) / step + 1.5)
+
+
+@kernel
 def smooth_doubts(
     levels: NDArray[np.int16],
     doubts: Floats,
@@ -102,14 +109,16 @@ def smooth_doubts(
         if math.isfinite(losses[i]):
             doubt, rest = -math.expm1(-losses[i]), math.exp(-losses[i])
             seems, seemed, old = doubt > hopeless, before[i] >= count, np.int64(before[i] % count)
-            found = math.floor((min(max(np.log(doubt) - np.log(rest), -reach), reach) + reach) / step + 1.5)
-            if old != 0:
-                doubt = smoothing * doubts[0, old] + (1 - smoothing) * doubt
-                rest = smoothing * doubts[1, old] + (1 - smoothing) * rest
-            place = min(max(np.log(doubt) - np.log(rest), -reach), reach)  # of which one may be 0
-            level = math.floor((place + reach) / step + 1.5)
-            if level == old:  # a step that is too small for the rounding
-                level += (found > old) - (found < old)
+            if old == 0:
+                level = _level(doubt, rest, reach, step)
+            else:
+                share = 1 - smoothing
+                level = _level(
+                    smoothing * doubts[0, old] + share * doubt, smoothing * doubts[1, old] + share * rest, reach, step
+                )
+                if level == old:  # a step that is too small for the rounding
+                    found = _level(doubt, rest, reach, step)
+                    level += (found > old) - (found < old)
             levels[indices[i]] = level + count * seems
             weight = 1 / (levels.size * probabilities[i])
             window[0] += seems * weight

@@ -46,13 +46,11 @@ class Doubts:
             compiled.smooth_doubts(*(part.numpy() for part in parts), self.smoothing, 1 - HOPELESS, STEP)
             return
         known, old = losses.isfinite(), self.levels.index_select(0, indices)
-        seems, seemed = torch.expm1(-losses).neg_() > 1 - HOPELESS, old >= LEVELS
-        persistence.observe(seemed, seems, known, probabilities)
-        found = torch.stack([torch.expm1(-losses).neg_(), torch.exp(-losses)])
-        before = self._of_levels.index_select(1, (old - LEVELS * seemed).long())
-        smoothed = torch.where(old == 0, found, torch.lerp(found, before, self.smoothing))
-        places = torch.stack([smoothed, found]).log()
-        to, its = levels_at(places[:, 0] - places[:, 1])
-        new = moved((old - LEVELS * seemed).to(torch.int16), to, its) + LEVELS * seems
+        found, before = torch.stack([torch.expm1(-losses).neg_(), torch.exp(-losses)]), old % LEVELS
+        seems = found[0] > 1 - HOPELESS
+        persistence.observe(old >= LEVELS, seems, known, probabilities)
+        smoothed = torch.lerp(found, self._of_levels.index_select(1, before.long()), self.smoothing)
+        places = torch.stack([torch.where(before == 0, found, smoothed), found]).log()
+        new = moved(before, *levels_at(places[:, 0] - places[:, 1])) + LEVELS * seems
         new = torch.where(known, new, old).index_select(0, last_occurrence(indices, known))
         self.levels.index_copy_(0, indices, new.to(torch.int16))

@@ -57,7 +57,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from lightning_as.core.arguments import check_choice, check_positive, check_share
+from lightning_as.core.arguments import check_choice, check_positive, check_ranks, check_share
 from lightning_as.core.bins import Bins
 from lightning_as.core.chunk_order import ChunkOrder
 from lightning_as.core.chunk_points import ChunkPoints
@@ -118,13 +118,7 @@ class ClosenessSampling(Strategy):
         score: Scoring = "closeness",
         points: Kind = "strata",
     ) -> None:
-        check_positive("pressure", pressure)
-        if pressure < 1:
-            raise ValueError(f"`pressure` must be at least 1, which is uniform, got {pressure}.")
-        if not isinstance(gamma, str):
-            check_positive("gamma", gamma, with_zero=True)
-        elif gamma != "follow":
-            raise ValueError(f"`gamma` must be a number of at least 0 or 'follow', got {gamma!r}.")
+        check_ranks(pressure, gamma)
         for name, share in (("floor", floor), ("smoothing", smoothing)):
             check_share(name, share)
         check_share("smallest_bin", smallest_bin, with_one=True)

@@ -53,7 +53,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_as.core.arguments import check_positive, check_share
+from lightning_as.core.arguments import check_ranks, check_share
 from lightning_as.core.bins import Bins
 from lightning_as.core.draw import Draw
 from lightning_as.core.key_table import KeyTable
@@ -95,13 +95,7 @@ class KeepOrSkip(StreamFilter):
         smoothing: float = 0.7,
         relaxation: float = 0.3,
     ) -> None:
-        check_positive("pressure", pressure)
-        if pressure < 1:
-            raise ValueError(f"`pressure` must be at least 1, with which all are kept, got {pressure}.")
-        if not isinstance(gamma, str):
-            check_positive("gamma", gamma, with_zero=True)
-        elif gamma != "follow":
-            raise ValueError(f"`gamma` must be a number of at least 0 or 'follow', got {gamma!r}.")
+        check_ranks(pressure, gamma)
         check_share("floor", floor, with_one=True)
         check_share("smoothing", smoothing)
         check_share("relaxation", relaxation, with_one=True)

@@ -123,6 +123,8 @@ def test_the_default_is_the_method_that_the_rule_puts_first():
     assert (standing["closeness"].lost, standing["infobatch"].lost) == (2, 2)
     assert min(each.lost for each in standing.values()) == 2
     table, _ = found()
+    counted = at_equal_time(runs(current(read(ROOT / "benchmarks" / "results" / "budget.csv"))))
+    assert sum(each.rival == "closeness" for each in counted) == 33  # "two of 33 cells", which three pages say
     rs2 = [abs(each.difference) for each in table.values() if each.rival == "rs2" and each.seeds == 5]
     assert max(rs2) < 0.35  # "within 0.3 of uniform sampling in every cell of five seeds"
 
