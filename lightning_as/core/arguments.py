@@ -13,7 +13,16 @@ Result = TypeVar("Result")
 
 
 def check_ranks(pressure: float, gamma: float | str) -> None:
-    """Raise unless these are a selection pressure, and a γ of closeness or ``"follow"``."""
+    """Raise unless these are a selection pressure, and a γ of closeness or ``"follow"``.
+
+    Args:
+        pressure: s, at least 1.
+        gamma: γ, at least 0, or ``"follow"``.
+
+    Raises:
+        TypeError: If one is no number.
+        ValueError: If one is out of its range.
+    """
     check_positive("pressure", pressure)
     if pressure < 1:
         raise ValueError(f"`pressure` must be at least 1, which is uniform, got {pressure}.")

@@ -118,7 +118,7 @@ def smooth_doubts(
                 )
                 if level == old:  # a step that is too small for the rounding
                     found = _level(doubt, rest, reach, step)
-                    level += (found > old) - (found < old)
+                    level += 1 if found > old else -1 if found < old else 0
             levels[indices[i]] = level + count * seems
             weight = 1 / (levels.size * probabilities[i])
             window[0] += seems * weight
