@@ -8,6 +8,7 @@ both ends. In between uniform sampling never does, and AS on the device with eve
 
 on_device_<batch>   AS with its state and draws on the GPU, over uniform sampling (goal: at most 1.05)
 on_host_<batch>     AS with its state and draws on the CPU, which waits for the losses of each step, over the same
+default_on_device_<batch>, default_on_host_<batch>   the same of the callback's default, ClosenessSampling
 epochs_per_minute_<batch>   of AS on the device
 parallel_<k>        epochs of AS per minute of k processes that share the GPU, each with a seed of its own, batch 256
 
@@ -31,9 +32,15 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lightning_as import AdaptiveSampling, AdaptiveSamplingCallback, ConvNetClassifier, MNISTDataModule
+from lightning_as import (
+    AdaptiveSampling,
+    AdaptiveSamplingCallback,
+    ClosenessSampling,
+    ConvNetClassifier,
+    MNISTDataModule,
+)
 
-ARMS = ("uniform", "on_device", "on_host")
+ARMS = ("uniform", "on_device", "on_host", "default_on_device", "default_on_host")
 WARM_UP = 10  # steps that are not timed
 IMAGES = 60_000
 
@@ -60,9 +67,13 @@ class Setting:
     def __init__(self, batch_size: int, accelerator: str, seed: int = 0) -> None:
         self.data = MNISTDataModule(batch_size, device="auto", seed=seed)
         self.accelerator = accelerator
-        on_device, on_host = AdaptiveSampling(), AdaptiveSampling()
-        on_host.any_device = False
-        self.sampling = {"on_device": AdaptiveSamplingCallback(on_device), "on_host": AdaptiveSamplingCallback(on_host)}
+        self.sampling = {
+            arm: AdaptiveSamplingCallback(ClosenessSampling() if "default" in arm else AdaptiveSampling())
+            for arm in ARMS[1:]
+        }
+        for arm, callback in self.sampling.items():
+            if "host" in arm:
+                callback.strategy.any_device = False
 
     def run(self, arm: str, steps: int) -> float:
         """Seconds per step."""
@@ -85,12 +96,13 @@ class Setting:
 
 def overheads(setting: Setting, rounds: int, seconds: float) -> dict[str, list[float]]:
     """Seconds per step of each arm in each round."""
-    steps = max(20, round(seconds / setting.run("uniform", 20)))
+    steps = max(10 if seconds < 0.5 else 20, round(seconds / setting.run("uniform", 20)))
     for arm in ARMS[1:]:
         setting.run(arm, 20)
     found: dict[str, list[float]] = {arm: [] for arm in ARMS}
     for number in range(rounds):
-        for arm in ARMS[number % 3 :] + ARMS[: number % 3]:
+        first = number % len(ARMS)
+        for arm in ARMS[first:] + ARMS[:first]:
             found[arm].append(setting.run(arm, steps))
     return found
 
@@ -134,7 +146,7 @@ def main() -> None:
     print(torch.cuda.get_device_name() if cuda else "no GPU: the CPU stands for it, and the figures say nothing of one")
     figures: dict[str, float] = {"cuda": int(cuda)}
     for size in options.batch_sizes or ([256] if quick else [64, 256, 1024]):
-        found = overheads(Setting(size, options.accelerator), 3 if quick else 24, 0.5 if quick else 2.0)
+        found = overheads(Setting(size, options.accelerator), 3 if quick else 12, 0.3 if quick else 0.8)
         for arm in ARMS[1:]:
             ratios = [ours / plain for ours, plain in zip(found[arm], found["uniform"], strict=True)]
             low, middle, high = statistics.quantiles(ratios, n=4)
@@ -144,7 +156,7 @@ def main() -> None:
         figures[f"epochs_per_minute_{size}"] = round(60 * size / IMAGES / statistics.median(found["on_device"]), 2)
     setting = Setting(256, options.accelerator)
     setting.run("on_device", 20)
-    steps = max(20, round((1.0 if quick else 20.0) / setting.run("on_device", 20)))
+    steps = max(20, round((1.0 if quick else 6.0) / setting.run("on_device", 20)))
     for processes in options.processes or ([2] if quick else [1, 2, 4]):
         rate = parallel(processes, options.accelerator, steps)
         figures[f"parallel_{processes}"] = round(60 * 256 / IMAGES * rate, 2)

@@ -121,7 +121,7 @@ def whole_gradients(module: nn.Module, inputs: Tensor, losses: Tensor, gradients
     """
     bounds = gradients.norm(dim=1)
     some = bounds > 0
-    factors = gradient_factors(module, inputs[some], (gradients / bounds[:, None])[some].to(inputs.dtype))
+    factors = gradient_factors(module, inputs[some.to(inputs.device)], (gradients / bounds[:, None])[some].to(inputs))
     bounds, losses = bounds[some].cpu(), losses[some].cpu()
     norms = factors * bounds
     low, middle, high = factors.quantile(torch.tensor([0.1, 0.5, 0.9], dtype=factors.dtype)).tolist()

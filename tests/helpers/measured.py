@@ -24,6 +24,8 @@ def fit(
     """A fit with batches of one size in all: only the checkpoint can make it equal to one of another seed."""
     strategy = make()
     data = AdaptiveDataModule(TinyData(batch_size=BATCH // processes, num_workers=num_workers), sharded=sharded)
-    devices: dict[str, Any] = {"devices": processes, "strategy": "ddp_fork" if processes > 1 else "auto"}
+    devices: dict[str, Any] = (
+        {"accelerator": "cpu", "devices": processes, "strategy": "ddp_fork"} if processes > 1 else {}
+    )
     options = {"max_epochs": EPOCHS, "limit_val_batches": 1, **devices, **options}
     tiny_fit(path.parent, strategy, module, data, callbacks=(Report(path, strategy), *callbacks), **options)

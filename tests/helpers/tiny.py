@@ -1,6 +1,7 @@
 """A tiny data set, DataModule and module as users have them, and what watches a fit of them."""
 
 import logging
+import os
 import random
 import warnings
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -136,20 +138,21 @@ class Watch(Callback):
         self._logits = None
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self.batches.append(batch)
+        self.batches.append(move_data_to_device(batch, "cpu"))
         if self._logits is not None:
             self.logits.append(self._logits)
 
     def _see(self, module: nn.Module, inputs: Any, output: Any) -> None:
         if module.training and isinstance(output, Tensor) and (self._last or self._logits is None):
-            self._logits = output.detach()
+            self._logits = output.detach().cpu()
 
 
 def tiny_trainer(folder: Path, **options: Any) -> Trainer:
-    """A quiet Trainer on the CPU."""
+    """A quiet Trainer on the CPU, or on what the environment says, such as `cuda`, where there is one."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     quiet = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
-    defaults = {"accelerator": "cpu", "max_epochs": 1, "default_root_dir": folder, **dict.fromkeys(quiet, False)}
+    accelerator = os.environ.get("TESTS_ACCELERATOR", "cpu")
+    defaults = {"accelerator": accelerator, "max_epochs": 1, "default_root_dir": folder, **dict.fromkeys(quiet, False)}
     return Trainer(**{**defaults, **options})
 
 
