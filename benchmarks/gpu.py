@@ -1,15 +1,16 @@
 """What adaptive sampling costs on a GPU, where its state and draws live there, and what one GPU can do.
 
-The thesis's CNN on the full MNIST, all images on the device (``MNISTDataModule(device="auto")``). Short runs alternate
+The thesis's CNN on the full MNIST, all images on the GPU (``MNISTDataModule(device="auto")``). Short runs alternate
 in changing order; a ratio is that of the times per step of two runs of one round, and the figure is the median over
 the rounds, with its quartiles beside it. A run is timed from its tenth step to its last, and waits for the GPU at
-both ends. In between uniform sampling never does, and AS on the device with every 50th step, for the log, and every
-64th batch.
+both ends. In between uniform sampling never does, and AS on the GPU with every 50th step, for the log, and every 64th
+batch.
 
-on_device_<batch>   AS with its state and draws on the GPU, over uniform sampling (goal: at most 1.05)
-on_host_<batch>     AS with its state and draws on the CPU, which waits for the losses of each step, over the same
+on_host_<batch>     AS as it is, over uniform sampling: its state and draws are on the CPU, which waits for the losses
+                    of each step (goal: at most 1.05)
+on_device_<batch>   AS with its state and draws on the GPU as well, by ``sampler.to("cuda")``, over the same
 default_on_device_<batch>, default_on_host_<batch>   the same of the callback's default, ClosenessSampling
-epochs_per_minute_<batch>   of AS on the device
+epochs_per_minute_<batch>   of AS on the CPU
 parallel_<k>        epochs of AS per minute of k processes that share the GPU, each with a seed of its own, batch 256
 
     python benchmarks/gpu.py [--quick] [--accelerator auto cuda cpu] [--batch-sizes 64 256 1024] [--processes 1 2 4]
@@ -66,17 +67,18 @@ class Setting:
 
     def __init__(self, batch_size: int, accelerator: str, seed: int = 0) -> None:
         self.data = MNISTDataModule(batch_size, device="auto", seed=seed)
+        self.data.setup("fit")
         self.accelerator = accelerator
         self.sampling = {
             arm: AdaptiveSamplingCallback(ClosenessSampling() if "default" in arm else AdaptiveSampling())
             for arm in ARMS[1:]
         }
-        for arm, callback in self.sampling.items():
-            if "host" in arm:
-                callback.strategy.any_device = False
 
     def run(self, arm: str, steps: int) -> float:
         """Seconds per step."""
+        there = "on_device" in arm and torch.cuda.is_available() and self.accelerator != "cpu"
+        assert self.data.sampler is not None
+        self.data.sampler.to("cuda" if there else "cpu")
         watch = Stopwatch()
         trainer = Trainer(
             accelerator=self.accelerator,
@@ -112,9 +114,9 @@ def alone(seed: int, accelerator: str, steps: int, ready: Any, times: Any) -> No
     _quiet()
     torch.set_num_threads(1)
     setting = Setting(256, accelerator, seed)
-    setting.run("on_device", 20)
+    setting.run("on_host", 20)
     ready.wait(timeout=300)
-    times.put(setting.run("on_device", steps))
+    times.put(setting.run("on_host", steps))
 
 
 def parallel(processes: int, accelerator: str, steps: int) -> float:
@@ -153,10 +155,10 @@ def main() -> None:
             figures[f"{arm}_{size}"] = round(middle, 4)
             print(f"batch {size}, {arm} / uniform {middle:.3f} (quartiles {low:.3f} to {high:.3f})", flush=True)
         figures[f"uniform_ms_{size}"] = round(1e3 * statistics.median(found["uniform"]), 3)
-        figures[f"epochs_per_minute_{size}"] = round(60 * size / IMAGES / statistics.median(found["on_device"]), 2)
+        figures[f"epochs_per_minute_{size}"] = round(60 * size / IMAGES / statistics.median(found["on_host"]), 2)
     setting = Setting(256, options.accelerator)
-    setting.run("on_device", 20)
-    steps = max(20, round((1.0 if quick else 6.0) / setting.run("on_device", 20)))
+    setting.run("on_host", 20)
+    steps = max(20, round((1.0 if quick else 6.0) / setting.run("on_host", 20)))
     for processes in options.processes or ([2] if quick else [1, 2, 4]):
         rate = parallel(processes, options.accelerator, steps)
         figures[f"parallel_{processes}"] = round(60 * 256 / IMAGES * rate, 2)

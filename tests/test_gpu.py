@@ -74,14 +74,22 @@ def test_the_losses_are_those_of_the_batches(precision: str, compile: bool, tmp_
 
 
 @pytest.mark.parametrize("make", THERE.values(), ids=list(THERE))
-def test_where_the_images_are_state_and_draws_are_too_and_a_resumed_fit_is_the_uninterrupted_one(
-    make: Callable[[], Strategy], make_data: Callable[..., MNISTDataModule], tmp_path: Path
+@pytest.mark.parametrize("place", ["cpu", "cuda"])
+def test_with_images_there_a_resumed_fit_is_the_uninterrupted_one(
+    make: Callable[[], Strategy], place: str, make_data: Callable[..., MNISTDataModule], tmp_path: Path
 ):
+    def images_there() -> MNISTDataModule:
+        data = make_data(device="auto")
+        data.setup("fit")
+        assert data.sampler is not None
+        data.sampler.to(place)
+        return data
+
     whole, rest, here = make(), make(), make()
     saving = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
-    fit(tmp_path, make_data(device="auto"), whole, callbacks=[saving])
-    assert whole.probabilities().device.type == GPU["accelerator"]
-    fit(tmp_path, make_data(device="auto"), rest, seed=1, path=tmp_path / "step=27.ckpt")
+    fit(tmp_path, images_there(), whole, callbacks=[saving])
+    assert whole.probabilities().device.type == place
+    fit(tmp_path, images_there(), rest, seed=1, path=tmp_path / "step=27.ckpt")
     torch.testing.assert_close(rest.probabilities(), whole.probabilities(), rtol=1e-6, atol=0)
     assert differences(rest.state_dict().get("points"), whole.state_dict().get("points")) == []
     # Begun on the GPU, ended on the CPU.

@@ -22,7 +22,7 @@ from lightning_as.data.partition import make_bins
 Part = Literal["train", "test"]
 
 _BINS = ("label", "single")
-_GPUS = ("cuda",)  # where `device="auto"` keeps everything; others know no float64
+_GPUS = ("cuda",)  # where `device="auto"` keeps the images
 _EVALUATION_BATCH = 128  # on a CPU twice as fast as 1000, whose activations no cache holds
 
 
@@ -80,9 +80,9 @@ class ImageDataModule(LightningDataModule, ABC):
         batches_per_epoch: Length of an epoch. Default: the training images over the (global) batch size, floored.
         seed: Seed of the sampler. Default: what `seed_everything` or `torch.manual_seed` was last given.
         pin_memory: Whether loaders pin their batches, for faster copies to a GPU. Default: False.
-        device: ``"auto"``: all images lie on the GPU that the Trainer uses, if it uses one, and so does the state of a
-            strategy that can (:attr:`Strategy.any_device`), so that sampling makes no step wait. Not with `num_workers`
-            or `pin_memory`. ``"cpu"``: in the memory of the machine. Default: ``"cpu"``.
+        device: ``"auto"``: all images lie on the GPU that the Trainer uses, if it uses one; what is known of them stays
+            on the CPU, where a draw takes least. Not with `num_workers` or `pin_memory`. ``"cpu"``: in the memory of
+            the machine. Default: ``"cpu"``.
 
     Raises:
         TypeError: If a number of images, batches or processes is not an integer.
@@ -170,7 +170,6 @@ class ImageDataModule(LightningDataModule, ABC):
             self.sampler = self._make_sampler()
         else:
             self.sampler.detach()  # this fit may be without a callback; if not, it attaches its strategy after this
-            self.sampler.to(self._device())  # which may be another than in the fit before
 
     def train_dataloader(self) -> AdaptiveDataLoader:
         """Batches that the sampler draws."""
@@ -217,7 +216,7 @@ class ImageDataModule(LightningDataModule, ABC):
         seed = torch.initial_seed() if self.seed is None else self.seed
         if self.trainer is not None:
             seed = self.trainer.strategy.broadcast(seed)  # all processes must draw the same
-        return AdaptiveBatchSampler(bins, self.batch_size, self.batches_per_epoch, seed, device=self._device())
+        return AdaptiveBatchSampler(bins, self.batch_size, self.batches_per_epoch, seed)
 
     def _device(self) -> torch.device:
         """Where the images lie."""

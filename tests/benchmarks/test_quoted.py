@@ -1,6 +1,7 @@
 """What the pages quote of results is what the results have."""
 
 import csv
+import re
 from functools import cache
 from pathlib import Path
 
@@ -150,7 +151,8 @@ def test_the_table_of_bins_is_that_of_its_results():
     found = {(row["data"], row["bins"]): row for row in bins.summary(bins.read(bins.RESULTS), 6)}
     text = (ROOT / "docs" / "benchmarks.md").read_text()
     for data in ("mnist", "mnist_wrong", "fashion", "fashion_wrong"):
-        cells = [f"{found[data, kind]['points']:+.1f}".replace("-", "−") for kind in bins.BINS[1:]]
+        rows = [found[data, kind] for kind in bins.BINS[1:]]
+        cells = [f"{row['points']:+.1f} ± {row['points_error']:.1f}".replace("-", "−") for row in rows]
         assert f"| {' | '.join(cells)} |" in text
 
 
@@ -182,6 +184,18 @@ def test_the_readme_quotes_the_evidence():
     assert f"from uniform sampling's {shares['uniform']:.1f} % to {shares['AS']:.1f} %" in " ".join(
         (ROOT / "README.md").read_text().split()
     )
+
+
+@pytest.mark.parametrize("kind", ["mnist", "tabular"])
+def test_the_examples_of_a_comparison_are_those_of_their_reports(kind: str):
+    report = (ROOT / "benchmarks" / "results" / "compare" / kind / "report.md").read_text()
+    page = (ROOT / "docs" / "compare.md").read_text()
+    table = next(part for part in report.split("\n\n") if part.startswith("| rival "))
+    assert table in page
+    verdicts = re.findall(r"^\*\*(.*)\*\*$", report, re.MULTILINE)
+    assert len(verdicts) > 1
+    if kind == "mnist":  # whose page has what is printed
+        assert [one for one in verdicts if one not in " ".join(page.split())] == []
 
 
 def test_the_table_of_streams_is_that_of_its_results():

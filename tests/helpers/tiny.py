@@ -208,6 +208,7 @@ def differences(one: Any, other: Any, path: str = "") -> list[str]:
     if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
         return [found for key in one for found in differences(one[key], other[key], f"{path}.{key}")]
     if isinstance(one, Tensor) and isinstance(other, Tensor):
+        one, other = one.cpu(), other.cpu()
         nan = one.isnan()
         same = torch.equal(nan, other.isnan()) and torch.equal(one[~nan], other[~nan])
     else:

@@ -73,7 +73,7 @@ def assert_steps_are_weighted(module: Unaware, strategy: Recording, **options: A
         torch.testing.assert_close(told, losses.detach().double(), rtol=1e-5, atol=1e-6)
         weights = importance_weights(draw.probabilities, BATCH * EPOCH, **options).float()
         expected = torch.autograd.grad((weights * losses).mean(), list(net.parameters()))
-        torch.testing.assert_close(tuple(gradients), expected, rtol=0, atol=1e-6)
+        torch.testing.assert_close(tuple(one.cpu() for one in gradients), expected, rtol=0, atol=1e-6)
     assert float(weights.std()) > 0.1 or options["weighting"] == "none"  # pyright: ignore[reportPossiblyUnboundVariable]
 
 
