@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_as.core.arguments import check_integer
@@ -192,12 +193,11 @@ class _Part:
         source = np.random.default_rng((self._key, self._rank, self._batches))
         self._batches += 1
         drawn = source.multivariate_hypergeometric([each.left for each in self._open], size, method="marginals")
-        shuffled = torch.from_numpy(source.permutation(size))
-        numbers = torch.cat([each.take(int(count)) for each, count in zip(self._open, drawn, strict=True)])
-        opened = torch.tensor([each.number for each in self._open], dtype=torch.int64, device="cpu")
-        at = opened.repeat_interleave(torch.from_numpy(drawn))[shuffled]
+        shuffled = source.permutation(size)
+        numbers = np.concatenate([each.take(count) for each, count in zip(self._open, drawn.tolist(), strict=True)])
+        rows = self._plan.numpy()[np.repeat([each.number for each in self._open], drawn)[shuffled]]
         self._open = [each for each in self._open if each.left]
-        return Strata(self._plan[at, 0], numbers[shuffled], self._plan[at, 3])
+        return Strata(*(torch.from_numpy(part.copy()) for part in (rows[:, 0], numbers[shuffled], rows[:, 3])))
 
     def state_dict(self) -> dict[str, Any]:
         opened = torch.tensor([(each.number, each.left) for each in self._open], dtype=torch.int64, device="cpu")
@@ -233,9 +233,9 @@ class _Open:
 
     def __init__(self, number: int, order: Tensor, left: int) -> None:
         self.number, self.left = number, left
-        self._order = order
+        self._order = order.numpy()
 
-    def take(self, count: int) -> Tensor:
+    def take(self, count: int) -> NDArray[np.int64]:
         """The strata of its next draws, (count,)."""
         self.left -= count
         return self._order[self.left : self.left + count]

@@ -28,7 +28,7 @@ OPEN_CHUNKS = 8
 AHEAD = 2
 """Chunks that are fetched before they are opened."""
 _SMALL = 4096  # bytes of an instance, on average, below which it is cheaper to decode neighbours together
-_WINDOW, _RUNS = 256, 3  # of these; how many such runs are kept for each open chunk
+_WINDOW, _RUNS = 256, 6  # of these; how many such runs are kept for each open chunk, beside its first one
 
 
 class Positions(list[int]):
@@ -102,6 +102,8 @@ class ChunkedStream(Dataset[Any]):
         self._ends = np.cumsum(self.chunk_sizes)
         self._readers_cache = OrderedDict[int, Any]()
         self._runs_cache = OrderedDict[tuple[int, int], list[Any]]()
+        self._firsts_cache = dict[int, tuple[int, list[Any]]]()
+        self._read_last = dict[int, int]()  # of each chunk, by litdata's number
         index = Path(stream.input_dir.path or "") / "index.json"
         chunks = json.loads(index.read_text())["chunks"] if index.is_file() else []
         bytes_, instances = (sum(chunk[name] for chunk in chunks) for name in ("chunk_bytes", "chunk_size"))
@@ -139,7 +141,8 @@ class ChunkedStream(Dataset[Any]):
         return in_order(indices, self._read)
 
     def __getstate__(self) -> dict[str, Any]:  # readers stay in their process
-        return {**self.__dict__, "_readers_cache": OrderedDict[int, Any](), "_runs_cache": OrderedDict[Any, Any]()}
+        empty = {"_readers_cache": OrderedDict[int, Any](), "_runs_cache": OrderedDict[Any, Any]()}
+        return self.__dict__ | empty | {"_firsts_cache": dict[Any, Any](), "_read_last": dict[int, int]()}
 
     def _read(self, indices: list[int]) -> list[Any]:
         positions = np.array(indices, dtype=np.int64)
@@ -171,18 +174,39 @@ class ChunkedStream(Dataset[Any]):
         return samples
 
     def _run(self, reader: Any, chunk: int, run: int) -> list[Any]:
-        """The instances of a run of neighbours, which are kept as long as a few others."""
+        """The instances of a run of neighbours, which are kept as long as a few others.
+
+        Draws go round a chunk once, and may end in the run that they began in, which is kept as long as the chunk.
+        """
+        if (first := self._firsts_cache.get(chunk)) is not None and first[0] == run:
+            return first[1]
         kept = self._runs_cache
         if (chunk, run) in kept:
             kept.move_to_end((chunk, run))
-        else:
-            if len(kept) >= _RUNS * self.open_chunks:
-                kept.popitem(last=False)
-            start = run * self.window
-            rows = range(start, min(start + self.window, self.chunk_sizes[chunk]))
-            first = int(self._firsts[chunk])
-            kept[chunk, run] = [reader.cache[self._index_type(first + row, chunk)] for row in rows]
-        return kept[chunk, run]
+            return kept[chunk, run]
+        rows = self._decode(reader, chunk, run)
+        if first is None:
+            self._firsts_cache[chunk] = run, rows
+            return rows
+        if len(kept) >= _RUNS * self.open_chunks:
+            kept.popitem(last=False)
+        kept[chunk, run] = rows
+        return rows
+
+    def _decode(self, reader: Any, chunk: int, run: int) -> list[Any]:
+        """The instances of a run of neighbours.
+
+        Litdata decodes all of them with the first, and then takes as long again to look up each: if its list is where
+        it was when this was written, it is taken as it is.
+        """
+        first = int(self._firsts[chunk])
+        numbers = range(first + run * self.window, first + min((run + 1) * self.window, self.chunk_sizes[chunk]))
+        sample = reader.cache[self._index_type(numbers[0], chunk)]
+        self._read_last[chunk] = numbers[0]
+        rows = getattr(getattr(reader.cache._reader, "_item_loader", None), "_chunk_rows", None) or [None]
+        if len(rows) == len(numbers) and rows[0] is sample:
+            return rows
+        return [sample, *(reader.cache[self._index_type(number, chunk)] for number in numbers[1:])]
 
     def _reader(self, chunk: int) -> Any:
         """The reader of a chunk; that of the one not read for the longest time, if there are enough."""
@@ -214,8 +238,10 @@ class ChunkedStream(Dataset[Any]):
 
     def _close(self, reader: Any, chunk: int) -> None:
         """Give the room of a chunk in the cache free, which litdata does after what it takes for the last instance."""
+        self._firsts_cache.pop(chunk, None)
+        last = self._read_last.pop(chunk, int(self._firsts[chunk]))  # which is not decoded again
         with suppress(FileNotFoundError):  # it is free already
-            _ = reader[self._index_type(int(self._firsts[chunk]), chunk, is_last_index=True)]
+            _ = reader[self._index_type(last, chunk, is_last_index=True)]
 
     def _check_file(self, chunk: int) -> None:
         """Raise a `ValueError` unless a chunk in a folder of this machine is there in its size."""

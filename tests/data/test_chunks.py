@@ -17,6 +17,7 @@ from lightning_as import (
     Uniform,
 )
 from lightning_as.core.chunk_order import Chunks
+from lightning_as.data import chunks
 from lightning_as.data.batch_sampler import AdaptiveBatchSampler
 from lightning_as.data.chunks import ChunkedStream, in_order
 from lightning_as.data.fingerprint import fingerprint
@@ -105,6 +106,26 @@ def test_an_epoch_of_a_stream_has_every_instance_once(folder: Path, workers: int
         for chunk in range(7):  # is read in one stretch, while another two at most begin and end
             at = (drawn // SIZE == chunk).nonzero().flatten()
             assert int(at[-1] - at[0]) < 4 * SIZE + 10
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_a_run_of_neighbours_is_decoded_once_an_epoch(folder: Path, hidden: bool, monkeypatch: pytest.MonkeyPatch):
+    """Also the one that the draws of a chunk begin and end in; `hidden` is a litdata that does not keep it."""
+    monkeypatch.setattr(chunks, "_WINDOW", 5)
+    runs: list[tuple[int, int]] = []
+    decode = ChunkedStream._decode
+
+    def noted(self: ChunkedStream, reader: Any, chunk: int, run: int) -> list[Any]:
+        runs.append((chunk, run))
+        if hidden:
+            reader.cache._reader._item_loader.set_batch_decode(1)
+        return decode(self, reader, chunk, run)
+
+    monkeypatch.setattr(ChunkedStream, "_decode", noted)
+    loader = AdaptiveDataLoader(stream(folder), 10, "chunk", seed=0, open_chunks=2)
+    samples = torch.cat([batch["x"][:, 0] for batch in loader]).long()
+    assert samples.sort().values.tolist() == list(range(N))
+    assert len(set(runs)) == len(runs) == sum(-(-size // 5) for size in ChunkedStream(stream(folder)).chunk_sizes)
 
 
 def test_a_loader_of_litdata_is_a_model_for_ours(folder: Path):
