@@ -117,7 +117,8 @@ def _collapse(evidence: Evidence) -> Claim | None:
     collapsed = [row for row in rows if row.collapsed_since is not None]
     verdict = HOLDS if len(collapsed) == len(rows) > 1 else OPEN if collapsed else CONTRADICTED
     since = ", ".join(f"epoch {row.collapsed_since}" for row in collapsed)
-    ours = f"for good in {len(collapsed)} of {len(rows)} trainings of {rows[0].epochs} epochs" + (
+    lengths = " to ".join(str(length) for length in sorted({row.epochs for row in rows})[:: len(rows) - 1 or 1])
+    ours = f"for good in {len(collapsed)} of {len(rows)} trainings of {lengths} epochs" + (
         f", since {since}" if since else ""
     )
     return Claim("P collapses with Adam at batch 64", "Figure 24", verdict, ours, str(len(rows)))

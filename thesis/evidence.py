@@ -16,7 +16,7 @@ import numpy as np
 from thesis.comparison import Estimate, Ratio, median, ratio
 from thesis.grid import APART, DATA, PARTS, REMEDIES, TIMED, WEIGHTS, over_bins
 from thesis.printed import ARMS, BATCH_SIZES, EPOCH, OPTIMIZERS
-from thesis.results import COLLAPSED, Run, last_common_epoch
+from thesis.results import COLLAPSED, Run, last_common_epoch, timed
 from thesis.tables import RatioRow, Tables
 
 LAST_EPOCHS = 3
@@ -144,8 +144,8 @@ class Evidence:
     def collapses(self) -> list[CollapseRow]:
         """Question 3: whether P collapses in the runs that go on beyond what is reported otherwise."""
         settings = [(arm, optimizer, size) for optimizer in OPTIMIZERS for size in BATCH_SIZES for arm in REMEDIES]
-        longer = [run for setting in settings for run in longest(of(self.runs, *setting)) if run.epochs[-1] > EPOCH]
-        return [_collapse(run) for run in longer]
+        found = [run for setting in settings for run in longer(of(self.runs, *setting))]
+        return [_collapse(run) for run in found if run.epochs[-1] > EPOCH]
 
     @cached_property
     def defaults(self) -> list[DefaultRow]:
@@ -204,7 +204,7 @@ class Evidence:
             (target, o, size, arm) for target in targets for o in OPTIMIZERS for size in batch_sizes for arm in arms
         ]
         found = [(of(self.runs, arm, optimizer, size), target) for target, optimizer, size, arm in settings]
-        return [_time(own, target) for own, target in found if own]
+        return [_time(own, target) for runs, target in found if (own := timed(runs))]
 
     def _selection_ratios(self, arm: str) -> dict[str, float]:
         """Of each setting with selection runs, the median over the seeds of the cost over the thesis's settings'."""
@@ -249,10 +249,10 @@ def of(
     return [run for run in own if (run.cell.seed >= FIRST_SELECTION_SEED) == selection]
 
 
-def longest(runs: Sequence[Run]) -> list[Run]:
-    """Those of the greatest length."""
-    length = max((run.epochs[-1] for run in runs), default=0)
-    return [run for run in runs if run.epochs[-1] == length]
+def longer(runs: Sequence[Run]) -> list[Run]:
+    """Those that go on beyond what is compared otherwise; if none does, the longest."""
+    length = min(max((int(run.epochs[-1]) for run in runs), default=0), EPOCH + 1)
+    return [run for run in runs if run.epochs[-1] >= length]
 
 
 def late_cost(run: Run, epoch: int) -> float:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter
 
-from thesis.evidence import ArmRow, TimeRow, late_cost, longest, of
+from thesis.evidence import ArmRow, TimeRow, late_cost, longer, of
 from thesis.figures import COST_LABELS, EPOCH_LABEL, MINUTES_LABEL, curves, epochs, legend, new_figure
 from thesis.grid import DATA, PARTS, REMEDIES, WEIGHTS, over_bins
 from thesis.printed import OPTIMIZERS
@@ -90,7 +90,7 @@ def weights_figure(runs: Sequence[Run], batch_size: int = 256) -> Figure:
 
 
 def collapse_figure(runs: Sequence[Run], optimizer: str = "adam", batch_size: int = 64) -> Figure:
-    """Question 3: the smallest entry of P and the training cost by epoch, with each remedy, of its longest runs.
+    """Question 3: the smallest entry of P and the training cost by epoch, with each remedy, of its long runs.
 
     Args:
         runs: Pooled ones.
@@ -100,7 +100,7 @@ def collapse_figure(runs: Sequence[Run], optimizer: str = "adam", batch_size: in
     title = f"{OPTIMIZERS[optimizer]}, batch {batch_size}: the smallest entry of P, and the training cost"
     figure = new_figure(title, (10, 4.6))
     left, right = figure.subplots(1, 2)
-    own = {arm: [_with_more(run) for run in longest(of(runs, arm, optimizer, batch_size))] for arm in REMEDIES}
+    own = {arm: [_with_more(run) for run in longer(of(runs, arm, optimizer, batch_size))] for arm in REMEDIES}
     arms = {arm: colour for arm, colour in zip(REMEDIES, COLOURS, strict=True) if own[arm]}
     for axes, column in ((left, "smallest_p"), (right, "late_cost")):
         curves(axes, [(own[arm], column, colour) for arm, colour in arms.items()], epochs, logarithmic=True)

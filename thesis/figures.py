@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from thesis.comparison import as_text
 from thesis.printed import ARMS, BATCH_SIZES, OPTIMIZERS
-from thesis.results import Run, common_epochs, last_common_epoch
+from thesis.results import Run, common_epochs, last_common_epoch, timed
 from thesis.tables import Tables
 
 EPOCH_LABEL, MINUTES_LABEL = "epochs", "training time (minutes)"
@@ -161,6 +161,8 @@ def curves(
         x: :func:`epochs` or :func:`minutes`.
         logarithmic: Else the column is a share, and shown as a percentage from epoch 1.
     """
+    if x is minutes:
+        lines = [(timed(runs), column, colour) for runs, column, colour in lines]
     values = np.concatenate([run.measured[column] for runs, column, _ in lines for run in runs] or [np.ones(1)])
     seen = values[np.isfinite(values) & (values > 0)]
     bottom, top = (seen.min() / 10, seen.max() * 10) if len(seen) else (0.1, 10.0)

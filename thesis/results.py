@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -116,6 +117,8 @@ def read(paths: Iterable[Path | str]) -> list[Run]:
     Args:
         paths: CSV files, or folders with a file ``epochs.csv``. A run that stands in several files counts once: the
             longest, or of equally long ones the first. One that has not been trained for an epoch yet is left out.
+            Where the ``protocol.json`` beside a file says that a GPU has trained, which several trainings share, the
+            seconds are no number, see :func:`timed`.
 
     Raises:
         FileNotFoundError: If a file is not there.
@@ -128,8 +131,9 @@ def read(paths: Iterable[Path | str]) -> list[Run]:
         found = read_rows(file)
         if not found:
             raise ValueError(f"{file} has no rows: nothing has been run yet.")
+        untimed = {} if _on_a_cpu(file) else {"seconds": "nan"}
         for cell, rows in found.items():
-            epochs = {int(row["epoch"]): row for row in rows}
+            epochs = {int(row["epoch"]): row | untimed for row in rows}
             before = longest.setdefault(cell, epochs)
             for epoch in before.keys() & epochs.keys():
                 if before[epoch] != {**epochs[epoch], "seconds": before[epoch]["seconds"]}:
@@ -210,6 +214,11 @@ def of_setting(
     ]
 
 
+def timed(runs: Sequence[Run]) -> list[Run]:
+    """Those whose seconds compare with others'."""
+    return [run for run in runs if np.isfinite(run.measured["seconds"]).all()]
+
+
 def common_epochs(runs: Sequence[Run]) -> list[int]:
     """The epochs that all runs have, rising; none of no runs."""
     return sorted(set.intersection(*(set(run.epochs.tolist()) for run in runs))) if runs else []
@@ -224,6 +233,11 @@ def last_common_epoch(runs: Sequence[Run], at_most: int | None = None) -> int | 
     """
     found = [epoch for epoch in common_epochs(runs) if epoch > 0 and (at_most is None or epoch <= at_most)]
     return found[-1] if found else None
+
+
+def _on_a_cpu(file: Path) -> bool:
+    protocol = file.with_name("protocol.json")
+    return not protocol.is_file() or json.loads(protocol.read_text()).get("device", "cpu") == "cpu"
 
 
 def _lines(file: Path) -> Iterator[tuple[str, dict[str, str]]]:

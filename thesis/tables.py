@@ -36,7 +36,7 @@ from thesis.printed import (
     AccuracyPValue,
     DeltaGrid,
 )
-from thesis.results import COLLAPSED, MEASURED, Run, common_epochs, last_common_epoch, of_setting
+from thesis.results import COLLAPSED, MEASURED, Run, common_epochs, last_common_epoch, of_setting, timed
 
 STATISTICS = ("mean", "median")
 GUESSING = math.log(10)
@@ -217,7 +217,7 @@ class Tables:
                 cost_median=median(measured["training_cost_median"]),
                 zeros=measured["training_cost_median"].count(0.0),
                 accuracy=median([100 * share for share in measured["test_accuracy"]]),
-                minutes=median([seconds / 60 for seconds in measured["seconds"]]),
+                minutes=median([run.at("seconds", epoch or 0) / 60 for run in timed(own)]),
                 minutes_printed=TABLES[optimizer][batch_size].minutes[arm],
             )
 

@@ -4,7 +4,7 @@ from itertools import product
 import pytest
 
 from tests.helpers.synthetic import Rows, evidence, row, runs_of, training
-from thesis.evidence import late_cost, longest
+from thesis.evidence import late_cost, longer
 from thesis.grid import PARTS, REMEDIES, WEIGHTS
 from thesis.printed import BATCH_SIZES, OPTIMIZERS
 
@@ -16,8 +16,12 @@ def test_late_costs_are_geometric_means_over_three_epochs():
     assert late_cost(run, 4) == pytest.approx(1e-3)
     assert late_cost(run, 1) == pytest.approx(8.0)  # there is one epoch: what is before the first is none
     assert (late_cost(zero, 3), late_cost(infinite, 2)) == (0, math.inf)
-    rows = [r for seed, epochs in enumerate((3, 5, 5)) for r in training([1.0] * epochs, seed=seed)]
-    assert [run.cell.seed for run in longest(runs_of(rows))] == [1, 2]
+
+
+@pytest.mark.parametrize(("lengths", "chosen"), [((3, 5, 5), [1, 2]), ((15, 16, 50), [1, 2]), ((), [])])
+def test_long_runs_are_those_beyond_what_is_compared_or_the_longest(lengths: tuple[int, ...], chosen: list[int]):
+    rows = [r for seed, epochs in enumerate(lengths) for r in training([1.0] * epochs, seed=seed)]
+    assert [run.cell.seed for run in longer(runs_of(rows) if rows else [])] == chosen
 
 
 def test_arms_are_compared_at_the_last_epoch_that_all_have():

@@ -24,6 +24,19 @@ def test_the_published_page_is_what_the_published_results_give_and_none_of_its_n
     assert [name for name in named if known.get(name) is None] == []
 
 
+def test_what_the_page_says_of_single_epochs_is_so():
+    own = {
+        (run.cell.arm, run.cell.optimizer, run.cell.seed): run.measured["ratio_own"][1:]
+        for run in read((ROOT / "benchmarks" / "results").glob("variance*/epochs.csv"))
+    }
+    floors = [ratios for (arm, _, _), ratios in own.items() if arm == "AS_floor"]
+    assert len(floors) == 5
+    assert max(ratios.max() for ratios in floors) < 1  # "below 1 after each epoch of each seed"
+    norms = {key[1:]: ratios for key, ratios in own.items() if key[0] == "gradient_norm"}
+    above = [(ratios >= own[("AS", *key)]).sum() for key, ratios in norms.items()]
+    assert (len(above), sum(above)) == (5, 1)  # "below AS after each epoch but one"
+
+
 def test_a_number_is_looked_up_and_written_with_so_many_digits_and_a_dash_is_for_what_is_not_there():
     rows = cell(seeds=3)
     known = numbers(tables(rows), evidence(rows))

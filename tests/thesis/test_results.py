@@ -1,10 +1,11 @@
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.helpers.synthetic import Rows, row, runs_of, write
-from thesis.results import COLUMNS, Cell, of_setting, read, read_rows, write_rows
+from thesis.results import COLUMNS, Cell, of_setting, read, read_rows, timed, write_rows
 
 PUBLISHED = sorted((Path(__file__).parents[2] / "benchmarks" / "results").glob("*/epochs.csv"))
 
@@ -32,6 +33,15 @@ def test_of_a_run_in_several_files_the_longest_counts_or_the_first(tmp_path: Pat
     assert [run.at("seconds", 15) for run in read(paths[:2])] == [7]
     with pytest.raises(ValueError, match=r"other.csv: epoch 15 of .* was read before, with other figures"):
         read(paths)
+
+
+def test_seconds_on_a_gpu_that_several_trainings_share_are_no_number(tmp_path: Path):
+    for seed, device in enumerate(("cpu", "cuda")):
+        write(tmp_path / device / "epochs.csv", [row(seed=seed, seconds=9)])
+        (tmp_path / device / "protocol.json").write_text(json.dumps({"device": device}))
+    runs = read([tmp_path / "cpu", tmp_path / "cuda"])
+    np.testing.assert_array_equal([run.at("seconds", 15) for run in runs], [9, np.nan])
+    assert [run.cell.seed for run in timed(runs)] == [0]
 
 
 def test_what_was_published_is_read_and_written_again_byte_by_byte_or_not_at_all(tmp_path: Path):
