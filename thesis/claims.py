@@ -117,7 +117,8 @@ def _collapse(evidence: Evidence) -> Claim | None:
     collapsed = [row for row in rows if row.collapsed_since is not None]
     verdict = HOLDS if len(collapsed) == len(rows) > 1 else OPEN if collapsed else CONTRADICTED
     since = ", ".join(f"epoch {row.collapsed_since}" for row in collapsed)
-    lengths = " to ".join(str(length) for length in sorted({row.epochs for row in rows})[:: len(rows) - 1 or 1])
+    shortest, longest = (end(row.epochs for row in rows) for end in (min, max))
+    lengths = str(longest) if shortest == longest else f"{shortest} to {longest}"
     ours = f"for good in {len(collapsed)} of {len(rows)} trainings of {lengths} epochs" + (
         f", since {since}" if since else ""
     )

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.synthetic import cell, evidence, tables
+from tests.helpers.synthetic import cell, evidence, tables, training
 from thesis.evidence import Evidence
 from thesis.page import SOURCE, numbers, page
 from thesis.results import read
@@ -57,3 +57,9 @@ def test_the_claims_are_judged_by_all_settings():
     line = next(line for line in text.splitlines() if "fails with Adam" in line)
     assert "**contradicted**" in line  # below uniform sampling and below OBS
     assert "P collapses" not in text  # no long training
+
+
+def test_long_trainings_of_several_lengths_are_told_by_the_shortest_and_the_longest():
+    runs = [training([1e-3] * epochs, optimizer="adam", batch_size=64, seed=epochs) for epochs in (20, 16, 18)]
+    text = page(tables([r for rows in runs for r in rows]), "{table claims}")
+    assert "for good in 0 of 3 trainings of 16 to 20 epochs" in text
