@@ -17,6 +17,8 @@ from thesis.printed import CHOSEN_DELTAS, DISTRIBUTION_EPOCHS, OPTIMIZERS
 from thesis.tables import GridRow, Tables
 
 _COLOURS = "viridis_r"
+_BEYOND = (30, 40, 50)
+"""Epochs that the thesis does not show."""
 _VANISHED = 1e-4
 """Probabilities below are written on the figure: they cannot be seen."""
 
@@ -71,10 +73,11 @@ def distribution_figure(tables: Tables, optimizer: str, batch_size: int) -> Figu
         batch_size: Instances per batch.
 
     Returns:
-        The figure, with a panel for each of epochs 0, 5, 10, 15, 20 and 25 that some run has; None without runs.
+        The figure, with a panel for each of the thesis's epochs, 0, 5, 10, 15, 20 and 25, and of 30, 40 and 50 that some
+        run has; None without runs.
     """
     own = tables.arms(optimizer, batch_size)["AS"]
-    epochs = [epoch for epoch in DISTRIBUTION_EPOCHS if any(epoch in run.epochs for run in own)]
+    epochs = [epoch for epoch in (*DISTRIBUTION_EPOCHS, *_BEYOND) if any(epoch in run.epochs for run in own)]
     if not epochs:
         return None
     columns = 2 if len(epochs) == 4 else min(len(epochs), 3)

@@ -17,6 +17,8 @@ from thesis.printed import OPTIMIZERS
 from thesis.results import Run
 from thesis.tables import RatioRow
 
+_LOWEST = 1e-8
+"""Of P on a figure: a bin that falls below comes back no more."""
 LABELS = {
     "uniform": "uniform",
     "AS": "AS",
@@ -106,7 +108,8 @@ def collapse_figure(runs: Sequence[Run], optimizer: str = "adam", batch_size: in
         curves(axes, [(own[arm], column, colour) for arm, colour in arms.items()], epochs, logarithmic=True)
         axes.set_xlabel(EPOCH_LABEL)
     left.axhline(0.1, color=GREY, linewidth=0.8)
-    left.set(ylim=(10 ** np.floor(np.log10(left.get_ylim()[0])), 0.2), ylabel="smallest entry of P (uniform: 0.1)")
+    bottom = max(10 ** np.floor(np.log10(left.get_ylim()[0])), _LOWEST)
+    left.set(ylim=(bottom, 0.2), ylabel="smallest entry of P (uniform: 0.1)")
     right.set_ylabel(f"{COST_LABELS['mean']}, over 3 epochs")
     legend(figure, [(LABELS[arm], colour) for arm, colour in arms.items()])
     return figure

@@ -7,6 +7,8 @@ A name is a path, and the end of it the part that is meant:
 * ``arms/QUESTION/SETTING/DATA/ARM/COLUMN``: what stands in the tables of questions 2 to 4, likewise;
 * ``times/QUESTION/TARGET/SETTING/ARM/COLUMN``: of questions 5 and 6; the target is ``1e-2``, ``1e-3`` or ``99.3``;
 * ``collapse/SETTING/ARM/SEED/COLUMN``: the long trainings of question 3;
+* ``long/SETTING/ARM/SEED/cost``: where any training on the full data ends that goes on beyond epoch 15, over its last
+  three epochs;
 * ``default/ARM/COLUMN``: the choice of the default;
 * ``time/obs_low``, ``time/obs_high``: of OBS over that of AS, in the settings with the smallest and the largest;
 * ``noise/…`` and ``layer/…``: see :func:`thesis.variance.numbers`.
@@ -23,7 +25,8 @@ from typing import NamedTuple
 
 from thesis.claims import RULE, claims, claims_table
 from thesis.comparison import Estimate, Ratio, as_text
-from thesis.evidence import Evidence
+from thesis.evidence import Evidence, late_cost
+from thesis.printed import EPOCH
 from thesis.tables import Tables
 from thesis.variance import layer_rows, noise_rows
 from thesis.variance import numbers as variance_numbers
@@ -66,6 +69,10 @@ def numbers(tables: Tables, evidence: Evidence) -> dict[str, float | None]:
             found |= _columns(f"times/{question}/{target}/{row.optimizer}_{row.batch_size}/{row.arm}", row)
     for row in evidence.collapses:
         found |= _columns(f"collapse/{row.optimizer}_{row.batch_size}/{row.arm}/{row.seed}", row)
+    for run in evidence.runs:
+        if (end := int(run.epochs[-1])) > EPOCH and run.cell.data == "full":
+            cell = run.cell
+            found[f"long/{cell.optimizer}_{cell.batch_size}/{cell.arm}/{cell.seed}/cost"] = late_cost(run, end)
     for row in evidence.defaults:
         found |= _columns(f"default/{row.arm}", row)
     minutes = {(row.optimizer, row.batch_size, row.arm): row.minutes.value for row in tables.cells}
