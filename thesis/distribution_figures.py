@@ -73,8 +73,8 @@ def distribution_figure(tables: Tables, optimizer: str, batch_size: int) -> Figu
         batch_size: Instances per batch.
 
     Returns:
-        The figure, with a panel for each of the thesis's epochs, 0, 5, 10, 15, 20 and 25, and of 30, 40 and 50 that some
-        run has; None without runs.
+        The figure, with a panel for each of the thesis's epochs, 0, 5, 10, 15, 20 and 25, and of 30, 40 and 50, that
+        some run has; None without runs.
     """
     own = tables.arms(optimizer, batch_size)["AS"]
     epochs = [epoch for epoch in (*DISTRIBUTION_EPOCHS, *_BEYOND) if any(epoch in run.epochs for run in own)]

@@ -191,7 +191,16 @@ def _minutes(rows: Sequence[CellRow]) -> str:
         ours, of_uniform = row.minutes.value, base.minutes.value
         times = None if ours is None or not of_uniform else ours / of_uniform
         printed = [as_text(row.minutes_printed, 3), as_text(row.minutes_printed / base.minutes_printed)]
-        lines.append([str(row.batch_size), row.arm, printed[0], interval(row.minutes), printed[1], as_text(times)])
+        lines.append(
+            [
+                str(row.batch_size),
+                row.arm,
+                printed[0],
+                interval(row.minutes) if row.minutes.runs or row.epoch is None else "not timed",
+                printed[1],
+                as_text(times),
+            ]
+        )
     header = ["batch", "arm", "thesis: minutes", "ours: minutes", "thesis: times uniform's", "ours: times uniform's"]
     note = (
         f"Training time until the epoch compared (thesis: epoch {EPOCH}), without the evaluations. The thesis's "

@@ -197,7 +197,8 @@ class _Part:
         numbers = np.concatenate([each.take(count) for each, count in zip(self._open, drawn.tolist(), strict=True)])
         rows = self._plan.numpy()[np.repeat([each.number for each in self._open], drawn)[shuffled]]
         self._open = [each for each in self._open if each.left]
-        return Strata(*(torch.from_numpy(part.copy()) for part in (rows[:, 0], numbers[shuffled], rows[:, 3])))
+        columns = rows[:, 0].copy(), numbers[shuffled], rows[:, 3].copy()
+        return Strata(*map(torch.from_numpy, columns))
 
     def state_dict(self) -> dict[str, Any]:
         opened = torch.tensor([(each.number, each.left) for each in self._open], dtype=torch.int64, device="cpu")

@@ -99,6 +99,7 @@ class ChunkedStream(Dataset[Any]):
         self.stream = stream
         self.open_chunks = OPEN_CHUNKS
         self._firsts = np.array([each[1] for each in intervals])  # litdata's own number of a chunk's first instance
+        self._begins = [int(each[0]) for each in intervals]  # and of the one that its file begins with
         self._ends = np.cumsum(self.chunk_sizes)
         self._readers_cache = OrderedDict[int, Any]()
         self._runs_cache = OrderedDict[tuple[int, int], list[Any]]()
@@ -203,9 +204,10 @@ class ChunkedStream(Dataset[Any]):
         numbers = range(first + run * self.window, first + min((run + 1) * self.window, self.chunk_sizes[chunk]))
         sample = reader.cache[self._index_type(numbers[0], chunk)]
         self._read_last[chunk] = numbers[0]
-        rows = getattr(getattr(reader.cache._reader, "_item_loader", None), "_chunk_rows", None) or [None]
-        if len(rows) == len(numbers) and rows[0] is sample:
-            return rows
+        loader = getattr(reader.cache._reader, "_item_loader", None)
+        found = [getattr(loader, name, None) for name in ("_chunk_rows_index", "_win_start", "_chunk_rows")]
+        if found[:2] == [chunk, numbers[0] - self._begins[chunk]] and len(found[2] or ()) == len(numbers):
+            return list(found[2])
         return [sample, *(reader.cache[self._index_type(number, chunk)] for number in numbers[1:])]
 
     def _reader(self, chunk: int) -> Any:

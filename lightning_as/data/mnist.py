@@ -54,8 +54,7 @@ class MNISTDataModule(ImageDataModule):
             digit, each as likely. Which ones and what they get depends on nothing else, not on `seed` either, and a
             larger share has the wrong labels of a smaller one. Bins by label are of the noisy labels. The test set
             stays clean. Default: 0.
-        device: ``"auto"``: images and, where it can be, the sampler's state lie on the Trainer's GPU; see
-            :class:`ImageDataModule`. Default: ``"cpu"``.
+        device: ``"auto"``: the images lie on the Trainer's GPU; see :class:`ImageDataModule`. Default: ``"cpu"``.
 
     Raises:
         ValueError: If an argument is out of range; in `setup`, if `bins` are of another number of instances.

@@ -33,8 +33,7 @@ class TorchvisionDataModule(ImageDataModule):
         batches_per_epoch: Length of an epoch. Default: the training images over the (global) batch size, floored.
         seed: Seed of the sampler. Default: what `seed_everything` or `torch.manual_seed` was last given.
         pin_memory: Whether loaders pin their batches, for faster copies to a GPU. Default: False.
-        device: ``"auto"``: images and, where it can be, the sampler's state lie on the Trainer's GPU; see
-            :class:`ImageDataModule`. Default: ``"cpu"``.
+        device: ``"auto"``: the images lie on the Trainer's GPU; see :class:`ImageDataModule`. Default: ``"cpu"``.
 
     Raises:
         ValueError: If an argument is out of range; in `setup`, if `bins` are of another number of instances.

@@ -128,6 +128,24 @@ def test_a_run_of_neighbours_is_decoded_once_an_epoch(folder: Path, hidden: bool
     assert len(set(runs)) == len(runs) == sum(-(-size // 5) for size in ChunkedStream(stream(folder)).chunk_sizes)
 
 
+def test_a_part_of_a_stream_that_begins_amid_a_run_has_its_own_instances(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Of small integers, which are the same objects wherever they come from."""
+    litdata = pytest.importorskip("litdata")
+    cache = litdata.streaming.Cache(input_dir=str(tmp_path), chunk_size=100)
+    for index in range(200):
+        cache[index] = index // 25
+    cache.done()
+    cache.merge()
+    monkeypatch.setattr(chunks, "_WINDOW", 16)
+    monkeypatch.setattr(chunks, "_SMALL", 10_000)
+    _, part = litdata.train_test_split(stream(tmp_path), [0.37, 0.63])
+    ours = ChunkedStream(part)
+    assert ours.window == 16
+    assert ours.__getitems__(list(range(len(ours)))) == [int(value) for value in part]
+
+
 def test_a_loader_of_litdata_is_a_model_for_ours(folder: Path):
     theirs = pytest.importorskip("litdata").StreamingDataLoader(stream(folder, shuffle=True), batch_size=20)
     loader = AdaptiveDataLoader.like(theirs, bins="chunk")
