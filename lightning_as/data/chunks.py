@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -112,6 +114,10 @@ class ChunkedStream(Dataset[Any]):
         plain = not hasattr(stream, "transform") and type(stream).__getitem__ is StreamingDataset.__getitem__
         self.window = _WINDOW if bytes_ < _SMALL * instances and plain else 0
         """Neighbours that are decoded together; 0 of large instances, for what is not drawn is decoded in vain."""
+        largest = max((chunk["chunk_bytes"] for chunk in chunks), default=0)
+        room = getattr(getattr(stream.shuffler.cache, "_reader", None), "_max_cache_size", None) or math.inf
+        is_far = stream.input_dir.url is not None and bytes_ > room
+        self._fit = room / largest if is_far else math.inf  # chunks, in litdata's cache
         is_here = stream.input_dir.url is None and len(chunks) == len(self.chunk_sizes)
         self._where = index.parent
         self._files = [(chunk["filename"], chunk["chunk_bytes"]) for chunk in chunks if is_here]
@@ -124,6 +130,22 @@ class ChunkedStream(Dataset[Any]):
     def __len__(self) -> int:
         """Number of instances, on all processes together."""
         return int(self._ends[-1])
+
+    def check_room(self, workers: int) -> None:
+        """Warn if litdata's cache may be too small for the chunks that are open at a time.
+
+        Args:
+            workers: Loader processes; 0 is none beside the process itself.
+        """
+        needed = (2 * self.open_chunks + AHEAD + 3) * max(workers, 1)
+        if min(needed, len(self.chunk_sizes)) > self._fit:
+            warnings.warn(
+                f"litdata's cache, `max_cache_size`, has room for {int(self._fit)} chunks, but {self.open_chunks} that "
+                f"are open, with those that begin and end, in {max(workers, 1)} loader process(es), may take "
+                f"{needed}, and so in each process of the training: a chunk that finds no room is waited for until it "
+                "times out. Give more room, fewer `open_chunks` or fewer `num_workers`.",
+                stacklevel=3,
+            )
 
     def __getitem__(self, index: int) -> Any:
         return self.__getitems__([index])[0]

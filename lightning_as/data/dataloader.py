@@ -99,6 +99,8 @@ class AdaptiveDataLoader(DataLoader[Any]):
         dataset = ChunkedStream(dataset) if is_stream(dataset) else dataset
         size = size_of(dataset)
         chunks = _laid_out(dataset, open_chunks, plain=collate_fn is None)
+        if isinstance(dataset, ChunkedStream):
+            dataset.check_room(num_workers)
         if sampler is None:
             if batch_size is None:
                 raise ValueError("`batch_size` is missing: give the number of instances per batch, or a `sampler`.")

@@ -1,4 +1,5 @@
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +177,21 @@ def test_a_chunk_far_away_is_fetched_once_an_epoch_and_as_a_whole(folder: Path, 
     assert drawn.sort().values.tolist() == list(range(N))
     fetched = {file.name: file.stat().st_size for file in tmp_path.rglob("*.bin")}
     assert fetched == {file.name: file.stat().st_size for file in folder.glob("*.bin")}
+
+
+@pytest.mark.filterwarnings("ignore:::litdata")
+def test_a_cache_that_may_be_too_small_is_told_before(folder: Path, tmp_path: Path):
+    largest = max(file.stat().st_size for file in folder.glob("*.bin"))
+    far = stream(f"local:{folder}", cache_dir=str(tmp_path), max_cache_size=6 * largest)
+    with pytest.warns(
+        UserWarning, match="has room for 6 chunks, but 1 that .* in 2 loader process.* may take 14, and so"
+    ):
+        AdaptiveDataLoader(far, 10, None, seed=0, open_chunks=1, num_workers=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        AdaptiveDataLoader(stream(folder, max_cache_size=largest), 10, None, seed=0)  # which is here
+        far = stream(f"local:{folder}", cache_dir=str(tmp_path), max_cache_size=10 * largest)
+        AdaptiveDataLoader(far, 10, None, seed=0)  # all of it fits
 
 
 def test_the_chunks_that_come_next_are_fetched_before(folder: Path, tmp_path: Path):
