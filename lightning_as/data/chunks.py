@@ -227,9 +227,10 @@ class ChunkedStream(Dataset[Any]):
         sample = reader.cache[self._index_type(numbers[0], chunk)]
         self._read_last[chunk] = numbers[0]
         loader = getattr(reader.cache._reader, "_item_loader", None)
-        found = [getattr(loader, name, None) for name in ("_chunk_rows_index", "_win_start", "_chunk_rows")]
-        if found[:2] == [chunk, numbers[0] - self._begins[chunk]] and len(found[2] or ()) == len(numbers):
-            return list(found[2])
+        where = [getattr(loader, name, None) for name in ("_chunk_rows_index", "_win_start")]
+        rows = getattr(loader, "_chunk_rows", None) or []
+        if where == [chunk, numbers[0] - self._begins[chunk]] and len(rows) == len(numbers):
+            return list(rows)
         return [sample, *(reader.cache[self._index_type(number, chunk)] for number in numbers[1:])]
 
     def _reader(self, chunk: int) -> Any:
