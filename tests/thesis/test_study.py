@@ -106,13 +106,16 @@ def test_what_another_process_did_between_look_and_lock_is_not_done_again(make_s
 
 
 @pytest.mark.parametrize("files", [["epochs.csv", "protocol.json"], ["epochs.csv"]])
-def test_what_was_published_is_gone_on_with_by_its_csv_alone(files: list[str], tmp_path: Path):
+def test_what_was_published_is_gone_on_with_by_its_csv_alone(
+    files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # some of it is of a GPU
     for published in PUBLISHED.glob("*/protocol.json"):
         protocol, folder = json.loads(published.read_text()), tmp_path / published.parent.name
         folder.mkdir()
         for file in files:
             shutil.copy(published.with_name(file), folder)
-        found = Study(cells(protocol["experiment"], 2), protocol["epochs"], folder, "cpu")
+        found = Study(cells(protocol["experiment"], 2), protocol["epochs"], folder, protocol["device"])
         done, text = found._record(), published.with_name("epochs.csv").read_text()
         assert len(done) * (protocol["epochs"] + 1) == len(text.splitlines()) - 1
         assert not done.keys() & set(found._due(done))
