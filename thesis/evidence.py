@@ -192,7 +192,7 @@ class Evidence:
                 epoch,
                 median(list(costs[arm].values())),
                 ratio(costs[arm], costs[base]),
-                median([_late_accuracy(run, epoch) for run in own[arm]]),
+                median([late_accuracy(run, epoch) for run in own[arm]]),
                 median([float(over_bins(run)[run.epochs <= epoch].min()) for run in own[arm]]),
             )
             for arm in arms
@@ -264,7 +264,8 @@ def late_cost(run: Run, epoch: int) -> float:
         return float(np.exp(np.log(_late(run, "training_cost_mean", epoch)).mean()))
 
 
-def _late_accuracy(run: Run, epoch: int) -> float:
+def late_accuracy(run: Run, epoch: int) -> float:
+    """Mean test accuracy over the same epochs, in percent."""
     return 100 * float(_late(run, "test_accuracy", epoch).mean())
 
 
@@ -294,5 +295,5 @@ def _collapse(run: Run) -> CollapseRow:
     in_a_row = int(np.logical_and.accumulate(collapsed[::-1]).sum())  # up to the end
     since = int(run.epochs[-in_a_row]) if in_a_row else None
     of_cell = (run.cell.optimizer, run.cell.batch_size, run.cell.arm, run.cell.seed)
-    found = (float(smallest.min()), int(collapsed.sum()), since, late_cost(run, end), _late_accuracy(run, end))
+    found = (float(smallest.min()), int(collapsed.sum()), since, late_cost(run, end), late_accuracy(run, end))
     return CollapseRow(*of_cell, end, *found)

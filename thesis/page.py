@@ -9,6 +9,7 @@ A name is a path, and the end of it the part that is meant:
 * ``collapse/SETTING/ARM/SEED/COLUMN``: the long trainings of question 3;
 * ``long/SETTING/ARM/SEED/cost``: where any training on the full data ends that goes on beyond epoch 15, over its last
   three epochs;
+* ``theirs/SETTING/ARM/SEED/cost``, ``…/accuracy``: where a training in the set-up of OBS's authors ends, likewise;
 * ``default/ARM/COLUMN``: the choice of the default;
 * ``time/obs_low``, ``time/obs_high``: of OBS over that of AS, in the settings with the smallest and the largest;
 * ``noise/…`` and ``layer/…``: see :func:`thesis.variance.numbers`.
@@ -25,7 +26,7 @@ from typing import NamedTuple
 
 from thesis.claims import RULE, claims, claims_table
 from thesis.comparison import Estimate, Ratio, as_text
-from thesis.evidence import Evidence, late_cost
+from thesis.evidence import Evidence, late_accuracy, late_cost
 from thesis.printed import EPOCH
 from thesis.tables import Tables
 from thesis.variance import layer_rows, noise_rows
@@ -69,10 +70,14 @@ def numbers(tables: Tables, evidence: Evidence) -> dict[str, float | None]:
             found |= _columns(f"times/{question}/{target}/{row.optimizer}_{row.batch_size}/{row.arm}", row)
     for row in evidence.collapses:
         found |= _columns(f"collapse/{row.optimizer}_{row.batch_size}/{row.arm}/{row.seed}", row)
-    for run in evidence.runs:
-        if (end := int(run.epochs[-1])) > EPOCH and run.cell.data == "full":
-            cell = run.cell
-            found[f"long/{cell.optimizer}_{cell.batch_size}/{cell.arm}/{cell.seed}/cost"] = late_cost(run, end)
+    for run in tables.runs:
+        cell, end = run.cell, int(run.epochs[-1])
+        path = f"{cell.optimizer}_{cell.batch_size}/{cell.arm}/{cell.seed}"
+        if cell.experiment == "loshchilov":
+            found[f"theirs/{path}/cost"] = late_cost(run, end)
+            found[f"theirs/{path}/accuracy"] = late_accuracy(run, end)
+        elif end > EPOCH and cell.data == "full":
+            found[f"long/{path}/cost"] = late_cost(run, end)
     for row in evidence.defaults:
         found |= _columns(f"default/{row.arm}", row)
     minutes = {(row.optimizer, row.batch_size, row.arm): row.minutes.value for row in tables.cells}
