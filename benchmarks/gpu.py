@@ -148,7 +148,7 @@ def main() -> None:
     print(torch.cuda.get_device_name() if cuda else "no GPU: the CPU stands for it, and the figures say nothing of one")
     figures: dict[str, float] = {"cuda": int(cuda)}
     for size in options.batch_sizes or ([256] if quick else [64, 256, 1024]):
-        found = overheads(Setting(size, options.accelerator), 3 if quick else 12, 0.3 if quick else 0.8)
+        found = overheads(Setting(size, options.accelerator), 2 if quick else 12, 0.3 if quick else 0.8)
         for arm in ARMS[1:]:
             ratios = [ours / plain for ours, plain in zip(found[arm], found["uniform"], strict=True)]
             low, middle, high = statistics.quantiles(ratios, n=4)
@@ -158,7 +158,7 @@ def main() -> None:
         figures[f"epochs_per_minute_{size}"] = round(60 * size / IMAGES / statistics.median(found["on_host"]), 2)
     setting = Setting(256, options.accelerator)
     setting.run("on_host", 20)
-    steps = max(20, round((1.0 if quick else 6.0) / setting.run("on_host", 20)))
+    steps = max(10, round((0.5 if quick else 6.0) / setting.run("on_host", 20)))
     for processes in options.processes or ([2] if quick else [1, 2, 4]):
         rate = parallel(processes, options.accelerator, steps)
         figures[f"parallel_{processes}"] = round(60 * 256 / IMAGES * rate, 2)

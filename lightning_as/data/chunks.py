@@ -164,8 +164,8 @@ class ChunkedStream(Dataset[Any]):
         return in_order(indices, self._read)
 
     def __getstate__(self) -> dict[str, Any]:  # readers stay in their process
-        empty = {"_readers_cache": OrderedDict[int, Any](), "_runs_cache": OrderedDict[Any, Any]()}
-        return self.__dict__ | empty | {"_firsts_cache": dict[Any, Any](), "_read_last": dict[int, int]()}
+        ordered = {name: OrderedDict[Any, Any]() for name in ("_readers_cache", "_runs_cache")}
+        return {**self.__dict__, **ordered, "_firsts_cache": {}, "_read_last": {}}
 
     def _read(self, indices: list[int]) -> list[Any]:
         positions = np.array(indices, dtype=np.int64)
