@@ -3,8 +3,7 @@
 The thesis's CNN on the full MNIST, all images on the GPU (``MNISTDataModule(device="auto")``). Short runs alternate
 in changing order; a ratio is that of the times per step of two runs of one round, and the figure is the median over
 the rounds, with its quartiles beside it. A run is timed from its tenth step to its last, and waits for the GPU at
-both ends. In between uniform sampling never does, and AS on the GPU with every 50th step, for the log, and every 64th
-batch.
+both ends. In between uniform sampling never does, and AS on the GPU with every 50th step, for the log.
 
 on_host_<batch>     AS as it is, over uniform sampling: its state and draws are on the CPU, which waits for the losses
                     of each step (goal: at most 1.05)

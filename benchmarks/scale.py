@@ -1,11 +1,11 @@
 """What a strategy's state costs at 10^5 to 10^8 instances, in one process and cut among several.
 
-Each N has a process of its own, on one thread. The state of the default strategy is built over 10 bins (`build`: bins,
-sampler and strategy), then batches are drawn and learnt from for a fifth of a pass, in which new ranks come once, so
-that all that is done with the N instances at times has been done once. `step` is the median of these, `p99` the time
-that one in a hundred exceeds, both of the processor's time. `save` is what a checkpoint stalls the training if it is
-written by Lightning's `AsyncCheckpointIO`, `write` how long that takes beside it, `load` what a resumed fit needs.
-Other seconds are of the wall clock, bytes of the process's memory, per instance.
+Each N has a process of its own, on one thread. The state of a strategy, the default one and then `AdaptiveSampling`, is
+built over 10 bins (`build`: bins, sampler and strategy), then batches are drawn and learnt from for a fifth of a pass,
+in which new ranks come once, so that all that is done with the N instances at times has been done once. `step` is the
+median of these, `p99` the time that one in a hundred exceeds, both of the processor's time. `save` is what a checkpoint
+stalls the training if it is written by Lightning's `AsyncCheckpointIO`, `write` how long that takes beside it, `load`
+what a resumed fit needs. Other seconds are of the wall clock, bytes of the process's memory, per instance.
 
 Of a shard (`sharded=True`) of N instances: the memory of one of so many processes, beside the bins of all, the seconds
 to find its part, and its step; alone, and in so many processes at a time with gloo between them, which
@@ -23,6 +23,7 @@ import os
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
+from itertools import product
 from pathlib import Path
 from statistics import median, quantiles
 
@@ -35,6 +36,7 @@ from lightning_as.data.batch_sampler import AdaptiveBatchSampler
 from lightning_as.data.sharded_sampler import ShardedBatchSampler
 
 BINS = 10
+STRATEGIES = ("ClosenessSampling", "AdaptiveSampling")
 MOST_STEPS = 20_000
 COLUMNS = ("bytes", "build_s", "step_ms", "p99_ms", "save_s", "saved_bytes", "write_s", "load_s")
 
@@ -57,16 +59,21 @@ def batches(sampler: AdaptiveBatchSampler, strategy: Strategy, count: int) -> li
     return seconds
 
 
-def measure(n: int, folder: str) -> dict[str, float]:
+def made(name: str) -> Strategy:
+    """A strategy that does from the first batch on what it does in the end."""
+    return ClosenessSampling(warm_up=0.0) if name == "ClosenessSampling" else getattr(lightning_as.strategies, name)()
+
+
+def measure(n: int, name: str, folder: str) -> dict[str, float]:
     """The figures of n instances, in a process of its own."""
     torch.set_num_threads(1)
-    warm, batch = ClosenessSampling(warm_up=0.0), max(256, n // 8 // MOST_STEPS)
+    warm, batch = made(name), max(256, n // 8 // MOST_STEPS)
     sampler = AdaptiveBatchSampler(Bins(torch.arange(1000) % BINS), 10)
     sampler.attach(warm)
     batches(sampler, warm, 50)  # which compiles the loops
     tags, before = torch.arange(n, dtype=torch.int32).remainder_(BINS), memory()
     start = time.perf_counter()
-    sampler, strategy = AdaptiveBatchSampler(Bins(tags), batch), ClosenessSampling(warm_up=0.0)
+    sampler, strategy = AdaptiveBatchSampler(Bins(tags), batch), made(name)
     sampler.attach(strategy)
     strategy.plan(None, len(sampler))
     built = time.perf_counter() - start
@@ -128,14 +135,15 @@ def main() -> None:
     options = parser.parse_args()
     sizes = options.sizes or [10**power for power in range(5, 7 if options.quick else 9)]
     ranks = options.ranks or ([2] if options.quick else [2, 4, 64])
-    print(f"{'N':>11}{'batch':>7}" + "".join(f"{name:>13}" for name in COLUMNS))
+    print(f"{'strategy':>18}{'N':>11}{'batch':>7}" + "".join(f"{name:>13}" for name in COLUMNS))
     figures: dict[str, float] = {}
-    for n in sizes:
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            found = pool.submit(measure, n, options.folder).result()
-        print(f"{n:>11}{found['batch']:>7}" + "".join(f"{found[name]:>13.3f}" for name in COLUMNS), flush=True)
-        figures |= {f"{name}_{n}": round(found[name], 4) for name in COLUMNS}
     spawn = multiprocessing.get_context("spawn")
+    for strategy, n in product(STRATEGIES, sizes):
+        with ProcessPoolExecutor(1, spawn) as pool:
+            found = pool.submit(measure, n, strategy, options.folder).result()
+        columns = "".join(f"{found[name]:>13.3f}" for name in COLUMNS)
+        print(f"{strategy:>18}{n:>11}{found['batch']:>7}{columns}", flush=True)
+        figures |= {f"{name}_{strategy}_{n}": round(found[name], 4) for name in COLUMNS}
     for count in ranks:
         with ProcessPoolExecutor(1, spawn) as pool:
             found = pool.submit(alone, sizes[-1], count).result()
@@ -143,7 +151,7 @@ def main() -> None:
         figures |= {f"{name}_{sizes[-1]}_of_{count}": round(value, 4) for name, value in found.items()}
     most = 2 * (os.cpu_count() or 1)
     for count in (count for count in ranks if count <= most):
-        for name in ("ClosenessSampling", "AdaptiveSampling"):
+        for name in STRATEGIES:
             with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(count, spawn) as pool:
                 store = f"{folder}/store"
                 runs = [pool.submit(together, rank, count, 1_000_000, name, store) for rank in range(count)]

@@ -56,11 +56,10 @@ def tree_step(n: int, generator: torch.Generator, new: NewWeights) -> Step:
     """Our sum tree with one channel."""
     tree = SumTree([n])
     tree.load(uniforms(n, 1, generator=generator))
-    places = tree.places()
 
     def step() -> None:
         leaves, _ = tree.draw(uniforms(BATCH, generator=generator))
-        tree.set(places.index_select(0, leaves), new().unsqueeze(1))
+        tree.set(leaves, new().unsqueeze(1))
 
     return step
 
@@ -108,8 +107,8 @@ def make_strategy(n: int, floor: float, generator: torch.Generator) -> AdaptiveS
     strategy = AdaptiveSampling(floor=floor)
     strategy.start(Bins(torch.arange(n) % BINS))
     state = strategy.state_dict()
-    leaves = uniforms(n, 1, generator=generator).repeat(1, 2)  # a weight and a score in proportion
-    state["inside"] = {"leaves": leaves, "unseen": torch.zeros(n, dtype=torch.bool)}
+    weights = torch.rand(n, 1, generator=generator)
+    state["inside"] = {"leaves": weights.repeat(1, 2)}  # a weight and a score in proportion
     strategy.load_state_dict(state)
     return strategy
 
@@ -134,7 +133,7 @@ def kept_bytes(kept: object) -> int:
     visited: set[int] = set()
 
     def walk(part: Any) -> None:
-        if id(part) in visited:
+        if id(part) in visited:  # nothing that is made on the way, whose number another one may have later
             return
         visited.add(id(part))
         if isinstance(part, Tensor):
@@ -142,10 +141,9 @@ def kept_bytes(kept: object) -> int:
         elif isinstance(part, (list, tuple)):
             for entry in part:
                 walk(entry)
-        elif isinstance(part, dict):
-            walk(list(part.values()))
-        elif hasattr(part, "__dict__"):
-            walk(list(vars(part).values()))
+        elif isinstance(part, dict) or hasattr(part, "__dict__"):
+            for entry in (part if isinstance(part, dict) else vars(part)).values():
+                walk(entry)
 
     walk(kept)
     return sum(storages.values())

@@ -100,7 +100,7 @@ class EverywhereDistribution(InstanceDistribution):
     """
 
     def __init__(self, bins: Bins, delta_q: float = 0.1, unseen: Unseen = "first") -> None:
-        super().__init__(bins, delta_q, leaf=(0.0, 1.0, 0.0))
+        super().__init__(bins, delta_q, leaf=(0.0, 1.0, 0.0), dtype=torch.float64)  # r cancels digits
         # A, U, D of each bin.
         ones = torch.ones_like(self._sizes)
         self._coefficients = torch.stack([torch.zeros_like(ones), 1 / self._sizes, ones], dim=1)
@@ -120,13 +120,13 @@ class EverywhereDistribution(InstanceDistribution):
         """None: the loop is for leaves whose weight is their first channel."""
 
     def probability(self, indices: Tensor, bins: Tensor) -> Tensor:
-        weights = self._tree.get(self._place.index_select(0, indices))
+        weights = self._tree.get(self.leaves_of(indices, bins), bins)
         weights = vecdot(weights, self._coefficients.index_select(0, bins)).clamp_(min=0)
         totals = vecdot(self._tree.totals(), self._coefficients)
         return weights / totals.index_select(0, bins)
 
     def update(self, indices: Tensor, bins: Tensor, scores: Tensor) -> None:
-        places = self._place.index_select(0, indices)
+        leaves = self.leaves_of(indices, bins)
         scores = scores.index_select(0, last_occurrence(indices))
         held = self._coefficients.index_select(0, bins)
         weighed = held[:, 0] * scores
@@ -134,13 +134,13 @@ class EverywhereDistribution(InstanceDistribution):
             self._consolidate()
             held = self._coefficients.index_select(0, bins)
             weighed = held[:, 0] * scores
-        q = vecdot(self._tree.get(places), held)
+        q = vecdot(self._tree.get(leaves, bins), held)
         residual = (q - weighed) / held[:, 2]
         if self.delta_q == 0:  # D is 0 from the first step on, and what it multiplies is forgotten
             residual = torch.where(held[:, 2] > 0, residual, 0)
-        self._tree.set(places, torch.stack([scores, torch.zeros_like(scores), residual], dim=1))
+        self._tree.set(leaves, torch.stack([scores, torch.zeros_like(scores), residual], dim=1), bins)
         if self.delta_q == 0:
-            self._hold(places, bins, scores, q - weighed)
+            self._hold(leaves, bins, scores, q - weighed)
         self._tick()
 
     @property
@@ -155,6 +155,9 @@ class EverywhereDistribution(InstanceDistribution):
             "coefficients": self._coefficients.clone(),
             "ticks": self._ticks,
         }
+
+    def probabilities(self) -> Tensor:
+        return self.probability(torch.arange(len(self.bins)), self.bins.tags.long())
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._tree.load(state["leaves"])
@@ -198,7 +201,7 @@ class EverywhereDistribution(InstanceDistribution):
         self._coefficients = _AS_IT_IS.repeat(len(self._sizes), 1)
         self._ticks = 0
 
-    def _hold(self, places: Tensor, bins: Tensor, scores: Tensor, residual: Tensor) -> None:
+    def _hold(self, leaves: Tensor, bins: Tensor, scores: Tensor, residual: Tensor) -> None:
         """Without smoothing, keep the last Q of bins whose scores have just all become 0. O(N), rare.
 
         D is 0 there, and r forgotten: now it must say again what is left of q where the batch was.
@@ -213,5 +216,5 @@ class EverywhereDistribution(InstanceDistribution):
         self._tree.collapse(keep, channel=2)
         here = emptied[bins]
         values = torch.stack([scores, torch.zeros_like(scores), residual], dim=1)
-        self._tree.set(places[here], values[here])
+        self._tree.set(leaves[here], values[here], bins[here])
         self._coefficients[:, 2].masked_fill_(emptied, 1)

@@ -56,8 +56,8 @@ class Bins:
             raise ValueError(f"`labels` must be one for each of the {len(sizes)} bins, got {tuple(labels.shape)}.")
         self.labels = labels
         self.sizes: list[int] = sizes.tolist()
-        self.tags = tags.to(torch.int32)
-        """The bin of each instance, (N,)."""
+        self.tags = tags.to(torch.int16 if len(self.sizes) <= 2**15 else torch.int32)
+        """The bin of each instance, (N,) int16, or int32 of more than 32,768 bins; :meth:`of` gives int64."""
         self.chunks: Chunks | None = None
         """Where the instances lie, if reading one costs the chunk that it is in."""
         self.shard: Shard | None = None

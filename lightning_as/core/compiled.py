@@ -8,10 +8,10 @@ them read or write where they must not.
 Get them by :func:`lightning_as.core.execution.loops`, which waits until they are needed: numba takes a while to load.
 What was compiled is kept beside this file, or in a folder of the user's if that cannot be written.
 
-Many take of a sum tree its `height` and three arrays: `memory`, (rows, channels, fanout), the rows of the roots first,
-those of the leaves last; `parents`, (rows,), for each row but a root's the place in the memory of the sum of its first
-channel; `first_child`, (rows,), for each row the row, or the leaf, of its first child. Of a partition: `sizes`, (k,),
-the number of instances of each bin; `tags`, (N,), the bin of each instance; `place_of`, (N,), the place of its leaf.
+Many take of k sum trees four arrays: `sum_rows` and `leaf_rows`, (rows, channels, fanout), the sums below each node,
+those of the roots first, and the leaves; `firsts`, (height + 1, k), the first leaf of each tree, its first row of
+leaves, and at each height from 2 on its first row of sums; `sizes`, (k,), the number of leaves of each. Where there is
+a tree for each bin, `instance_of`, (N,), is the instance of each leaf, in ascending order in each bin.
 """
 
 from __future__ import annotations
@@ -25,16 +25,17 @@ from numpy.typing import NDArray
 from lightning_as.core.compiled_doubts import draw_blocks, draw_evenly, smooth_doubts
 from lightning_as.core.compiled_keys import find_keys, insert_keys
 from lightning_as.core.compiled_looks import look_at_logits, note_looks
+from lightning_as.core.compiled_order import find_leaves, sort_by_tag
 from lightning_as.core.compiled_trees import (
     Floats,
     Integers,
     check,
     copy_leaves,
-    descend,
     draw_leaves,
     kernel,
-    place_instances,
+    paths_of,
     set_leaves,
+    set_on_paths,
     sum_of,
     sum_up,
 )
@@ -49,24 +50,25 @@ __all__ = [
     "draw_leaves",
     "draw_two_levels",
     "find_keys",
+    "find_leaves",
     "insert_keys",
     "kernel",
     "look_at_logits",
     "note_looks",
-    "place_instances",
     "set_leaves",
     "smooth_doubts",
     "smooth_drawn",
+    "sort_by_tag",
     "sum_up",
 ]
 
 
 @kernel
 def draw_two_levels(
-    memory: Floats,
-    first_child: Integers,
+    sum_rows: Floats,
+    leaf_rows: NDArray[Any],
+    firsts: Integers,
     sizes: Integers,
-    height: int,
     instance_of: NDArray[Any],
     mass: Floats,
     ends: Floats,
@@ -77,12 +79,11 @@ def draw_two_levels(
 ) -> None:
     """Draw from the two levels and the floor, see :class:`lightning_as.core.two_levels.TwoLevels`.
 
-    The memory has a tree for each bin, with the weights in the first channel; `instance_of`, (N,), is the instance of
-    each leaf. `mass`, (k,), is what of a bin's part goes by the weights, and `per_instance` what each instance has
-    beside; `ends`, (k,), is where the bins' parts of [0, 1) end. `drawn`, (2, B), takes the instances and their bins,
-    `probabilities`, (2, B), takes r and that within the bin.
+    There is a tree for each bin, with the weights in the first channel. `mass`, (k,), is what of a bin's part goes by
+    the weights, and `per_instance` what each instance has beside; `ends`, (k,), is where the bins' parts of [0, 1) end.
+    `drawn`, (2, B), takes the instances and their bins, `probabilities`, (2, B), takes r and that within the bin.
     """
-    cells, width, fanout = memory.reshape(-1), memory.shape[1] * memory.shape[2], memory.shape[2]
+    cells, width, fanout = sum_rows.reshape(-1), sum_rows.shape[1] * sum_rows.shape[2], sum_rows.shape[2]
     instances, bins, joint, within = drawn[0], drawn[1], probabilities[0], probabilities[1]
     if mass.size != sizes.size or ends.size != sizes.size or instance_of.size != sizes.sum():
         raise ValueError("P must be of as many bins, and the table of as many instances, as there are.")
@@ -100,7 +101,7 @@ def draw_two_levels(
             if weight_sum <= 0:
                 raise ValueError("A tree to draw from has no weight.")
             coefficients[j, 0] = mass[j] / weight_sum
-    descend(memory, first_child, sizes, height, coefficients, per_instance, 0.0, instances, uniforms, within)
+    draw_leaves(sum_rows, leaf_rows, firsts, sizes, coefficients, per_instance, 0.0, uniforms, instances, within)
     for i in range(points.size):
         j = bins[i]
         instances[i] = instance_of[instances[i]]
@@ -132,58 +133,57 @@ def add_bounds(
 
 @kernel
 def smooth_drawn(
-    memory: Floats,
-    parents: Integers,
-    place_of: Integers,
-    unseen: NDArray[np.bool_],
+    sum_rows: Floats,
+    leaf_rows: NDArray[Any],
+    firsts: Integers,
+    sizes: Integers,
+    instance_of: NDArray[Any],
     seen: Floats,
-    sizes: Floats,
     indices: Integers,
     bins: Integers,
     scores: Floats,
     delta_q: float,
+    largest_score: float,
     smallest_score: float,
     smallest: float,
     largest: float,
 ) -> bool:
-    """Enter scores into a tree of weights and scores, and move the weights of the same leaves.
+    """Enter scores into trees of weights and scores, and move the weights of the same leaves.
 
     See :mod:`lightning_as.core.instance_distribution`. If the sum of the weights of a tree is not between `smallest`
     and `largest`, the weights stay and the result is False: scale them and call this again.
 
-    The memory has a tree for each bin, with the weight in the first of two channels and the score in the second.
-    `unseen`, (N,), says which instances have no score yet, and `seen`, (k,), how many of each bin have one; both are
-    updated. Of equal `indices`, (B,), the last counts. Bins whose scores sum to less than `smallest_score` have no
-    target: their weights stay.
+    There is a tree for each bin, with the weight in the first of two channels and the score in the second, -0.0 where
+    there is none yet. `seen`, (k,), is how many of each bin have one, and updated. Of equal `indices`, (B,), the last
+    counts. Bins whose scores sum to less than `smallest_score` have no target: their weights stay.
     """
-    roots, fanout = sizes.size, memory.shape[2]
-    if bins.size != indices.size:
-        raise ValueError("There must be one bin for each instance.")
-    places, complete = np.empty_like(indices), np.all(seen == sizes)  # to look at an instance waits for its memory
+    fanout = leaf_rows.shape[2]
+    leaves, values = np.empty_like(indices), np.empty((indices.size, 1))
+    find_leaves(firsts, sizes, instance_of, indices, bins, leaves)
+    paths = paths_of(firsts, sizes, fanout, bins, leaves)
     for i in range(indices.size):
-        if indices[i] < 0 or indices[i] >= place_of.size or bins[i] < 0 or bins[i] >= roots:
-            raise IndexError("An instance or a bin is not there.")
-        places[i] = place_of[indices[i]]
-        if not complete and unseen[indices[i]]:
-            unseen[indices[i]] = False
+        row, column = firsts[1, bins[i]] + paths[1, i], paths[0, i] - paths[1, i] * fanout
+        if math.copysign(1.0, leaf_rows[row, 1, column]) < 0:
+            leaf_rows[row, 1, column] = 0.0
             seen[bins[i]] += 1
-    set_leaves(memory, parents, roots, places.copy(), scores, 1, 1)
-    cells, per_score = memory.reshape(-1), np.empty(roots)
-    for j in range(roots):
+        values[i, 0] = min(abs(scores[i]), largest_score)  # a score of -0.0 is one
+    set_on_paths(sum_rows, leaf_rows, firsts, bins, paths, values, 1)
+    sums, per_score = sum_rows.reshape(-1), np.empty(sizes.size)
+    for j in range(sizes.size):
         start = 2 * fanout * j
-        weight_sum = sum_of(cells, start, start + fanout)
-        score_sum = sum_of(cells, start + fanout, start + 2 * fanout)
+        weight_sum = sum_of(sums, start, start + fanout)
+        score_sum = sum_of(sums, start + fanout, start + 2 * fanout)
         if not smallest <= weight_sum <= largest:
             return False
         # Z takes the mean of the seen for the unseen, which makes it the sum over the seen times size / seen.
         per_score[j] = -1.0
         if score_sum >= smallest_score:
             per_score[j] = (1 - delta_q) * seen[j] / sizes[j] * weight_sum / score_sum
-    moved = np.empty_like(scores)
-    for i in range(places.size):  # all before one is set: an instance that was drawn twice moves once
-        held = cells[places[i]]
-        moved[i] = held if per_score[bins[i]] < 0 else held * delta_q + per_score[bins[i]] * cells[places[i] + fanout]
-    set_leaves(memory, parents, roots, places, moved, 0, 1)
+    for i in range(leaves.size):  # all before one is set: an instance that was drawn twice moves once
+        row, column = firsts[1, bins[i]] + paths[1, i], paths[0, i] - paths[1, i] * fanout
+        held, score = np.float64(leaf_rows[row, 0, column]), np.float64(leaf_rows[row, 1, column])
+        values[i, 0] = held if per_score[bins[i]] < 0 else held * delta_q + per_score[bins[i]] * score
+    set_on_paths(sum_rows, leaf_rows, firsts, bins, paths, values, 0)
     return True
 
 

@@ -1,7 +1,7 @@
 """Loops over sum trees that numba compiles for the CPU: draws and updates, and all leaves at once.
 
-See :mod:`lightning_as.core.compiled`, which has them all. The last four are for trees as a whole, when they are made,
-saved or loaded: in torch each of these makes several tables of the size of all leaves.
+See :mod:`lightning_as.core.compiled`, which has them all. The last two are for trees as a whole, when they are saved or
+loaded: in torch each of these makes several tables of the size of all leaves.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def check() -> None:
 
 
 @kernel
-def sum_of(cells: Floats, start: int, end: int) -> float:
+def sum_of(cells: NDArray[Any], start: int, end: int) -> float:
     """The sum of a row."""
     even = odd = 0.0  # two sums at a time, since each addition waits for the one before
     for j in range(start, end - 1, 2):
@@ -47,36 +47,92 @@ def sum_of(cells: Floats, start: int, end: int) -> float:
 
 
 @kernel
-def set_leaves(
-    memory: Floats, parents: Integers, roots: int, places: Integers, values: Floats, first: int, count: int
-) -> None:
-    """Set leaves of a sum tree, and recompute the sums above them.
+def paths_of(firsts: Integers, sizes: Integers, fanout: int, trees: Integers, leaves: Integers) -> Integers:
+    """The nodes at each height above leaves, (B,) of the given trees, (B,), numbered in their trees: (height, B)."""
+    if trees.size != leaves.size:
+        raise ValueError("There must be a tree for each leaf.")
+    paths = np.empty((firsts.shape[0] - 1, leaves.size), np.int64)
+    for i in range(leaves.size):
+        if trees[i] < 0 or trees[i] >= sizes.size:
+            raise IndexError("A tree is not there.")
+        node = leaves[i] - firsts[0, trees[i]]
+        if node < 0 or node >= sizes[trees[i]]:
+            raise IndexError("A leaf is not one of its tree.")
+        for height in range(paths.shape[0]):
+            paths[height, i] = node
+            node //= fanout
+    return paths
 
-    `roots` is the number of trees, `places`, (B,), where the first channel of each leaf lies, which is overwritten;
-    `values`, (B · count,), are the new values of the channels from `first` on.
-    """
-    cells, width, fanout = memory.reshape(-1), memory.shape[1] * memory.shape[2], memory.shape[2]
-    if values.size != places.size * count:
-        raise ValueError("There must be one value for each place and channel.")
-    for i in range(places.size):
-        if places[i] < 0 or places[i] + (first + count - 1) * fanout >= cells.size:
-            raise IndexError("A place is not one of the tree.")
-    for i in range(places.size):
+
+@kernel
+def _sum_once(
+    rows: NDArray[Any],
+    sum_rows: Floats,
+    firsts: Integers,
+    trees: Integers,
+    paths: Integers,
+    height: int,
+    first: int,
+    count: int,
+) -> None:
+    """Recompute the sums of the children, which are in `rows`, of the nodes at a height."""
+    cells, sums, channels, fanout = rows.reshape(-1), sum_rows.reshape(-1), rows.shape[1], rows.shape[2]
+    for i in range(trees.size):
+        node, above = paths[height, i], paths[height + 1, i] if height + 1 < paths.shape[0] else 0
+        start = ((firsts[height, trees[i]] + node) * channels + first) * fanout
+        to = ((firsts[height + 1, trees[i]] + above) * channels + first) * fanout + node - above * fanout
+        for _ in range(count):
+            sums[to] = sum_of(cells, start, start + fanout)
+            start, to = start + fanout, to + fanout
+
+
+@kernel
+def set_on_paths(
+    sum_rows: Floats,
+    leaf_rows: NDArray[Any],
+    firsts: Integers,
+    trees: Integers,
+    paths: Integers,
+    values: Floats,
+    first: int,
+) -> None:
+    """Set the leaves at the feet of paths, (height, B), and recompute the sums along them; see :func:`set_leaves`."""
+    fanout, count = leaf_rows.shape[2], values.shape[1]
+    for i in range(trees.size):
+        row, column = firsts[1, trees[i]] + paths[1, i], paths[0, i] - paths[1, i] * fanout
         for c in range(count):
-            cells[places[i] + (first + c) * fanout] = values[i * count + c]
-    # All leaves are of one height, so that a round takes all places up a level.
-    while places.size and places[0] // width >= roots:
-        for i in range(places.size):
-            row = places[i] // width
-            places[i] = parents[row]
-            for c in range(first, first + count):
-                start = row * width + c * fanout
-                cells[places[i] + c * fanout] = sum_of(cells, start, start + fanout)
+            leaf_rows[row, first + c, column] = values[i, c]
+    # All leaves are of one height, so that a round takes all of them up a level.
+    _sum_once(leaf_rows, sum_rows, firsts, trees, paths, 1, first, count)
+    for height in range(2, paths.shape[0]):
+        _sum_once(sum_rows, sum_rows, firsts, trees, paths, height, first, count)
+
+
+@kernel
+def set_leaves(
+    sum_rows: Floats,
+    leaf_rows: NDArray[Any],
+    firsts: Integers,
+    sizes: Integers,
+    trees: Integers,
+    leaves: Integers,
+    values: Floats,
+    first: int,
+) -> None:
+    """Set leaves of sum trees, and recompute the sums above them.
+
+    `leaves`, (B,), are of the given `trees`, (B,); `values`, (B, count), are the new values of the channels from
+    `first` on.
+    """
+    if values.shape[0] != leaves.size or first + values.shape[1] > leaf_rows.shape[1]:
+        raise ValueError("There must be one value for each leaf and channel.")
+    paths = paths_of(firsts, sizes, leaf_rows.shape[2], trees, leaves)
+    set_on_paths(sum_rows, leaf_rows, firsts, trees, paths, values, first)
 
 
 @kernel
 def _weigh(
-    cells: Floats,
+    cells: NDArray[Any],
     start: int,
     coefficients: Floats,
     tree: int,
@@ -108,59 +164,62 @@ def _weigh(
 
 
 @kernel
-def descend(
-    memory: Floats,
-    first_child: Integers,
-    sizes: Integers,
-    height: int,
+def _descend_once(
+    rows: NDArray[Any],
+    firsts: Integers,
     coefficients: Floats,
+    threshold: float,
     per_leaf: float,
-    smallest: float,
+    full: int,
+    trees: Integers,
     nodes: Integers,
-    uniforms: Floats,
-    probabilities: Floats,
+    below: Integers,
+    targets: Floats,
+    weighed: Floats,
+    totals: Floats,
 ) -> None:
-    """Walk from trees to the leaves at the uniforms' places in their cumulative distributions.
+    """Walk from nodes to those of their children at which the cumulative weights exceed the targets.
 
-    Each leaf weighs `per_leaf` beside what the memory says. `nodes`, (B,), are the trees, and become the leaves;
-    `uniforms`, (B,), are used up; `probabilities`, (B,), takes that of each leaf within its tree.
+    `full` is the number of leaves below a child, but perhaps the last. `nodes`, `below`, the leaves below each node,
+    and `targets`, (B,), become those of the children, and `weighed`, (B,), takes the weights of these. `totals`, (B,),
+    are the weights of the trees; where they are negative, the nodes are roots, the targets are shares of the whole, and
+    the weights of the trees go there.
     """
-    cells, width, fanout, trees = memory.reshape(-1), memory.shape[1] * memory.shape[2], memory.shape[2], nodes.copy()
-    totals, weights, below = np.empty_like(uniforms), np.empty(fanout), sizes[nodes]  # leaves below a node
-    for level in range(height - 1, -1, -1):
-        touched = 0.0  # the memory that the level needs, asked for at once instead of draw by draw
-        for i in range(nodes.size):
-            for j in range(0, fanout, 8):
-                touched += cells[width * nodes[i] + j]
-        if math.isnan(touched):
-            raise ValueError("A weight is not a number.")
-        full, threshold = fanout**level, smallest * float(fanout) ** level
-        for i in range(nodes.size):
-            _weigh(cells, width * nodes[i], coefficients, trees[i], threshold, per_leaf, below[i], full, weights)
-            if level == height - 1:
-                totals[i] = sum_of(weights, 0, fanout)
-                uniforms[i] *= totals[i]
-            target, running, before, child = uniforms[i], 0.0, 0.0, -1
-            for j in range(fanout):
-                if weights[j] > 0.0:  # the last such child takes what rounding has put beyond all of them
-                    child, before = j, running
-                    running += weights[j]
-                    if running > target:
-                        break
-            if child < 0:
-                raise ValueError("A tree to draw from has no weight.")
-            uniforms[i], probabilities[i] = target - before, weights[child]
-            nodes[i] = first_child[nodes[i]] + child
-            below[i] = min(below[i] - child * full, full)
-    probabilities /= totals
+    cells, width, fanout = rows.reshape(-1), rows.shape[1] * rows.shape[2], rows.shape[2]
+    weights, touched = np.empty(fanout), 0.0
+    for i in range(nodes.size):  # the memory that the level needs, asked for at once instead of draw by draw
+        start = width * (firsts[trees[i]] + nodes[i])
+        for j in range(0, fanout, 8):
+            touched += cells[start + j]
+    if math.isnan(touched):
+        raise ValueError("A weight is not a number.")
+    for i in range(nodes.size):
+        start = width * (firsts[trees[i]] + nodes[i])
+        _weigh(cells, start, coefficients, trees[i], threshold, per_leaf, below[i], full, weights)
+        if totals[i] < 0:
+            totals[i] = sum_of(weights, 0, fanout)
+            targets[i] *= totals[i]
+        running, before, child = 0.0, 0.0, -1
+        for j in range(fanout):
+            if weights[j] > 0.0:  # the last such child takes what rounding has put beyond all of them
+                child, before = j, running
+                running += weights[j]
+                if running > targets[i]:
+                    break
+        if child < 0:
+            raise ValueError("A tree to draw from has no weight.")
+        targets[i] -= before
+        weighed[i] = weights[child]
+        nodes[i] = nodes[i] * fanout + child
+        below[i] = min(below[i] - child * full, full)
 
 
 @kernel
 def draw_leaves(
-    memory: Floats,
-    first_child: Integers,
+    sum_rows: Floats,
+    leaf_rows: NDArray[Any],
+    firsts: Integers,
     sizes: Integers,
-    height: int,
     coefficients: Floats,
     per_leaf: float,
     smallest: float,
@@ -171,77 +230,57 @@ def draw_leaves(
     """Draw leaves of sum trees, see :meth:`lightning_as.core.sum_tree.SumTree.draw`.
 
     `coefficients` is what the channels count in each tree, (trees, channels), or (trees, 0) for the first channel
-    alone. Combinations of leaves up to `smallest` count as zero. `uniforms`, (B,), are used up; `leaves`, (B,), are the
-    trees at first, and become the leaves; `probabilities`, (B,), takes those within the trees.
+    alone. Combinations of leaves up to `smallest` count as zero, and each leaf weighs `per_leaf` beside. `uniforms`,
+    (B,), are used up; `leaves`, (B,), are the trees at first, and become the leaves; `probabilities`, (B,), takes those
+    within the trees.
     """
     if uniforms.size != leaves.size or coefficients.shape[0] != sizes.size:
         raise ValueError("There must be a uniform for each draw, and coefficients for each tree.")
     for i in range(leaves.size):
         if leaves[i] < 0 or leaves[i] >= sizes.size:
             raise IndexError("A tree to draw from is not there.")
-    descend(memory, first_child, sizes, height, coefficients, per_leaf, smallest, leaves, uniforms, probabilities)
+    fanout, trees = sum_rows.shape[2], leaves.copy()
+    totals, below = np.full_like(uniforms, -1.0), sizes[trees]
+    leaves[:] = 0
+    for height in range(firsts.shape[0] - 1, 0, -1):
+        full, threshold = fanout ** (height - 1), smallest * float(fanout) ** (height - 1)
+        common = coefficients, threshold, per_leaf, full, trees, leaves, below, uniforms, probabilities, totals
+        if height > 1:
+            _descend_once(sum_rows, firsts[height], *common)
+        else:
+            _descend_once(leaf_rows, firsts[height], *common)
+    for i in range(leaves.size):
+        leaves[i] += firsts[0, trees[i]]
+        probabilities[i] /= totals[i]
 
 
 @kernel
-def place_instances(
-    tags: NDArray[Any],
-    places: Integers,
-    leaves: Integers,
-    channels: int,
-    fanout: int,
-    place_of: Integers,
-    instance_of: NDArray[Any],
-) -> None:
-    """Give each instance the next leaf of its bin's tree.
-
-    `tags`, (N,), are the bins; `places` and `leaves`, (k,), the place and the number of the first leaf of each tree,
-    which are used up. `place_of`, (N,), takes the place of each instance's leaf, `instance_of`, (N,), the instance of
-    each leaf.
-    """
-    columns = np.zeros_like(places)
-    if place_of.size != tags.size or instance_of.size != tags.size or leaves.size != places.size:
-        raise ValueError("There must be a place and a leaf for each instance.")
-    for i in range(tags.size):
-        j = tags[i]
-        if j < 0 or j >= places.size or leaves[j] >= tags.size:
-            raise IndexError("A bin is not there, or has more instances than leaves.")
-        place_of[i] = places[j]
-        instance_of[leaves[j]] = i
-        leaves[j] += 1
-        places[j] += 1
-        columns[j] += 1
-        if columns[j] == fanout:
-            columns[j] = 0
-            places[j] += (channels - 1) * fanout
-
-
-@kernel
-def copy_leaves(memory: Floats, first: int, sizes: Integers, leaves: Floats, back: bool) -> None:
-    """Copy all leaves, tree after tree, from the rows from `first` on into `leaves`, (N, channels), or `back` from it.
-
-    `sizes`, (k,), are the numbers of leaves of the trees.
-    """
-    channels, fanout, row, at = memory.shape[1], memory.shape[2], first, 0
+def copy_leaves(leaf_rows: NDArray[Any], firsts: Integers, sizes: Integers, leaves: NDArray[Any], back: bool) -> None:
+    """Copy all leaves, tree after tree, into `leaves`, (N, channels), or `back` from it."""
+    channels, fanout = leaf_rows.shape[1], leaf_rows.shape[2]
     if leaves.shape[0] != sizes.sum() or leaves.shape[1] != channels:
         raise ValueError("There must be a row for each leaf, and a column for each channel.")
     for j in range(sizes.size):
-        for start in range(0, sizes[j], fanout):
-            count = min(fanout, sizes[j] - start)
-            for i in range(count):
-                for c in range(channels):
-                    if back:
-                        memory[row, c, i] = leaves[at + i, c]
-                    else:
-                        leaves[at + i, c] = memory[row, c, i]
-            at += count
-            row += 1
+        for i in range(sizes[j]):
+            row, column, at = firsts[1, j] + i // fanout, i % fanout, firsts[0, j] + i
+            for c in range(channels):
+                if back:
+                    leaf_rows[row, c, column] = leaves[at, c]
+                else:
+                    leaves[at, c] = leaf_rows[row, c, column]
 
 
 @kernel
-def sum_up(memory: Floats, parents: Integers, roots: int) -> None:
-    """Recompute every sum of `roots` trees from the leaves, in the order that an update adds in."""
-    cells, width, fanout = memory.reshape(-1), memory.shape[1] * memory.shape[2], memory.shape[2]
-    for row in range(memory.shape[0] - 1, roots - 1, -1):  # a row comes after that of its parent
-        for c in range(memory.shape[1]):
-            start = row * width + c * fanout
-            cells[parents[row] + c * fanout] = sum_of(cells, start, start + fanout)
+def sum_up(sum_rows: Floats, leaf_rows: NDArray[Any], firsts: Integers, sizes: Integers) -> None:
+    """Recompute every sum of the trees from the leaves, in the order that an update adds in."""
+    cells, sums, channels, fanout = leaf_rows.reshape(-1), sum_rows.reshape(-1), leaf_rows.shape[1], leaf_rows.shape[2]
+    for height in range(2, firsts.shape[0]):
+        for j in range(sizes.size):
+            full = fanout ** (height - 1)
+            for node in range((sizes[j] + full - 1) // full):
+                child_row, row = firsts[height - 1, j] + node, firsts[height, j] + node // fanout
+                for c in range(channels):
+                    start = (child_row * channels + c) * fanout
+                    end = start + fanout
+                    added = sum_of(cells, start, end) if height == 2 else sum_of(sums, start, end)
+                    sums[(row * channels + c) * fanout + node % fanout] = added

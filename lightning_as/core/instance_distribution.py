@@ -28,13 +28,13 @@ from torch import Tensor
 from lightning_as.core.bins import Bins
 from lightning_as.core.tree_in_bins import WEIGHT, TreeInBins, last_occurrence
 
-_SCORE = 1  # the channel of a leaf beside its weight
-# Scores below count as 0, and sums of weights outside are scaled back to about 1, both long before float64 ends.
-_SMALLEST_SCORE = 1e-100
-_SMALLEST_SUM, _LARGEST_SUM = 1e-40, 1e40
-# Batches between two looks at the sums where a look has to wait for a GPU. A batch at most doubles a sum, and it leaves
-# the share δq of it, which on a GPU should therefore not be tiny.
-_LOOK_EVERY = 64
+_SCORE = 1  # the channel of a leaf beside its weight; -0.0 is none yet, which adds nothing to a sum
+# Bins whose scores sum to less have no target, and sums of weights outside are scaled back to about 1: both long before
+# the leaves' numbers end.
+_LIMITS = {torch.float32: (1e-30, 1e-12, 1e12), torch.float64: (1e-100, 1e-40, 1e40)}
+# Batches between two scalings of all weights on a GPU, by 1 where there is no need: to look would wait for it. A batch
+# at most doubles a sum, and it leaves the share δq of it, which on a GPU should therefore not be tiny.
+_SCALE_EVERY = 16
 
 
 class InstanceDistribution(TreeInBins):
@@ -43,19 +43,27 @@ class InstanceDistribution(TreeInBins):
     Args:
         bins: The partition.
         delta_q: δq in [0, 1), the share of its old q that a visit leaves an instance. Default: 0.1.
-        leaf: The channels of a leaf at first, which a subclass may have otherwise. Default: weight 1, score 0.
+        leaf: The channels of a leaf at first, which a subclass may have otherwise. Default: weight 1 and no score.
+        dtype: Of the leaves, float32 or float64. Default: float32.
     """
 
-    def __init__(self, bins: Bins, delta_q: float = 0.1, leaf: Sequence[float] = (1.0, 0.0)) -> None:
-        super().__init__(bins, leaf)
+    def __init__(
+        self,
+        bins: Bins,
+        delta_q: float = 0.1,
+        leaf: Sequence[float] = (1.0, -0.0),
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__(bins, leaf, dtype)
         self.delta_q = delta_q
+        self._smallest_score, self._smallest_sum, self._largest_sum = _LIMITS[dtype]
+        self._largest_score = torch.finfo(dtype).max
         self._batches = 0
-        self._unseen = torch.ones(len(bins), dtype=torch.bool, device=bins.device)
         self._seen = torch.zeros_like(self._sizes)  # of each bin
 
     @property
     def arrays(self) -> tuple[Any, ...]:
-        return self.views(self._instance, self._place, self._unseen, self._seen, self._sizes)
+        return self.views(self._instance, self._seen)
 
     @property
     def share_seen(self) -> float:
@@ -71,13 +79,13 @@ class InstanceDistribution(TreeInBins):
             scores: Their finite scores, (B,) float64, at least 0. Where torch does it, NaN leaves an instance alone.
         """
         if self.delta_q == 0:  # nothing else keeps a weight from vanishing
-            scores = torch.where(scores <= _SMALLEST_SCORE, 0, scores)
+            scores = torch.where(scores <= self._smallest_score, 0, scores)
         if self._tree.loops is None:
             self._update_in_torch(indices, bins, scores)
             return
         batch = (part.contiguous().numpy() for part in (indices, bins, scores))
-        arguments = (*self._tree.arrays[:2], *self.arrays[1:], *batch)
-        limits = (self.delta_q, _SMALLEST_SCORE, _SMALLEST_SUM, _LARGEST_SUM)
+        arguments = (*self._tree.arrays, *self.arrays, *batch)
+        limits = (self.delta_q, self._largest_score, self._smallest_score, self._smallest_sum, self._largest_sum)
         for _ in range(2):  # the second time with weights that are scaled
             if self._tree.loops.smooth_drawn(*arguments, *limits):
                 return
@@ -93,53 +101,49 @@ class InstanceDistribution(TreeInBins):
             scores: In the data set's order, (N,) float64, finite and at least 0; of the unseen they are not used.
         """
         leaves = self._tree.leaves()
-        leaves[:, _SCORE] = torch.where(self._unseen, 0, scores).index_select(0, self._instance.long())
+        unseen = leaves[:, _SCORE].signbit()
+        scores = scores.index_select(0, self._instance.long()).clamp(max=self._largest_score).abs()
+        leaves[:, _SCORE] = torch.where(unseen, -0.0, scores.to(leaves.dtype))
         self._tree.load(leaves)
 
     # Off the CPU without looking at a number, for which a GPU would have to be waited for.
     def _update_in_torch(self, indices: Tensor, bins: Tensor, scores: Tensor) -> None:
         known = scores.isfinite()
         last = last_occurrence(indices, known)  # where an instance is written twice, it must be the same
-        self._see(indices, bins, known, last)
+        leaves = self.leaves_of(indices, bins)
+        held = self._tree.get(leaves, bins, channel=_SCORE)
+        is_last = last == torch.arange(len(indices), device=indices.device)
+        self._seen.index_add_(0, bins, (held.signbit() & known & is_last).double())
         scores, known = scores.index_select(0, last), known.index_select(0, last)
-        places = self._place.index_select(0, indices)
-        scores = torch.where(known, scores, self._tree.get(places, channel=_SCORE))
-        self._tree.set(places, scores, channel=_SCORE)
+        scores = torch.where(known, scores.abs().clamp(max=self._largest_score), held.double())
+        self._tree.set(leaves, scores, bins, channel=_SCORE)
         self._batches += 1
-        if self.bins.on_host or self._batches % _LOOK_EVERY == 0:
+        if self.bins.on_host or self._batches % _SCALE_EVERY == 0:
             self._keep_in_range()
         weight_sum, score_sum = self._tree.totals().unbind(1)
         # Z takes the mean of the seen for the unseen, which makes it the sum over the seen times size / seen.
         per_score = (1 - self.delta_q) * self._seen / self._sizes * weight_sum / score_sum
-        held = self._tree.get(places, channel=WEIGHT)
+        held = self._tree.get(leaves, bins, channel=WEIGHT).double()
+        scores = self._tree.get(leaves, bins, channel=_SCORE).double()
         moved = torch.addcmul(held * self.delta_q, per_score.index_select(0, bins), scores)
         # Bins whose scores are all 0 have no target: they keep their Q.
-        moves = (score_sum >= _SMALLEST_SCORE).index_select(0, bins) & known
-        self._tree.set(places, torch.where(moves, moved, held), channel=WEIGHT)
-
-    def _see(self, indices: Tensor, bins: Tensor, known: Tensor, last: Tensor) -> None:
-        """Note that the known ones have a score from now on; of equal instances the last known one counts."""
-        unseen = self._unseen.index_select(0, indices)
-        is_last = last == torch.arange(len(indices), device=indices.device)
-        self._seen.index_add_(0, bins, (unseen & known & is_last).to(torch.float64))
-        self._unseen.index_copy_(0, indices, unseen & ~known.index_select(0, last))
-
-    def state_dict(self) -> dict[str, Any]:
-        """State as plain tensors, on the CPU: the leaves (N, 2), and which instances are unseen, (N,)."""
-        return super().state_dict() | {"unseen": self._unseen.clone().cpu()}
+        moves = (score_sum >= self._smallest_score).index_select(0, bins) & known
+        self._tree.set(leaves, torch.where(moves, moved, held), bins, channel=WEIGHT)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over a state of the same bins."""
+        """Take over a state of the same bins: the leaves, (N, 2)."""
         super().load_state_dict(state)
-        self._unseen.copy_(state["unseen"])
-        unseen = self.bins.tags[self._unseen]
-        self._seen.copy_(self._sizes - torch.bincount(unseen, minlength=len(self._sizes)))
+        bins = torch.arange(len(self._sizes), device=self._sizes.device).repeat_interleave(self._sizes.long())
+        has_score = ~self._tree.leaves()[:, _SCORE].signbit()
+        self._seen.copy_(torch.bincount(bins[has_score], minlength=len(self._sizes)))
 
     def _keep_in_range(self) -> None:
-        """Scale all weights if some W threatens to leave float64. O(N) then, rare."""
+        """Scale the weights of bins whose W threatens to leave what the leaves can be. O(N) then, rare."""
         weight_sum = self._tree.totals()[:, WEIGHT]
-        smallest, largest = (float(end) for end in weight_sum.aminmax())
-        if smallest < _SMALLEST_SUM or largest > _LARGEST_SUM:
-            mantissa, _ = weight_sum.frexp()
-            factors = mantissa / weight_sum  # powers of two, which change no digit, so that it matters to none when
-            self._tree.collapse(torch.stack([factors, torch.zeros_like(factors)], dim=1), channel=WEIGHT)
+        fits = (weight_sum >= self._smallest_sum) & (weight_sum <= self._largest_sum)
+        if self.bins.on_host and bool(fits.all()):
+            return
+        mantissa, _ = weight_sum.frexp()
+        # Powers of two, which change no digit, so that it matters to none when.
+        factors = torch.where(fits, 1, mantissa / weight_sum)
+        self._tree.collapse(torch.stack([factors, torch.zeros_like(factors)], dim=1), channel=WEIGHT)

@@ -11,7 +11,8 @@ leaf and an update walks from a leaf to the root. Three things differ from the t
   the leaves lie side by side, and how many are below a node follows from where it stands.
 
 Parents are recomputed from their children, never shifted by a difference: there is no drift. There is
-no limit of 2**24 categories, which is where ``torch.multinomial`` stops.
+no limit of 2**24 categories, which is where ``torch.multinomial`` stops. Leaves may be float32: the sums of them are
+float64 all the same, so that what is drawn is exactly in proportion to what the leaves are.
 
 On the CPU draws and updates are compiled loops (:mod:`lightning_as.core.compiled`), elsewhere torch.
 """
@@ -36,110 +37,93 @@ SMALLEST_WEIGHT = 1e-280
 
 
 class SumTree(Viewing):
-    """Sum trees of the given sizes over float64 weights, all zero at first.
+    """Sum trees of the given sizes over weights, all zero at first.
 
-    Leaves are numbered tree after tree, and drawn by number. They are read and set by their place in memory, which
-    :attr:`places` has for each number: a caller that keeps places has no search to do.
+    Leaves are numbered tree after tree. Who names leaves names their trees as well: there is no search to do. A node at
+    the height h is above up to fanout**h leaves of its tree, and the nodes of a tree are numbered along each height.
 
     Args:
         sizes: Number of leaves of each tree, each at least 1. A single tree of N leaves is ``[N]``.
         channels: Numbers per leaf, ``C``. Default: 1.
         device: Where the trees live. Default: the CPU.
+        dtype: Of the leaves, float64 or float32. Default: float64.
 
     Raises:
         ValueError: If there is no tree, a tree without leaves, or no channel.
 
     Example:
         >>> tree = SumTree([3])
-        >>> tree.set(tree.places()[[0, 2]], torch.tensor([[1.0], [3.0]], dtype=torch.float64))
+        >>> tree.set(torch.tensor([0, 2]), torch.tensor([[1.0], [3.0]]))
         >>> tree.totals()
         tensor([[4.]], dtype=torch.float64)
     """
 
-    def __init__(self, sizes: Sequence[int], channels: int = 1, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        channels: int = 1,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float64,
+    ) -> None:
         if len(sizes) == 0 or min(sizes) < 1:
             raise ValueError(f"`sizes` must be one or more positive numbers of leaves, got {list(sizes)[:10]}.")
         check_integer("channels", channels)
         self.channels = channels
         self.fanout = _fanout(sizes)
-        self._channel_offsets = torch.arange(channels, device=device) * self.fanout
         self._sizes = torch.tensor(sizes, dtype=torch.int64, device=device)
-        levels = [self._sizes]  # numbers of nodes of each tree; the nodes of a level are the rows of the one below
-        while len(levels) == 1 or int(levels[-1].max()) > 1:
-            levels.append(self._rows(levels[-1]))
-        # A row is the children of one node. Those of the roots come first, those whose children are leaves last.
-        counts = [int(nodes.sum()) for nodes in levels[:0:-1]]
-        self._starts = [sum(counts[:above]) for above in range(len(counts) + 1)]  # level from above -> its first row
-        self.memory = torch.zeros(self._starts[-1], channels, self.fanout, dtype=torch.float64, device=device)
-        self._first_child = torch.empty(self._starts[-1], dtype=torch.int64, device=device)  # row -> row below or leaf
-        self.parents = torch.zeros_like(self._first_child)  # row -> place of its sum; of no use for a root's
-        for above, start in enumerate(self._starts[:-1]):
-            nodes = levels[self.height - 1 - above]
-            rows, end = self._rows(nodes), self._starts[above + 1]
-            is_last = above == self.height - 1
-            self._first_child[start:end] = _number(rows, _starts(nodes), self.fanout) + (0 if is_last else end)
-            if not is_last:
-                self.parents[end : self._starts[above + 2]] = self._places(nodes) + start * channels * self.fanout
+        nodes = [self._sizes]  # height -> number of nodes of each tree
+        while len(nodes) <= 2 or int(nodes[-1].max()) > 1:
+            nodes.append(self._above(nodes[-1]))
+        self._counts = counts = [int(each.sum()) for each in nodes]
+        # A row is the children of one node: leaves of one at the height 1, sums of any other. The roots' come first.
+        self.leaf_rows = torch.zeros(counts[1], channels, self.fanout, dtype=dtype, device=device)
+        self.sum_rows = torch.zeros(sum(counts[2:]), channels, self.fanout, dtype=torch.float64, device=device)
+        self._starts = starts = [0, 0, *(sum(counts[height + 1 :]) for height in range(2, len(nodes)))]
+        # Of each tree the first leaf, the first row of leaves, and at each height from 2 on the first row of sums.
+        self._firsts = torch.stack([_starts(each) + start for each, start in zip(nodes, starts, strict=True)])
 
     @property
     def height(self) -> int:
-        """Number of levels."""
-        return len(self._starts) - 1
+        """The height of the roots, at least 2."""
+        return len(self._firsts) - 1
 
     @property
     def loops(self) -> ModuleType | None:
         """The compiled loops that draw and set here, None where torch does. Not kept: a module cannot be pickled."""
-        return loops(self.memory.device)
+        return loops(self.sum_rows.device)
 
     @property
     def arrays(self) -> tuple[Any, ...]:
-        """What the loops take of a tree on the CPU: memory, parents, first children and sizes."""
-        return self.views(self.memory, self.parents, self._first_child, self._sizes)
-
-    def places(self) -> Tensor:
-        """The place of every leaf, (sum of sizes,) int64."""
-        return self._places(self._sizes) + self._starts[-2] * self.channels * self.fanout
+        """What the loops take of the trees on the CPU."""
+        return self.views(self.sum_rows, self.leaf_rows, self._firsts, self._sizes)
 
     def totals(self) -> Tensor:
-        """Sum of the leaves of each tree, per channel: (number of trees, C)."""
-        return self.memory[: len(self._sizes)].sum(-1)
-
-    def places_of(self, leaves: Tensor) -> Tensor:
-        """The places of leaves of the first tree, of which there may be no others: (B,) int64 for (B,) int64."""
-        rows = torch.floor_divide(leaves, self.fanout)  # a third of what the operator // takes
-        start = self._starts[-2] * self.channels * self.fanout
-        return torch.add(leaves, rows, alpha=(self.channels - 1) * self.fanout).add_(start)
-
-    def firsts(self) -> tuple[Tensor, Tensor]:
-        """The place and the number of the first leaf of each tree, (number of trees,) int64 both."""
-        first_rows = _starts(self._rows(self._sizes)) + self._starts[-2]
-        return first_rows * self.channels * self.fanout, _starts(self._sizes)
+        """Sum of the leaves of each tree, per channel: (number of trees, C) float64."""
+        return self.sum_rows[: len(self._sizes)].sum(-1)
 
     def leaves(self) -> Tensor:
-        """All leaves, tree after tree: (sum of sizes, C) float64. O(N)."""
+        """All leaves, tree after tree: (sum of sizes, C). O(N)."""
         if self.loops is None:
-            return self.get(self.places())
-        leaves, (memory, _, _, sizes) = self.memory.new_empty(int(self._sizes.sum()), self.channels), self.arrays
-        self.loops.copy_leaves(memory, self._starts[-2], sizes, leaves.numpy(), False)
+            return self.leaf_rows.movedim(1, 2)[self._filled()]
+        leaves = self.leaf_rows.new_empty(int(self._sizes.sum()), self.channels)
+        self.loops.copy_leaves(*self.arrays[1:], leaves.numpy(), False)
         return leaves
 
     def load(self, leaves: Tensor) -> None:
         """Set every leaf, tree after tree, from (sum of sizes, C), and every sum above them. O(N)."""
-        leaves = leaves.to(self.memory)
+        leaves = leaves.to(self.leaf_rows)
         if self.loops is None:
-            self._write(self.places(), leaves)
+            self.leaf_rows.movedim(1, 2)[self._filled()] = leaves
         else:
-            memory, _, _, sizes = self.arrays
-            self.loops.copy_leaves(memory, self._starts[-2], sizes, leaves.contiguous().numpy(), True)
+            self.loops.copy_leaves(*self.arrays[1:], leaves.contiguous().numpy(), True)
         self._sum_up()
 
     def fill(self, leaf: Sequence[float]) -> None:
         """Set every leaf to the same C numbers, and every sum above them. O(N)."""
-        level, rows = self.memory[self._starts[-2] :], self._rows(self._sizes)
-        level.copy_(torch.tensor(leaf, dtype=torch.float64, device=level.device).unsqueeze(1))
-        last = rows.cumsum(0) - 1  # of each tree, which its leaves may fill in part
-        in_last = (self._sizes - (rows - 1) * self.fanout).view(-1, 1, 1)
-        level[last] *= torch.arange(self.fanout, device=level.device) < in_last
+        rows = self.leaf_rows
+        rows.copy_(torch.tensor(leaf, dtype=rows.dtype, device=rows.device).unsqueeze(1))
+        last, in_last = self._last_rows()
+        rows[last] = torch.where(in_last.unsqueeze(1), rows[last], 0)
         self._sum_up()
 
     def collapse(self, coefficients: Tensor, channel: int) -> None:
@@ -149,39 +133,47 @@ class SumTree(Viewing):
             coefficients: What the channels count in each tree, (number of trees, C).
             channel: The channel that takes the weight; the others stay as they are.
         """
-        level = self.memory[self._starts[-2] :]
-        rows = self._rows(self._sizes)
-        weights = torch.zeros_like(level[:, 0])
+        counts = self._above(self._sizes)
+        coefficients = coefficients.to(self.leaf_rows.dtype)
+        weights = torch.zeros_like(self.leaf_rows[:, 0])
         for source in range(self.channels):
-            weights.addcmul_(level[:, source], coefficients[:, source].repeat_interleave(rows).unsqueeze(1))
-        level[:, channel] = weights
+            of_rows = coefficients[:, source].repeat_interleave(counts, output_size=len(weights))
+            weights.addcmul_(self.leaf_rows[:, source], of_rows.unsqueeze(1))
+        self.leaf_rows[:, channel] = weights
         self._sum_up()
 
-    def get(self, places: Tensor, channel: int | None = None) -> Tensor:
-        """Values of the leaves at the given places, (B,) int64: (B, C) float64, or (B,) of one channel."""
-        values = self.memory.view(-1).index_select(0, self._spread(places, channel))
-        return values.view(-1, self.channels) if channel is None else values
+    def get(self, leaves: Tensor, trees: Tensor | None = None, channel: int | None = None) -> Tensor:
+        """Values of leaves, (B,) int64, of the given trees, (B,), or of the first: (B, C), or (B,) of one channel."""
+        row, column = self._cells(leaves, trees)
+        cells = self.leaf_rows.view(-1)
+        if channel is not None:
+            return cells.index_select(0, (row * self.channels + channel) * self.fanout + column)
+        return self.leaf_rows.index_select(0, row).gather(2, column.view(-1, 1, 1).expand(-1, self.channels, 1))[..., 0]
 
-    def set(self, places: Tensor, values: Tensor, channel: int | None = None) -> None:
-        """Set leaves and recompute the sums above them. Where a place is named twice, its values must be equal.
+    def set(self, leaves: Tensor, values: Tensor, trees: Tensor | None = None, channel: int | None = None) -> None:
+        """Set leaves and recompute the sums above them. Where a leaf is named twice, its values must be equal.
 
         Args:
-            places: Places of the leaves, (B,) int64.
-            values: New values, (B, C) float64, or (B,) of one channel.
+            leaves: Leaves, (B,) int64.
+            values: New values, (B, C), or (B,) of one channel.
+            trees: Their trees, (B,) int64. Default: the first.
             channel: The channel to set, or None for all of them. Default: None.
         """
+        trees = torch.zeros_like(leaves) if trees is None else trees
+        first, count = (0, self.channels) if channel is None else (channel, 1)
+        values = values.reshape(len(values), count).to(self.sum_rows.dtype)
         if self.loops is not None:
-            span = (0, self.channels) if channel is None else (channel, 1)
-            leaves = places.clone().numpy(), values.contiguous().view(-1).numpy()
-            self.loops.set_leaves(*self.arrays[:2], len(self._sizes), *leaves, *span)
+            places = trees.contiguous().numpy(), leaves.contiguous().numpy()
+            self.loops.set_leaves(*self.arrays, *places, values.contiguous().numpy(), first)
             return
-        self._write(places, values, channel)
-        memory = self.memory if channel is None else self.memory[:, channel]
-        for _ in range(self.height - 1):
-            rows = torch.floor_divide(places, self.channels * self.fanout)  # a third of what the operator // takes
-            sums = memory.index_select(0, rows).sum(-1)
-            places = self.parents.index_select(0, rows)
-            self._write(places, sums, channel)
+        row, column = self._cells(leaves, trees)
+        node, rows = row - self._firsts[1].index_select(0, trees), self.leaf_rows
+        for height in range(2, self.height + 2):
+            rows[row, first : first + count, column] = values.to(rows.dtype)
+            if height <= self.height:
+                values = rows[:, first : first + count].index_select(0, row).sum(-1, dtype=torch.float64)
+                column, node = node % self.fanout, torch.floor_divide(node, self.fanout)
+                row, rows = self._firsts[height].index_select(0, trees) + node, self.sum_rows
 
     def draw(
         self, uniforms: Tensor, trees: Tensor | None = None, coefficients: Tensor | None = None, per_leaf: float = 0.0
@@ -209,30 +201,30 @@ class SumTree(Viewing):
         leaves, probabilities = trees.clone(), torch.empty_like(uniforms)
         if coefficients is None:
             coefficients = probabilities.new_empty(len(self._sizes), 0)
-        memory, _, first_child, sizes = self.arrays
         numbers = coefficients.contiguous().numpy(), per_leaf, SMALLEST_WEIGHT
         drawn = uniforms.clone(memory_format=torch.contiguous_format).numpy(), leaves.numpy(), probabilities.numpy()
-        self.loops.draw_leaves(memory, first_child, sizes, self.height, *numbers, *drawn)
+        self.loops.draw_leaves(*self.arrays, *numbers, *drawn)
         return leaves, probabilities
 
     def _draw_in_torch(
-        self, uniforms: Tensor, node: Tensor, coefficients: Tensor | None, per_leaf: float
+        self, uniforms: Tensor, trees: Tensor, coefficients: Tensor | None, per_leaf: float
     ) -> tuple[Tensor, Tensor]:
-        factors = None if coefficients is None else coefficients.index_select(0, node).unsqueeze(2)
-        below = self._sizes.index_select(0, node).unsqueeze(1)  # leaves below the node
+        factors = None if coefficients is None else coefficients.index_select(0, trees).unsqueeze(2)
+        below = self._sizes.index_select(0, trees).unsqueeze(1)  # leaves below the node
         totals: list[Tensor] = []
-        weights = child = node
-        for height in reversed(range(self.height)):
-            rows = self.memory if totals else self.memory[: len(self._sizes)]  # those of the roots: no others are trees
+        weights = child = node = torch.zeros_like(trees)
+        for height in range(self.height, 0, -1):
+            rows = self.sum_rows if height > 1 else self.leaf_rows
+            row = self._firsts[height].index_select(0, trees) + node
             if factors is None:
-                weights = rows[:, 0].index_select(0, node)
+                weights = rows[:, 0].index_select(0, row).double()
             else:
                 # A node above its height's threshold has a child above the one below, and in the end a leaf.
-                smallest = SMALLEST_WEIGHT * self.fanout**height
-                rows = rows[:, : factors.shape[1]].index_select(0, node)
-                weights = threshold(torch.linalg.vecdot(rows, factors, dim=1), smallest, 0.0)
+                smallest = SMALLEST_WEIGHT * self.fanout ** (height - 1)
+                channels = rows[:, : factors.shape[1]].index_select(0, row).double()
+                weights = threshold(torch.linalg.vecdot(channels, factors, dim=1), smallest, 0.0)
             if per_leaf > 0:
-                full = self.fanout**height  # the first children are, and one may be in part
+                full = self.fanout ** (height - 1)  # the first children are, and one may be in part
                 starts = torch.arange(0, self.fanout * full, full, device=node.device)
                 below = (below - starts).clamp_(0, full)
                 weights = torch.add(weights, below, alpha=per_leaf)
@@ -245,36 +237,49 @@ class SumTree(Viewing):
             before = torch.where(child > 0, cumulative.gather(1, (child - 1).clamp_(min=0)), 0)
             share = (target - before).div_(weights.gather(1, child))
             uniforms = share.clamp_(max=LARGEST_UNIFORM).squeeze(1)  # rounding may have given 1
-            node = self._first_child.index_select(0, node).add_(child.squeeze(1))
+            node = torch.add(child.squeeze(1), node, alpha=self.fanout)
             below = below.gather(1, child) if per_leaf > 0 else below
-        return node, weights.gather(1, child).div_(totals[0]).squeeze(1)
+        leaves = node.add_(self._firsts[0].index_select(0, trees))
+        return leaves, weights.gather(1, child).div_(totals[0]).squeeze(1)
 
-    def _spread(self, places: Tensor, channel: int | None = None) -> Tensor:
-        """Where a channel of some places lies, (M,), or all of them, (M · C,): they are a row's length apart."""
-        if channel is None:
-            return (places.unsqueeze(1) + self._channel_offsets).view(-1)
-        return places + channel * self.fanout if channel else places
-
-    def _write(self, places: Tensor, values: Tensor, channel: int | None = None) -> None:
-        """Put values, (M, C) or (M,), into places of the memory."""
-        self.memory.view(-1).index_copy_(0, self._spread(places, channel), values.view(-1))
+    def _cells(self, leaves: Tensor, trees: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The rows of leaves and the columns in them, (B,) both."""
+        if trees is None:  # of the first, which begins at 0
+            return torch.floor_divide(leaves, self.fanout), leaves % self.fanout
+        number = leaves - self._firsts[0].index_select(0, trees)
+        row = torch.floor_divide(number, self.fanout)  # a third of what the operator // takes
+        return row + self._firsts[1].index_select(0, trees), number % self.fanout
 
     def _sum_up(self) -> None:
         """Recompute every sum from the leaves."""
         # In the order that an update adds in, so that a state that is loaded is what was saved.
         if self.loops is not None:
-            self.loops.sum_up(*self.arrays[:2], len(self._sizes))
+            self.loops.sum_up(*self.arrays)
             return
-        for start, end in reversed(list(zip(self._starts[1:-1], self._starts[2:], strict=True))):
-            self._write(self.parents[start:end], self.memory[start:end].sum(-1))
+        nodes, sums = self._above(self._sizes), self.leaf_rows.sum(-1, dtype=torch.float64)
+        for height in range(2, self.height + 1):
+            trees = torch.arange(len(nodes), device=nodes.device).repeat_interleave(nodes, output_size=len(sums))
+            node = torch.arange(len(trees), device=nodes.device) - _starts(nodes).index_select(0, trees)
+            row = torch.floor_divide(node, self.fanout) + self._firsts[height].index_select(0, trees)
+            self.sum_rows[row, :, node % self.fanout] = sums
+            nodes, start = self._above(nodes), self._starts[height]
+            sums = self.sum_rows[start : start + self._counts[height]].sum(-1)
 
-    def _places(self, nodes: Tensor) -> Tensor:
-        """Places of the nodes of a level, of which each tree has so many, from the level's first row on."""
-        numbers = _number(nodes, _starts(self._rows(nodes)) * self.fanout)
-        return numbers + numbers // self.fanout * ((self.channels - 1) * self.fanout)
+    def _last_rows(self) -> tuple[Tensor, Tensor]:
+        """The last row of leaves of each tree, (k,), and which columns of it are leaves, (k, fanout) bool."""
+        counts = self._above(self._sizes)
+        in_last = self._sizes - (counts - 1) * self.fanout
+        return counts.cumsum(0) - 1, torch.arange(self.fanout, device=counts.device) < in_last.unsqueeze(1)
 
-    def _rows(self, nodes: Tensor) -> Tensor:
-        """How many rows that many nodes of each tree fill, the last one perhaps in part."""
+    def _filled(self) -> Tensor:
+        """Which cells of the rows of leaves have one, (rows, fanout) bool."""
+        filled = torch.ones(len(self.leaf_rows), self.fanout, dtype=torch.bool, device=self._sizes.device)
+        last, in_last = self._last_rows()
+        filled[last] = in_last
+        return filled
+
+    def _above(self, nodes: Tensor) -> Tensor:
+        """How many nodes are above that many of each tree, the last one perhaps of fewer."""
         return (nodes + self.fanout - 1) // self.fanout
 
 
@@ -283,18 +288,12 @@ def _starts(counts: Tensor) -> Tensor:
     return counts.cumsum(0) - counts
 
 
-def _number(counts: Tensor, starts: Tensor, step: int = 1) -> Tensor:
-    """For each tree the numbers start, start + step, …, as many as its count; tree after tree."""
-    numbers = torch.arange(int(counts.sum()), device=counts.device)
-    return (numbers - _starts(counts).repeat_interleave(counts)).mul_(step).add_(starts.repeat_interleave(counts))
-
-
 def _fanout(sizes: Sequence[int]) -> int:
-    """Children per node: as few levels as at most 96 children allow, and then as few children as those need.
+    """Children per node: as few levels, but two, as at most 96 children allow, and then as few children as those need.
 
     Wider rows save levels, but a batch of them no longer fits the cache.
     """
     # Trees much larger than most get more levels instead: wide rows would be mostly empty in the others.
     size = min(max(sizes), 4 * sum(sizes) / len(sizes))
-    height = max(1, math.ceil(math.log(size, 96)))
+    height = max(2, math.ceil(math.log(size, 96)))
     return max(2, math.ceil(round(size ** (1 / height), 9)))

@@ -25,6 +25,8 @@ class TreeInBins(Viewing):
         bins: The partition.
         leaf: The channels of each leaf at first: the weight, and whatever else a subclass keeps. Default: the weight
             alone, 1.
+        dtype: Of the leaves, float32 or float64. Of a float32 weight the last digit is at 2**-24 of it; q is what is
+            drawn by exactly. Default: float32.
 
     Example:
         >>> inside = TreeInBins(Bins([0, 1, 0, 0]))
@@ -33,12 +35,13 @@ class TreeInBins(Viewing):
         [0.2, 1.0, 0.6, 0.2]
     """
 
-    def __init__(self, bins: Bins, leaf: Sequence[float] = (1.0,)) -> None:
+    def __init__(self, bins: Bins, leaf: Sequence[float] = (1.0,), dtype: torch.dtype = torch.float32) -> None:
         self.bins = bins
         self._sizes = torch.tensor(bins.sizes, dtype=torch.float64, device=bins.device)
-        self._tree = SumTree(bins.sizes, channels=len(leaf), device=bins.device)
+        self._tree = SumTree(bins.sizes, channels=len(leaf), device=bins.device, dtype=dtype)
         self._tree.fill(leaf)
-        self._place, self._instance = self._lay_out()
+        self._instance = self._lay_out()
+        self._leaf: Tensor | None = None
 
     @property
     def arrays(self) -> tuple[Any, ...]:
@@ -59,21 +62,20 @@ class TreeInBins(Viewing):
             return None
         drawn = torch.empty(2, len(points), dtype=torch.int64, device="cpu")
         probabilities = torch.empty(2, len(points), dtype=torch.float64, device="cpu")
-        memory, _, first_child, sizes = self._tree.arrays
         levels = mass.numpy(), ends.numpy(), per_instance
         arrays = points.numpy(), drawn.numpy(), probabilities.numpy()
-        instance_of = self.arrays[0]
-        self._tree.loops.draw_two_levels(memory, first_child, sizes, self._tree.height, instance_of, *levels, *arrays)
+        self._tree.loops.draw_two_levels(*self._tree.arrays, self.arrays[0], *levels, *arrays)
         return Draw(*drawn.unbind(), *probabilities.unbind())
 
     def probability(self, indices: Tensor, bins: Tensor) -> Tensor:
         """Q of the given instances, which lie in the given bins: (B,) float64."""
-        weights = self._tree.get(self._place.index_select(0, indices), channel=WEIGHT)
+        weights = self._tree.get(self.leaves_of(indices, bins), bins, channel=WEIGHT)
         return weights / self._tree.totals()[:, WEIGHT].index_select(0, bins)
 
     def probabilities(self) -> Tensor:
         """Q of every instance, in the data set's order, (N,) float64; they sum to 1 in each bin. O(N)."""
-        return self.probability(torch.arange(len(self.bins), device=self.bins.device), self.bins.tags.long())
+        totals = self._tree.totals()[:, WEIGHT].repeat_interleave(self._sizes.long())
+        return torch.empty_like(totals).index_copy_(0, self._instance.long(), self._tree.leaves()[:, WEIGHT] / totals)
 
     def set(self, indices: Tensor, weights: Tensor) -> None:
         """Set the weights of instances; no bin that is drawn from may be left without any.
@@ -83,7 +85,8 @@ class TreeInBins(Viewing):
             weights: Their weights, (B,) float64, finite and not negative.
         """
         weights = weights.index_select(0, last_occurrence(indices))
-        self._tree.set(self._place.index_select(0, indices), weights, channel=WEIGHT)
+        bins = self.bins.of(indices)
+        self._tree.set(self.leaves_of(indices, bins), weights, bins, channel=WEIGHT)
 
     def load(self, weights: Tensor) -> None:
         """Set the weights of all instances, in the data set's order, (N,) float64; likewise. O(N)."""
@@ -104,7 +107,7 @@ class TreeInBins(Viewing):
     def portable(self, state: dict[str, Any]) -> dict[str, Any]:
         """A state with the leaves in the order of the instances, and with weights whose mean is 1 in each bin."""
         leaves, bins = state["leaves"].clone(), self.bins.tags.cpu().index_select(0, self._instance.cpu()).long()
-        sums = torch.bincount(bins, leaves[:, WEIGHT], len(self.bins.sizes))
+        sums = torch.bincount(bins, leaves[:, WEIGHT].double(), len(self.bins.sizes))
         leaves[:, WEIGHT] *= (self._sizes.cpu() / sums).index_select(0, bins)
         return state | {"leaves": torch.empty_like(leaves).index_copy_(0, self._instance.long().cpu(), leaves)}
 
@@ -112,20 +115,27 @@ class TreeInBins(Viewing):
         """The state that :meth:`portable` ones of parts make up, with the leaves where they are here."""
         return state | {"leaves": state["leaves"].index_select(0, self._instance.cpu())}
 
-    def _lay_out(self) -> tuple[Tensor, Tensor]:
-        """The place of the leaf of each instance, and the instance of each leaf: (N,) both."""
-        bins, tree, kind = self.bins, self._tree, torch.int32 if len(self.bins) < 2**31 else torch.int64
-        if tree.loops is None:
-            order = bins.order()
-            place = torch.empty_like(order)
-            place[order] = tree.places()
-            return place, order.to(kind)
-        place = torch.empty(len(bins), dtype=torch.int64, device="cpu")
-        instance = torch.empty(len(bins), dtype=kind, device="cpu")
-        firsts = (part.numpy() for part in tree.firsts())
-        tags = bins.tags.numpy()
-        tree.loops.place_instances(tags, *firsts, tree.channels, tree.fanout, place.numpy(), instance.numpy())
-        return place, instance
+    def leaves_of(self, indices: Tensor, bins: Tensor) -> Tensor:
+        """The leaves of instances, (B,) int64, in the given bins, which are theirs: (B,) int64."""
+        if self._tree.loops is None:  # a table, since each step of a search would be a launch
+            if self._leaf is None:
+                numbers = torch.arange(len(self.bins), dtype=self._instance.dtype, device=self.bins.device)
+                self._leaf = torch.empty_like(numbers).index_copy_(0, self._instance.long(), numbers)
+            return self._leaf.index_select(0, indices).long()
+        leaves = torch.empty_like(indices)
+        batch = (part.contiguous().numpy() for part in (indices, bins, leaves))
+        self._tree.loops.find_leaves(*self._tree.arrays[2:], self.arrays[0], *batch)
+        return leaves
+
+    def _lay_out(self) -> Tensor:
+        """The instance of each leaf, (N,)."""
+        kind = torch.int32 if len(self.bins) < 2**31 else torch.int64
+        if self._tree.loops is None:
+            return self.bins.order().to(kind)
+        instance, sizes = torch.empty(len(self.bins), dtype=kind, device="cpu"), self._sizes.long()
+        starts = sizes.cumsum(0) - sizes
+        self._tree.loops.sort_by_tag(self.bins.tags.numpy(), starts.numpy(), instance.numpy())
+        return instance
 
 
 def last_occurrence(indices: Tensor, known: Tensor | None = None) -> Tensor:

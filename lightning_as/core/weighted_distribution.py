@@ -46,18 +46,18 @@ class WeightedDistribution:
 
     def weights(self, indices: Tensor | None = None) -> Tensor:
         """The weight of each of the given instances, or of all of them in O(N): (B,) float64."""
-        leaves = self._tree.leaves() if indices is None else self._tree.get(self._tree.places_of(indices))
+        leaves = self._tree.leaves() if indices is None else self._tree.get(indices)
         return vecdot(leaves, self._coefficients())
 
     def set(self, indices: Tensor, weights: Tensor) -> None:
         """Set the weights of instances, (B,) float64 and not negative. Of duplicates the last counts."""
         weights = weights.index_select(0, last_occurrence(indices))
-        self._tree.set(self._tree.places_of(indices), torch.stack([weights, torch.zeros_like(weights)], dim=1))
+        self._tree.set(indices, torch.stack([weights, torch.zeros_like(weights)], dim=1))
 
     def forget(self, indices: Tensor) -> None:
         """Make the weights of instances unknown again."""
         unknown = torch.tensor([0.0, 1.0], dtype=torch.float64, device="cpu").expand(len(indices), 2)
-        self._tree.set(self._tree.places_of(indices), unknown.contiguous())
+        self._tree.set(indices, unknown)
 
     def draw(self, points: Tensor) -> Draw:
         """Draw a batch with replacement.

@@ -69,10 +69,10 @@ def known_of(strategy: Strategy) -> dict[str, np.ndarray]:
         )
     found, bins = record.columns(), strategy.bins
     if bins.labels is not None:
-        found["label"] = bins.labels[bins.tags]
+        found["label"] = bins.labels[bins.tags.long()]
     found |= {"index": torch.arange(len(bins), device="cpu"), "bin": bins.tags, "probability": strategy.probabilities()}
     if (shard := bins.shard) is not None:
-        whole = {"bin": shard.whole_bins[bins.tags.cpu()], "probability": found["probability"] / shard.shards}
+        whole = {"bin": shard.whole_bins[bins.tags.cpu().long()], "probability": found["probability"] / shard.shards}
         order = shard.positions.argsort()
         found = {name: column.cpu()[order] for name, column in (found | whole | {"index": shard.positions}).items()}
     return {name: column.cpu().numpy() for name, column in found.items()}

@@ -169,7 +169,7 @@ class AdaptiveSampling(Strategy):
                 "`AdaptiveSampling(bin_statistic='mean')`, which does not go by how often a chunk is drawn, with a "
                 "`floor`; or ClosenessSampling."
             )
-        if list(bins.chunks.sizes) != bins.sizes or not torch.equal(bins.tags.cpu(), bins.chunks.tags().int()):
+        if list(bins.chunks.sizes) != bins.sizes or not torch.equal(bins.tags.cpu().long(), bins.chunks.tags()):
             raise ValueError(
                 "The data lie in chunks, a few of which are open at a time; AdaptiveSampling then needs them as its "
                 "bins: give `bins='chunk'`, or use ClosenessSampling, whose bins may be any."

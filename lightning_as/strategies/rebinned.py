@@ -183,7 +183,7 @@ class RebinnedSampling(AdaptiveSampling):
             name: pad(part, (0, most - len(part))) if isinstance(part, Tensor) else part
             for name, part in state["over_bins"].items()
         }
-        own = {"by": self.by, "tags": self.present_bins.tags.clone(), "next": self._next.clone()}
+        own = {"by": self.by, "tags": self.present_bins.tags.to(torch.int32, copy=True), "next": self._next.clone()}
         return state | own | {"losses": self._losses.clone()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -214,8 +214,8 @@ class RebinnedSampling(AdaptiveSampling):
         """Tags of bins of equal size along a measure, (N,), with the mean of the known for NaN."""
         known = ~measure.isnan()
         if not bool(known.any()):
-            return self.present_bins.tags
-        return Bins.from_quantiles(torch.where(known, measure, measure[known].mean()), self.count).tags
+            return self.present_bins.tags.int()
+        return Bins.from_quantiles(torch.where(known, measure, measure[known].mean()), self.count).tags.int()
 
     def _clusters(self, features: Tensor) -> Tensor:
         """Tags of the clusters of features, (N, d); one with an entry that is not finite counts as the mean."""
@@ -223,7 +223,7 @@ class RebinnedSampling(AdaptiveSampling):
         finite = features.isfinite().all(1)
         self._note_skipped(len(finite) - int(finite.sum()))
         if not bool(finite.any()):
-            return self.present_bins.tags
+            return self.present_bins.tags.int()
         features[~finite] = features[finite].mean(0)
         generator = torch.Generator().manual_seed(self.progress.epoch)  # which resumes as well, and needs no option
         return k_means(features, self.count, generator).to(torch.int32)
@@ -240,4 +240,4 @@ class RebinnedSampling(AdaptiveSampling):
         leaves[:, 0] = torch.where(p[tags] > 0, mass / p[tags] * sizes[tags], 1.0)
         self._lay_out(bins)
         self._over_bins.set(p / p.sum())
-        self._inside.load_state_dict({"leaves": leaves[bins.order()], "unseen": inside["unseen"]})
+        self._inside.load_state_dict({"leaves": leaves[bins.order()]})

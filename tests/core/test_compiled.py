@@ -25,8 +25,14 @@ def test_trees_places_and_instances_that_are_not_there_are_refused(number: int):
     inside, one = InstanceDistribution(Bins([0] * 70 + [1] * 30)), torch.tensor([0])
     with pytest.raises(IndexError, match="tree"):
         tree_of(1).draw(double(0.5), torch.tensor([number]))
-    with pytest.raises(IndexError, match="place"):
-        tree_of(1).set(torch.tensor([number if number < 2 else 10**6]), torch.ones(1, 2, dtype=torch.float64))
+    with pytest.raises(IndexError, match="A tree"):
+        tree_of(1).set(one, torch.ones(1, 2), torch.tensor([number]))
+    with pytest.raises(IndexError, match="leaf"):
+        tree_of(1).set(torch.tensor([number if number != 2 else 70]), torch.ones(1, 2))
+    with pytest.raises(IndexError, match="leaf"):
+        tree_of(1).set(one, torch.ones(1, 2), one + 1)
+    with pytest.raises(IndexError, match="instance"):
+        inside.update(one, one + 1, double(1))
     with pytest.raises(IndexError, match="instance"):
         inside.update(torch.tensor([number if number != 2 else 100]), one, double(1))
     with pytest.raises(IndexError, match="bin"):
@@ -40,7 +46,7 @@ def test_numbers_that_do_not_go_together_are_refused():
     with pytest.raises(ValueError, match="coefficients"):
         tree.draw(double(0), one, torch.ones(1, 2, dtype=torch.float64))
     with pytest.raises(ValueError, match="one value"):
-        tree.set(tree.places()[:2], torch.ones(1, 2, dtype=torch.float64))
+        tree.set(torch.tensor([0, 1]), torch.ones(1, 2))
     with pytest.raises(ValueError, match="no weight"):
         tree_of(0).draw(double(0), one)
     inside = InstanceDistribution(Bins([0, 1]))
@@ -64,7 +70,8 @@ def test_numbers_that_do_not_go_together_are_refused():
 def test_tensors_may_be_strided_or_of_inference_mode():
     def drawn(made: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
         tree, numbers = tree_of(1), torch.linspace(0, 0.99, 100, dtype=torch.float64)
-        tree.set(made(tree.places()[::2]), made((1 + numbers).view(2, 50).T))
+        leaves = torch.arange(200)[::4]  # of which the first 35 are of the first tree
+        tree.set(made(leaves.div(2).long()), made((1 + numbers).view(2, 50).T), made((leaves >= 140).long()))
         return tree.draw(made(numbers[::2]), made(torch.arange(100)[::2] % 2))
 
     for mode in (False, True):

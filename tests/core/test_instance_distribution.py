@@ -9,13 +9,16 @@ from tests.helpers.statistics import double, seeded
 
 pytestmark = pytest.mark.usefixtures("execution")
 
+DTYPES = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 TAGS = torch.tensor([0] * 6 + [1] + [2] * 20 + [0] * 5)
 
 
 class Pair:
-    def __init__(self, tags: Tensor = TAGS, delta_q: float = 0.1) -> None:
+    def __init__(self, tags: Tensor = TAGS, delta_q: float = 0.1, dtype: torch.dtype = torch.float64) -> None:
         self.bins = Bins(tags)
-        self.fast = InstanceDistribution(self.bins, delta_q)
+        self.fast = InstanceDistribution(self.bins, delta_q, dtype=dtype)
+        # Each visit rounds a float32 weight at 6e-8 of it.
+        self.rtol, self.atol = {torch.float64: (1e-9, 1e-250), torch.float32: (3e-6, 1e-24)}[dtype]
         self.naive = AlgorithmOne(tags, beta=10**9, delta_p=0.9, delta_q=delta_q)
 
     def update(self, indices: list[int], scores: list[float]) -> None:
@@ -25,16 +28,17 @@ class Pair:
 
     def check(self) -> Tensor:
         q, losses = self.fast.probabilities(), double(*self.naive.loss)
-        torch.testing.assert_close(q, double(*self.naive.q), rtol=1e-9, atol=1e-250)
+        torch.testing.assert_close(q, double(*self.naive.q), rtol=self.rtol, atol=self.atol)
         assert self.fast.share_seen == pytest.approx(float(losses.isfinite().double().mean()))
         return q
 
 
+@DTYPES
 @pytest.mark.parametrize("delta_q", [0.0, 1e-9, 0.1, 0.9])
-def test_agrees_with_the_recursion_on_small_bins_with_many_zero_scores(delta_q: float):
+def test_agrees_with_the_recursion_on_small_bins_with_many_zero_scores(delta_q: float, dtype: torch.dtype):
     tags = torch.tensor([0] * 4 + [1] * 2 + [2] * 7 + [3])
     for seed in range(5):
-        pair, generator = Pair(tags, delta_q), seeded(seed)
+        pair, generator = Pair(tags, delta_q, dtype), seeded(seed)
         for _ in range(60):
             indices = torch.randint(len(tags), (3,), generator=generator)  # duplicates disagree: the last counts
             scores = torch.rand(3, dtype=torch.float64, generator=generator)
@@ -43,19 +47,21 @@ def test_agrees_with_the_recursion_on_small_bins_with_many_zero_scores(delta_q: 
             pair.check()
 
 
+@DTYPES
 @pytest.mark.parametrize("delta_q", [0.0, 0.1])
 @pytest.mark.parametrize("factor", [0.5, 2.0])
-def test_agrees_while_the_sum_of_weights_drifts_over_many_orders(delta_q: float, factor: float):
+def test_agrees_while_the_sum_of_weights_drifts_over_many_orders(delta_q: float, factor: float, dtype: torch.dtype):
     """Scores that fall, or rise, at every visit pull the weights of a bin down, or up, without end."""
-    pair, generator = Pair(delta_q=delta_q), seeded()
+    pair, generator = Pair(delta_q=delta_q, dtype=dtype), seeded()
+    largest, jump = {torch.float64: (1e80, 1e20), torch.float32: (1e25, 1e9)}[dtype]
     score, scaled, before = 1.0, 0, 1.0
     for step in range(1000):
         # Back from time to time, as scores do, but not the weights.
-        score = score * factor if 1e-80 < score < 1e80 else 1.0
+        score = score * factor if 1 / largest < score < largest else 1.0
         indices = torch.randint(7, 27, (8,), generator=generator)
         pair.update(indices.tolist(), [score] * 8)
-        now = float(pair.fast.state_dict()["leaves"][12:, 0].sum())
-        scaled, before = scaled + (not 1e-20 < now / before < 1e20), now
+        now = float(pair.fast.state_dict()["leaves"][12:, 0].double().sum())
+        scaled, before = scaled + (not 1 / jump < now / before < jump), now
         if step % 20 == 0:
             pair.check()
     assert scaled > 0

@@ -44,7 +44,7 @@ def test_bins_of_a_shard_are_numbered_without_those_that_it_has_nothing_of():
         assert part.shard is not None
         assert part.mean_size == 42 / 3
         assert part.whole_sizes == [{7: 30, 8: 11, 9: 1}[label] for label in part.labels.tolist()]
-        assert torch.equal(part.labels[part.tags], whole.labels[whole.tags][part.shard.positions])
+        assert torch.equal(part.labels[part.tags.long()], whole.labels[whole.tags.long()][part.shard.positions])
 
 
 def test_each_shard_has_its_share_of_each_bin():

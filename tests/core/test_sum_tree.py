@@ -32,8 +32,7 @@ def tree_of_leaf(sizes: list[int]) -> Tensor:
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 def test_leaves_totals_and_collapse_agree_with_plain_tensors(sizes: list[int], channels: int):
     generator, tree, owner = seeded(), SumTree(sizes, channels), tree_of_leaf(sizes)
-    places, expected = tree.places(), torch.zeros(sum(sizes), channels, dtype=torch.float64)
-    assert (places.diff() > 0).all()
+    expected = torch.zeros(sum(sizes), channels, dtype=torch.float64)
     for step in range(300):
         chosen = torch.randint(len(owner), (20,), generator=generator)  # with duplicates, of equal values
         values = random(len(owner), channels, generator=generator)[chosen] * 1e6
@@ -42,12 +41,12 @@ def test_leaves_totals_and_collapse_agree_with_plain_tensors(sizes: list[int], c
             expected[chosen] = values
         else:
             expected[chosen, channel] = values = values[:, 0]
-        tree.set(places[chosen], values, channel)
+        tree.set(chosen, values, owner[chosen], channel)
         assert torch.equal(tree.leaves(), expected)
-        assert torch.equal(tree.get(places[chosen], channel), values)
+        assert torch.equal(tree.get(chosen, owner[chosen], channel), values)
         totals = torch.zeros(len(sizes), channels, dtype=torch.float64).index_add_(0, owner, expected)
         torch.testing.assert_close(tree.totals(), totals, rtol=1e-13, atol=0)
-    assert torch.equal(tree.memory, filled(sizes, expected).memory)  # to the bit: nothing has drifted
+    assert torch.equal(tree.sum_rows, filled(sizes, expected).sum_rows)  # to the bit: nothing has drifted
 
     coefficients = torch.rand(len(sizes), channels, dtype=torch.float64, generator=generator) - 0.5
     tree.collapse(coefficients, channel=channels - 1)
@@ -102,7 +101,7 @@ def test_more_leaves_than_2_to_the_24_are_drawn_from():
     size = 2**24 + 5
     tree, chosen = SumTree([size]), torch.tensor([0, 2**24 - 1, 2**24, 2**24 + 1, 2**24 + 4])
     weights = double(1, 2, 3, 0, 4)
-    tree.set(tree.places()[chosen], weights.unsqueeze(1))
+    tree.set(chosen, weights.unsqueeze(1))
     drawn, probability = tree.draw(torch.rand(50_000, dtype=torch.float64, generator=seeded()))
     numbers = torch.searchsorted(chosen, drawn)
     assert torch.equal(chosen[numbers], drawn)
@@ -119,7 +118,7 @@ def test_the_sums_cost_a_fraction_of_the_leaves(sizes: list[int]):
 def test_a_copy_of_a_tree_is_one_of_its_own():
     tree = filled([70, 30], random(100, 2, generator=seeded()))
     twin = pickle.loads(pickle.dumps(tree))
-    twin.set(twin.places(), torch.ones(100, 2, dtype=torch.float64))
+    twin.set(torch.arange(100), torch.ones(100, 2), tree_of_leaf([70, 30]))
     assert twin.totals()[:, 0].tolist() == [70, 30]
     assert twin.draw(double(0))[1].item() == pytest.approx(1 / 70)
     assert not torch.equal(tree.totals(), twin.totals())

@@ -14,11 +14,11 @@ TAGS = torch.arange(4).repeat_interleave(torch.tensor([40, 1, 300, 9]))[torch.ra
 
 def test_weights_are_those_of_the_instances_however_they_were_set():
     inside, generator = TreeInBins(Bins(TAGS), leaf=(1.0, 5.0)), seeded(1)
-    weights = torch.rand(350, dtype=torch.float64, generator=generator).pow(8)
+    weights = torch.rand(350, generator=generator).pow(8).double()  # that are kept as they are
     inside.load(weights)
     for _ in range(20):
         indices = torch.randint(350, (30,), generator=generator)  # of duplicates the last counts
-        values = torch.rand(30, dtype=torch.float64, generator=generator)
+        values = torch.rand(30, generator=generator).double()
         inside.set(indices, values)
         for index, value in zip(indices.tolist(), values, strict=True):
             weights[index] = value

@@ -68,12 +68,13 @@ def test_draws_invert_r_and_carry_it(lower: type[InsideBins], floor: float):
     torch.testing.assert_close(draw.within, (r / mass[TAGS])[draw.indices], rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("scale", [1e-40, 1e-12, 1e12, 1e40])
+@pytest.mark.parametrize("scale", [1e-25, 1e-12, 1e12, 1e25])
 @FLOORS
 def test_the_scale_of_the_weights_of_a_bin_makes_no_difference(scale: float, floor: float):
     inside, weights = InstanceDistribution(Bins(TAGS)), uniforms(N).pow(8)
     weights *= torch.where(torch.arange(N) % 5 == 0, 0, scale ** (TAGS - 1).double().clamp(max=1))
-    inside.load(weights.index_fill_(0, (TAGS == 1).nonzero()[:, 0], 1))
+    weights = weights.index_fill_(0, (TAGS == 1).nonzero()[:, 0], 1).float().double()  # as they are kept
+    inside.load(weights)
     q = weights / torch.zeros(5, dtype=torch.float64).index_add_(0, TAGS, weights)[TAGS]
     levels = TwoLevels(Bins(TAGS), BinDistribution(P), inside, floor)
     check_inversion(levels, (1 - floor) * P[TAGS] * q + floor / N, torch.cat([uniforms(20_000), ENDS]))

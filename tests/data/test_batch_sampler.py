@@ -102,16 +102,16 @@ def test_resumed_it_goes_on_with_the_same_draws(ahead: int, trained: int):
         (lambda: adaptive(batch_size=9), {}, r"middle of an epoch with `batch_size` 8, but here it is 9: use 8"),
         (lambda: adaptive(tags=(TAGS + 1) % 5), {}, r"here are 97 .* 97 are in another bin, the first at position 0"),
         (lambda: adaptive(tags=TAGS[:50]), {}, r"other bins: it is of 97 instances in 5 bins, but here are 50 inst"),
-        (adaptive, {"format": None}, r"an older layout of lightning_as \(1, this version has 7\): resume with that"),
-        (adaptive, {"format": 3}, r"an older layout of lightning_as \(3, this version has 7\): resume with that"),
-        (adaptive, {"format": 8}, r"a newer layout of lightning_as \(8, this version has 7\): resume with the newer"),
+        (adaptive, {"format": None}, r"an older layout of lightning_as \(1, this version has 8\): resume with that"),
+        (adaptive, {"format": 3}, r"an older layout of lightning_as \(3, this version has 8\): resume with that"),
+        (adaptive, {"format": 9}, r"a newer layout of lightning_as \(9, this version has 8\): resume with the newer"),
     ],
 )
 def test_a_state_of_something_else_changes_nothing(other: Callable[[], Any], changes: dict[str, Any], message: str):
     source, sampler = adaptive(), other()
     run(source, 2)
     state = {key: value for key, value in {**saved(source.state_dict()), **changes}.items() if value is not None}
-    assert saved(source.state_dict())["format"] == FORMAT == 7
+    assert saved(source.state_dict())["format"] == FORMAT == 8
     generator, probabilities = sampler.generator.get_state(), sampler.strategy.probabilities()
     with pytest.raises(ValueError, match=message):
         sampler.load_state_dict(state)

@@ -36,7 +36,7 @@ def known(sampler: Any, kind: str) -> Tensor:
     found[where, 0] = strategy.record.columns()["drawn"].double()
     found[where, 1] = strategy.record.columns()["loss"]
     if kind == "adaptive":
-        sizes = torch.tensor(sampler.own_bins.sizes)[sampler.own_bins.tags]
+        sizes = torch.tensor(sampler.own_bins.sizes)[sampler.own_bins.tags.long()]
         found[where, 2] = strategy.instance_probabilities() * sizes
     if kind == "closeness":
         found[where, 2] = strategy.state_dict()["doubts"].double()

@@ -56,7 +56,7 @@ def test_tables_are_what_grows_with_the_data():
         assert all(len(get(state, path)) == 8 for path in tables)
     record = {"record.numbers", "record.counts"}
     assert found["Uniform"] == record
-    own = {"inside.leaves", "inside.unseen", "schedule.last"}
+    own = {"inside.leaves", "schedule.last"}
     assert found["AdaptiveSampling"] == record | {f"strategy_state.{path}" for path in own}
     assert found["ClosenessSampling"] == record | {"strategy_state.doubts"}
 

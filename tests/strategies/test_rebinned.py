@@ -55,7 +55,7 @@ def test_other_bins_change_no_probability_and_forget_no_instance(by: Any, floor:
         end_epoch(strategy, torch.rand(90, dtype=torch.float64, generator=generator))
         tags, r, seen = strategy.present_bins.tags, strategy.probabilities(), strategy.metrics()["seen"]
         strategy.start_epoch(generator)
-        torch.testing.assert_close(strategy.probabilities(), r, rtol=1e-12, atol=0)
+        torch.testing.assert_close(strategy.probabilities(), r, rtol=3e-7, atol=0)  # float32 weights
         assert not torch.equal(strategy.present_bins.tags, tags)
         assert (strategy.metrics()["seen"], strategy.metrics()["age_p"]) == (seen, 0)
 
@@ -89,13 +89,13 @@ def test_p_and_q_follow_algorithm_1_over_the_bins_of_the_time(by: Any):
             strategy.progress.step()
             assert torch.equal(draw.bins, TAGS[draw.indices]), "the data set's own"
             r = [oracle.p[oracle.tags[i]] * oracle.q[i] for i in range(90)]
-            torch.testing.assert_close(draw.probabilities, double(*r)[draw.indices], rtol=1e-9, atol=0)
+            torch.testing.assert_close(draw.probabilities, double(*r)[draw.indices], rtol=3e-6, atol=0)
             found, bounds = random_losses(20, generator, step), random_losses(20, generator)
             strategy.update(draw, found, bounds)
             oracle.batch(draw.indices.tolist(), found.tolist(), bounds.tolist())
             losses |= dict(zip(draw.indices.tolist(), found.tolist(), strict=True))
-            torch.testing.assert_close(strategy.instance_probabilities(), double(*oracle.q), rtol=1e-9, atol=1e-250)
-            torch.testing.assert_close(strategy.bin_probabilities, double(*oracle.p), rtol=1e-9, atol=0)
+            torch.testing.assert_close(strategy.instance_probabilities(), double(*oracle.q), rtol=3e-6, atol=1e-24)
+            torch.testing.assert_close(strategy.bin_probabilities, double(*oracle.p), rtol=3e-6, atol=0)
         entropies = torch.rand(90, dtype=torch.float64, generator=generator)
         assert (end_epoch(strategy, entropies) is None) == (by == "loss")
         mean = math.fsum(losses.values()) / len(losses)
@@ -103,7 +103,7 @@ def test_p_and_q_follow_algorithm_1_over_the_bins_of_the_time(by: Any):
         oracle = moved(oracle, naive_bins(measure, 6))
         strategy.start_epoch(generator)
         assert strategy.present_bins.tags.tolist() == oracle.tags, epoch
-        assert torch.equal(strategy.bins.tags, TAGS.int())
+        assert torch.equal(strategy.bins.tags, TAGS.short())
 
 
 def test_clusters_of_features_are_found_and_what_is_not_finite_is_nowhere_of_its_own():
