@@ -13,7 +13,14 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.memory import is_oom_error
 from torch import Tensor, nn
 
-from lightning_as.losses import CrossEntropy, per_sample, squared_gradient_norms, takes_batch
+from lightning_as.losses import (
+    BinaryCrossEntropy,
+    CrossEntropy,
+    MeanSquaredError,
+    per_sample,
+    squared_gradient_norms,
+    takes_batch,
+)
 from lightning_as.losses.criterion import is_unchanged, settings_of
 from lightning_as.plugin.returned import check_losses
 
@@ -49,6 +56,11 @@ class SampleLosses:
         if given != self._made_of or (ours and not is_unchanged(given, self._settings)):
             self._make(given)
         return self._loss
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it is one of this package's own, which takes tensors of any device."""
+        return type(self.loss) in (CrossEntropy, BinaryCrossEntropy, MeanSquaredError)
 
     def of_batch(self, batch: Any) -> Tensor:
         """The losses of a batch by a function of the batch alone, (B,), without a gradient.

@@ -111,6 +111,7 @@ class Fit:
         elif state is not None and "figures" in state:
             self.figures.load_state_dict(state["figures"])
         self.observer.reads = self._strategy.reads  # which may depend on the bins that it has been started with
+        self.observer.on_host = sampler.bins_at_work.on_host
         self._leave()  # a loader that may have been replaced
         self._scorer = Scorer(self.trainer, self._module, self.observer, self._pass)
         self._scorer.attach()

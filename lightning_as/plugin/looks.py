@@ -22,6 +22,7 @@ from lightning_as.plugin.criterion import SampleLosses
 from lightning_as.plugin.rows import Rows
 from lightning_as.plugin.targets import class_indices
 
+_FEW = 2**14  # logits
 _MOST = 2**31 - 1  # what the record has for labels ends there
 
 
@@ -48,6 +49,17 @@ class Looks:
     def __init__(self, losses: SampleLosses) -> None:
         self._losses = losses
         self._fits = True  # whether it takes the logits at hand, which a strategy that reads no losses has never tried
+
+    def brought(self, logits: Tensor | None, targets: object, wanted: bool) -> tuple[Tensor | None, Any]:
+        """Logits and targets of a batch; on the CPU, if that is `wanted`, and they are few and of a loss of our own.
+
+        The loops there need less time than a GPU does to be told of some thirty operations.
+        """
+        if not wanted or logits is None or not isinstance(targets, Tensor):
+            return logits, targets
+        if logits.numel() > _FEW or not self._losses.is_ready:
+            return logits, targets
+        return logits.detach().cpu(), targets.cpu()
 
     def of(
         self, losses: Tensor | None, bounds: Tensor | None, logits: Tensor | None, targets: object, size: int

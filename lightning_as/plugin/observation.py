@@ -61,6 +61,8 @@ class Observer:
         self._gradient_bound = gradient_bound
         self.reads = reads
         """What is wanted to be known; what is not among it is not asked for. It may change with the bins."""
+        self.on_host = False
+        """Whether what is found is wanted on the CPU, wherever the module is."""
         self._loss_scale: float | None = None
         self._weights: Tensor | None = None
         self._backward_passes = 0  # of the step, several if the optimizer evaluates it again
@@ -152,10 +154,11 @@ class Observer:
         reads_bounds = bool({"bounds", "linear_bounds"} & self.reads)
         given = as_losses(found["losses"], size) if "losses" in self.reads and "losses" in found else None
         compute = "losses" in self.reads and given is None
-        by_logits = self._by_logits
+        by_logits, ours = self._by_logits, self.on_host and not callable(self._gradient_bound)
         logits = targets = None
         if by_logits or (compute and not self.takes_batch):
             logits, targets = self._logits_of(found, batch, size), self.targets_of(batch)
+            logits, targets = self._looks.brought(logits, targets, ours)
         elif labelled:
             targets = self._targets_for_labels(batch)
         losses = self._compute(logits, targets, batch, found) if compute else given
@@ -166,8 +169,10 @@ class Observer:
             bounds = self._observed_bounds(gradients, size)
             if bounds is None:
                 return None
-        logits = self._at_hand(found, size) if logits is None else logits
-        targets = self._targets_for_labels(batch) if targets is None else targets
+        if logits is None:
+            targets = self._targets_for_labels(batch) if targets is None else targets
+            logits, targets = self._looks.brought(self._at_hand(found, size), targets, ours)
+        losses = losses if losses is None or logits is None else losses.to(logits.device)
         shown = losses_at_hand(found, size) if losses is None else losses
         look = self._looks.of(shown, bounds, logits, targets, size)
         losses, bounds = self._or_zeros(losses, size), self._or_zeros(bounds, size)
@@ -234,7 +239,8 @@ class Observer:
         return class_indices(targets, size)
 
     def _or_zeros(self, numbers: Tensor | None, size: int) -> Tensor:
-        return torch.zeros(size, dtype=torch.float32, device=self._module.device) if numbers is None else numbers
+        device = "cpu" if self.on_host else self._module.device
+        return torch.zeros(size, dtype=torch.float32, device=device) if numbers is None else numbers
 
     def _compute(self, logits: Tensor | None, targets: Any, batch: Any, found: Mapping[str, Any]) -> Tensor:
         """The losses, (B,), compared with the one that was returned if their logits are of the same pass."""
