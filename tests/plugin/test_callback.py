@@ -59,8 +59,8 @@ def test_every_batch_updates_the_strategy_with_the_losses_and_logits_that_the_st
     )
     assert len(strategy.told) == len(module.seen) == 2 * EPOCH
     for (draw, losses, bounds), (expected, logits) in zip(strategy.told, module.seen, strict=True):
-        assert torch.equal(losses, expected.double())
-        errors = logits.double().softmax(1) - torch.eye(4)[tiny_dataset().tensors[1][draw.indices]]
+        assert torch.equal(losses, expected.cpu().double())
+        errors = logits.cpu().double().softmax(1) - torch.eye(4)[tiny_dataset().tensors[1][draw.indices]]
         torch.testing.assert_close(bounds, errors.square().sum(1))
         assert not losses.requires_grad
 

@@ -98,7 +98,7 @@ AGREEING: dict[str, Any] = {
     "narrow": (Tiny, {"precision": "bf16-true"}),
     "a sum": (module(lambda self, z, y: cross_entropy(z, y, reduction="sum")), {}),
     "weights of classes": (
-        module(lambda self, z, y: cross_entropy(z, y, WEIGHT)),
+        module(lambda self, z, y: cross_entropy(z, y, WEIGHT.to(z.device))),
         {"ours": {"per_sample_loss": nn.CrossEntropyLoss(WEIGHT)}},
     ),
     "weights of samples": (module(weighted, importance_weights=None), {"ours": {"weights": "unbiased"}}),

@@ -69,7 +69,7 @@ def test_a_function_of_the_batch_needs_no_logits_and_disturbs_nothing(tmp_path: 
 
     def losses(batch: Any) -> Tensor:
         calls.append(modules[0].training)
-        return (modules[0].net(batch[0]).sum(1, keepdim=True) - batch[1][:, None]).square() + 0 * torch.rand(1)
+        return (modules[0].net(batch[0]).sum(1, keepdim=True) - batch[1][:, None]).square() + 0 * torch.rand(1).item()
 
     states = []
     for module, function in ((Noisy(), losses), (Noisy(), lambda batch: torch.ones(len(batch[0])))):

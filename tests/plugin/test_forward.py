@@ -169,7 +169,7 @@ class HookedData(TinyData):
         return [batch[0] + 10, batch[1]]
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        return [batch[0] - 5, batch[1]]
+        return [batch[0].to(device) - 5, batch[1].to(device)]
 
 
 @pytest.mark.parametrize("precision", ["32-true", "64-true"])
@@ -183,7 +183,7 @@ def test_a_batch_is_made_ready_as_the_loop_does(tmp_path: Path, module: Any, dat
         ready = ForwardPass(trainer, pl_module).ready(raw)
         assert differences(ready, list(batch)) == []
         assert ready[0].dtype == batch[0].dtype
-        changes.append(raw[0] - ready[0])
+        changes.append(raw[0] - ready[0].cpu())
 
     options: Any = {"callbacks": (LambdaCallback(on_train_batch_start=compare),), "precision": precision}
     tiny_fit(tmp_path, Uniform(), module, AdaptiveDataModule(data()), **options)
@@ -207,7 +207,7 @@ def test_batch_hooks_can_tell_that_nothing_is_trained_on_a_batch_that_is_made_re
 
 def test_recomputed_losses_are_those_after_the_step(tmp_path: Path):
     def again(trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        expected.append(cross_entropy(recompute_logits(pl_module, batch), batch[1], reduction="none").double())
+        expected.append(cross_entropy(recompute_logits(pl_module, batch), batch[1], reduction="none").cpu().double())
 
     class Forward(Noisy):
         def forward(self, x: Tensor) -> Any:

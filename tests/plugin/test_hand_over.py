@@ -25,7 +25,7 @@ class Handing(Tiny):
         hand_over(self, losses=torch.zeros(1))  # the last counts
         hand_over(self, losses=losses, logits=logits)
         if self.training:
-            self.given.append(losses.detach().double())
+            self.given.append(losses.detach().cpu().double())
         return losses.mean()
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
@@ -65,9 +65,9 @@ class GAN(Manual):
     def training_step(self, batch: Any, batch_idx: int) -> None:
         real = self.discriminator(2 * batch[0])
         losses = binary_cross_entropy_with_logits(real, torch.ones_like(real), reduction="none")[:, 0]
-        self.given.append(losses.detach().double())
+        self.given.append(losses.detach().cpu().double())
         self.manual_backward(losses.mean())
-        self.manual_backward(self.discriminator(self.generator(torch.ones(len(real), 2))).mean())
+        self.manual_backward(self.discriminator(self.generator(torch.ones(len(real), 2, device=self.device))).mean())
         if self.hands:
             hand_over(self, losses=losses, logits=real)
 

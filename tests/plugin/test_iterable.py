@@ -88,7 +88,7 @@ def test_weights_undo_what_was_skipped(tmp_path: Path):
     ours = {"weights": "unbiased", "weights_attribute": "weights"}
     fitted = tiny_fit(tmp_path, Recording(), Weighted, "own", ours=ours, callbacks=[note], max_epochs=5)
     for weights, (draw, _) in zip(handed, fitted.strategy.told, strict=True):
-        torch.testing.assert_close(weights.double(), 1 / draw.probabilities, rtol=1e-6, atol=0)
+        torch.testing.assert_close(weights.cpu().double(), 1 / draw.probabilities, rtol=1e-6, atol=0)
     assert (torch.cat(handed[:EPOCH]) == 1).all()
     assert float(torch.cat(handed[2 * EPOCH :]).mean()) == pytest.approx(1, abs=0.2)
     assert float(torch.cat(handed[2 * EPOCH :]).std()) > 0.3
