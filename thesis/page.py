@@ -9,7 +9,8 @@ A name is a path, and the end of it the part that is meant:
 * ``collapse/SETTING/ARM/SEED/COLUMN``: the long trainings of question 3;
 * ``long/SETTING/ARM/SEED/cost``: where any training on the full data ends that goes on beyond epoch 15, over its last
   three epochs;
-* ``theirs/SETTING/ARM/SEED/cost``, ``…/accuracy``: where a training in the set-up of OBS's authors ends, likewise;
+* ``theirs/SETTING/ARM/cost``, ``…/accuracy``, ``…/over_OBS``: where the trainings in the set-up of OBS's authors end, the
+  median over the seeds and its interval, and the ratio of the costs, paired over the seeds;
 * ``default/ARM/COLUMN``: the choice of the default;
 * ``time/obs_low``, ``time/obs_high``: of OBS over that of AS, in the settings with the smallest and the largest;
 * ``noise/…`` and ``layer/…``: see :func:`thesis.variance.numbers`.
@@ -21,13 +22,17 @@ A name is a path, and the end of it the part that is meant:
 from __future__ import annotations
 
 import re
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from thesis.claims import RULE, claims, claims_table
-from thesis.comparison import Estimate, Ratio, as_text
+from thesis.comparison import Estimate, Ratio, as_text, median, ratio
 from thesis.evidence import Evidence, late_accuracy, late_cost
+from thesis.grid import APART
 from thesis.printed import EPOCH
+from thesis.results import Run
 from thesis.tables import Tables
 from thesis.variance import layer_rows, noise_rows
 from thesis.variance import numbers as variance_numbers
@@ -73,11 +78,9 @@ def numbers(tables: Tables, evidence: Evidence) -> dict[str, float | None]:
     for run in tables.runs:
         cell, end = run.cell, int(run.epochs[-1])
         path = f"{cell.optimizer}_{cell.batch_size}/{cell.arm}/{cell.seed}"
-        if cell.experiment == "loshchilov":
-            found[f"theirs/{path}/cost"] = late_cost(run, end)
-            found[f"theirs/{path}/accuracy"] = late_accuracy(run, end)
-        elif end > EPOCH and cell.data == "full":
+        if cell.experiment not in APART and end > EPOCH and cell.data == "full":
             found[f"long/{path}/cost"] = late_cost(run, end)
+    found |= _theirs(tables.runs)
     for row in evidence.defaults:
         found |= _columns(f"default/{row.arm}", row)
     minutes = {(row.optimizer, row.batch_size, row.arm): row.minutes.value for row in tables.cells}
@@ -87,6 +90,23 @@ def numbers(tables: Tables, evidence: Evidence) -> dict[str, float | None]:
     longer = [obs / own for obs, own in pairs if obs and own]
     if longer:
         found |= {"time/obs_low": min(longer), "time/obs_high": max(longer)}
+    return found
+
+
+def _theirs(runs: Sequence[Run]) -> dict[str, float | None]:
+    """The numbers of question 8."""
+    found: dict[str, float | None] = {}
+    costs, accuracies = defaultdict[str, dict[int, float]](dict), defaultdict[str, dict[int, float]](dict)
+    for run in runs:
+        cell = run.cell
+        if cell.experiment == "loshchilov":
+            path, end = f"theirs/{cell.optimizer}_{cell.batch_size}/{cell.arm}", int(run.epochs[-1])
+            costs[path][cell.seed] = late_cost(run, end)
+            accuracies[path][cell.seed] = late_accuracy(run, end)
+    for path, own in costs.items():
+        found |= _parts(f"{path}/cost", median(list(own.values())))
+        found |= _parts(f"{path}/accuracy", median(list(accuracies[path].values())))
+        found |= _parts(f"{path}/over_OBS", ratio(own, costs.get(f"{path.rpartition('/')[0]}/OBS", {})))
     return found
 
 

@@ -15,6 +15,9 @@ An instance without a loss counts in Z as the mean of its bin, and keeps its q u
 The sum tree keeps a weight w with q = w / W, W = Σ w over the bin, so that normalising costs nothing:
 
     w_i ← δq w_i + (1 − δq) l_i W / Z.
+
+Weights and scores are float32, which rounds each at 6e-8 of it, whenever it is set: q is off by some of these, and what
+is drawn and reported is exactly the q that is kept. A q below some 1e-26 is 0, which no number of draws could tell.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ def cut(tags: Tensor, sizes: list[int], rank: int, count: int) -> tuple[Shard, T
     """The shard of a process. O(N), with 4 bytes for each of the N instances for a while.
 
     Args:
-        tags: The bin of each instance, (N,) int32, on the CPU.
+        tags: The bin of each instance, (N,) integers, on the CPU.
         sizes: Number of instances in each bin.
         rank: Number of the process.
         count: Number of processes.

@@ -30,7 +30,7 @@ the one departure from the letter, in which all of Q may move: that reading lear
 (`benchmarks/convergence.py`), and is a subclass in the thesis's studies.
 
 Cost per step: No extra forward pass; O(batch · log N) for the draw and the update, a quarter of a millisecond on a CPU
-(`benchmarks/sum_tree.py`); 34 bytes of memory per instance, 50 if the score
+(`benchmarks/sum_tree.py`); 14 bytes of memory per instance, 30 if the score
 changes, and up to a quarter of a million instances 4 more.
 
 Verified: P and all of Q against a line-by-line transcription of Algorithm 1; training on MNIST, where the loss falls

@@ -109,6 +109,23 @@ def test_more_leaves_than_2_to_the_24_are_drawn_from():
     torch.testing.assert_close(probability, weights[numbers] / 10)
 
 
+@pytest.mark.slow
+def test_a_hundred_million_float32_leaves_are_drawn_as_float64_ones_but_for_the_rounding_of_each():
+    generator = seeded()
+    weights = torch.rand(10**8, dtype=torch.float64, generator=generator).pow_(4)
+    tree = SumTree([10**8], dtype=torch.float32)
+    tree.load(weights.unsqueeze(1))
+    uniforms = torch.rand(20_000, dtype=torch.float64, generator=generator)
+    drawn, probability = tree.draw(uniforms)
+    total = weights.sum()
+    # Each leaf is off by 2**-24 of it at most. The sums add up what is left of that with either sign.
+    torch.testing.assert_close(tree.totals()[0, 0], total, rtol=1e-10, atol=0)
+    torch.testing.assert_close(probability, weights[drawn] / total, rtol=2**-23, atol=0)
+    ends = weights.cumsum_(0).div_(total)
+    assert float((ends[drawn] - uniforms).min()) > -1e-10
+    assert float((uniforms - ends[drawn - 1]).min()) > -1e-10
+
+
 @pytest.mark.parametrize("sizes", [[100_000], [10_000] * 10, [99_000, 500, 500]], ids=["one", "ten", "unequal"])
 def test_the_sums_cost_a_fraction_of_the_leaves(sizes: list[int]):
     tensors = [value for value in vars(SumTree(sizes, 3)).values() if isinstance(value, Tensor)]
