@@ -9,8 +9,8 @@ A name is a path, and the end of it the part that is meant:
 * ``collapse/SETTING/ARM/SEED/COLUMN``: the long trainings of question 3;
 * ``long/SETTING/ARM/SEED/cost``: where any training on the full data ends that goes on beyond epoch 15, over its last
   three epochs;
-* ``theirs/SETTING/ARM/cost``, ``…/accuracy``, ``…/over_OBS``: where the trainings in the set-up of OBS's authors end, the
-  median over the seeds and its interval, and the ratio of the costs, paired over the seeds;
+* ``theirs/SETTING/ARM/cost``, ``…/accuracy``, ``…/over_OBS``: where the trainings in the set-up of OBS's authors end,
+  the median over the seeds and its interval, and the ratio of the costs, paired over the seeds;
 * ``default/ARM/COLUMN``: the choice of the default;
 * ``time/obs_low``, ``time/obs_high``: of OBS over that of AS, in the settings with the smallest and the largest;
 * ``noise/…`` and ``layer/…``: see :func:`thesis.variance.numbers`.

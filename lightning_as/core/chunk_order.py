@@ -117,6 +117,8 @@ class ChunkOrder:
         each = size // len(self._parts)
         self._left -= each
         taken = [part.take(each) for part in self._parts]
+        if len(taken) == 1:
+            return taken[0]
         return Strata(*(torch.stack(field, dim=1).flatten() for field in zip(*taken, strict=True)))
 
     def open(self, process: int) -> list[int]:

@@ -16,11 +16,12 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from copy import copy
-from itertools import groupby
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from lightning_as.core.arguments import check_integer
@@ -103,6 +104,7 @@ class ChunkedStream(Dataset[Any]):
         self._firsts = np.array([each[1] for each in intervals])  # litdata's own number of a chunk's first instance
         self._begins = [int(each[0]) for each in intervals]  # and of the one that its file begins with
         self._ends = np.cumsum(self.chunk_sizes)
+        self._starts = self._ends - self.chunk_sizes
         self._readers_cache = OrderedDict[int, Any]()
         self._runs_cache = OrderedDict[tuple[int, int], list[Any]]()
         self._firsts_cache = dict[int, tuple[int, list[Any]]]()
@@ -171,13 +173,13 @@ class ChunkedStream(Dataset[Any]):
         positions = np.array(indices, dtype=np.int64)
         if len(positions) and not 0 <= positions.min() <= positions.max() < len(self):
             raise IndexError(f"Positions are from 0 to {len(self) - 1}, got {positions.min()} to {positions.max()}.")
-        chunks, firsts = np.unique(np.searchsorted(self._ends, positions, side="right"), return_index=True)
-        samples = []
-        for chunk, own in zip(chunks.tolist(), np.split(positions, firsts[1:]), strict=True):
-            numbers = own - (self._ends[chunk] - self.chunk_sizes[chunk]) + self._firsts[chunk]
+        chunks = np.searchsorted(self._ends, positions, side="right")
+        places = positions - self._starts[chunks]  # in their chunks
+        samples, firsts = [], np.flatnonzero(np.diff(chunks, prepend=-1)).tolist()
+        for start, end in pairwise([*firsts, len(chunks)]):
+            chunk = int(chunks[start])
             try:
-                reader = self._reader(chunk)
-                samples += self._samples(reader, chunk, numbers.tolist())
+                samples += self._samples(self._reader(chunk), chunk, places[start:end])
             except Exception as error:  # whatever a cut file, a lost folder or a transform makes of it
                 raise RuntimeError(
                     f"Chunk {chunk} of {self.stream.input_dir.url or self.stream.input_dir.path} cannot be read "
@@ -185,15 +187,16 @@ class ChunkedStream(Dataset[Any]):
                 ) from error
         return samples
 
-    def _samples(self, reader: Any, chunk: int, numbers: list[int]) -> list[Any]:
-        """Instances of a chunk, by litdata's numbers, ascending."""
+    def _samples(self, reader: Any, chunk: int, places: NDArray[Any]) -> list[Any]:
+        """Instances of a chunk, by their ascending places in it."""
         if not self.window:
-            return [reader[self._index_type(number, chunk)] for number in numbers]
-        first = int(self._firsts[chunk])
-        samples = []
-        for run, own in groupby(numbers, lambda number: (number - first) // self.window):
-            rows = self._run(reader, chunk, run)
-            samples += [rows[(number - first) % self.window] for number in own]
+            return [reader[self._index_type(number, chunk)] for number in (places + self._firsts[chunk]).tolist()]
+        samples, last, rows = [], -1, []
+        for place in places.tolist():
+            run = place // self.window
+            if run != last:
+                last, rows = run, self._run(reader, chunk, run)
+            samples.append(rows[place - run * self.window])
         return samples
 
     def _run(self, reader: Any, chunk: int, run: int) -> list[Any]:
@@ -240,9 +243,8 @@ class ChunkedStream(Dataset[Any]):
             readers.move_to_end(chunk)
             return readers[chunk]
         self._check_file(chunk)
-        if (
-            len(readers) >= 2 * self.open_chunks + AHEAD
-        ):  # a chunk that has few draws left may wait for the next of them
+        # A chunk that has few draws left may wait for the next of them.
+        if len(readers) >= 2 * self.open_chunks + AHEAD:
             old, reader = readers.popitem(last=False)
             self._close(reader, old)
         else:
@@ -290,8 +292,9 @@ def is_stream(dataset: Any) -> bool:
 
 def in_order(indices: Sequence[int], read: Callable[[list[int]], Sequence[Any]]) -> list[Any]:
     """What `read` gives for the positions in ascending order, in the order in which they were asked for."""
-    order = np.argsort(np.asarray(indices, dtype=np.int64), kind="stable").tolist()
+    positions = np.asarray(indices, dtype=np.int64)
+    order = np.argsort(positions, kind="stable")
     samples: list[Any] = [None] * len(order)
-    for at, sample in zip(order, read([indices[at] for at in order]), strict=True):
+    for at, sample in zip(order.tolist(), read(positions[order].tolist()), strict=True):
         samples[at] = sample
     return samples

@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch.utils.data import default_collate
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import get_worker_info
+from torch.utils.data._utils.collate import collate as put_together
+from torch.utils.data._utils.collate import default_collate_fn_map
 
 
 def collate(samples: Any) -> Any:
@@ -24,13 +29,28 @@ def collate(samples: Any) -> Any:
 
         return Batch.from_data_list(list(samples))
     try:
-        return default_collate(samples)
+        return put_together(samples, collate_fn_map=_OURS)
     except TypeError as error:
         raise TypeError(_advice(first, error)) from error
     except RuntimeError as error:  # of torch.stack
         if "equal size" not in str(error) and "resize" not in str(error):
             raise
         raise ValueError(_advice(first, error)) from error
+
+
+def _stack(arrays: Any, *, collate_fn_map: Any = None) -> Tensor:
+    """A batch of arrays in one copy, where torch makes a tensor of each first, which takes four times as long."""
+    first = arrays[0]
+    # In a loader process torch makes the batch where the training can see it.
+    plain = first.ndim > 0 and first.dtype.kind in "biufc" and get_worker_info() is None
+    if not plain or any(
+        type(each) is not np.ndarray or each.dtype != first.dtype or each.shape != first.shape for each in arrays
+    ):
+        return default_collate_fn_map[np.ndarray](arrays, collate_fn_map=collate_fn_map)
+    return torch.from_numpy(np.concatenate(arrays).reshape(len(arrays), *first.shape))
+
+
+_OURS = {**default_collate_fn_map, np.ndarray: _stack}
 
 
 def _is_graph(sample: Any) -> bool:

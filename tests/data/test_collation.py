@@ -2,8 +2,10 @@ import sys
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from torch.utils.data import default_collate
 
 from lightning_as import AdaptiveDataLoader
 from lightning_as.data.collation import collate
@@ -31,6 +33,38 @@ def test_graphs_are_batched_by_their_own_library(monkeypatch: pytest.MonkeyPatch
     loader = AdaptiveDataLoader([Data(at % 2) for at in range(8)], 4)
     assert loader.sampler.bins.labels.tolist() == [0, 1]
     assert [type(batch) for batch in loader] == [Batch, Batch]
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        [np.arange(6, dtype=kind).reshape(2, 3) + at for at in range(4)]
+        for kind in ("float32", "float64", "int16", "uint8", "complex64")
+    ]
+    + [
+        [np.array([True, False])] * 3,
+        [np.float32([1, 2]), np.float64([3, 4])],  # of torch's common type
+        [np.int64([1]), np.float32([2.5])],
+        [np.array(1.5), np.array(2.5)],
+        [np.zeros((0, 3)), np.zeros((0, 3))],
+        [np.arange(6)[::2], np.arange(6)[1::2]],
+    ],
+    ids=lambda arrays: f"{arrays[0].dtype} {arrays[-1].dtype} {arrays[0].shape}",
+)
+def test_batches_of_arrays_are_those_of_torch_in_memory_of_their_own(arrays: list[np.ndarray]):
+    samples = [{"x": array, "y": (at, array)} for at, array in enumerate(arrays)]
+    ours, torchs = collate(samples), default_collate(samples)
+    assert ours["x"].dtype == ours["y"][1].dtype == torchs["x"].dtype
+    assert torch.equal(ours["x"], torchs["x"])
+    assert torch.equal(ours["y"][0], torchs["y"][0])
+    ours["x"].zero_()
+    assert torch.equal(ours["y"][1], torchs["y"][1])
+
+
+@pytest.mark.parametrize("arrays", [[np.array("a")] * 2, [np.zeros(2), np.zeros(3)]], ids=["strings", "sizes"])
+def test_arrays_that_make_no_batch_are_answered_as_anything_else(arrays: list[np.ndarray]):
+    with pytest.raises((TypeError, ValueError), match="Give `collate_fn=` to the loader"):
+        collate(arrays)
 
 
 RAGGED = [torch.zeros(2), torch.zeros(3)]
