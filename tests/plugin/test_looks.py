@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from lightning_as import CrossEntropy
@@ -103,3 +103,28 @@ def test_of_several_rows_of_a_sample_numbers_are_averaged_and_the_last_class_cou
     labels = torch.tensor([3, 0, torch.nan, 1], dtype=torch.float64)
     torch.testing.assert_close(one[record.LABEL], labels, equal_nan=True)
     assert merged(look, Rows(6)) is look
+
+
+def test_few_logits_of_a_loss_of_the_packages_own_go_to_the_cpu_once(monkeypatch: pytest.MonkeyPatch):
+    moved = list[Tensor]()
+    monkeypatch.setattr(Tensor, "cpu", lambda self: moved.append(self) or self)
+    few, many, targets = torch.zeros(4, 3, requires_grad=True), torch.zeros(1024, 17), torch.tensor([0, 1, 2, 0])
+
+    def own(z: Tensor, y: Tensor) -> Tensor:
+        return (z[:, 0] - y).square()
+
+    for loss, logits, its, wanted in (
+        (CrossEntropy(), few, targets, False),  # the state is where the module is
+        (CrossEntropy(), many, targets, True),
+        (CrossEntropy(), few, (targets, targets), True),
+        (CrossEntropy(), None, targets, True),
+        (own, few, targets, True),  # which may hold tensors of the GPU
+    ):
+        found = looks(loss).brought(logits, its, wanted)
+        assert found[0] is logits
+        assert found[1] is its
+    assert not moved
+    logits, _ = looks(CrossEntropy()).brought(few, targets, True)
+    assert len(moved) == 2
+    assert logits is not None
+    assert not logits.requires_grad
