@@ -145,6 +145,7 @@ def smooth_drawn(
     delta_q: float,
     largest_score: float,
     smallest_score: float,
+    smallest_weight: float,
     smallest: float,
     largest: float,
 ) -> bool:
@@ -155,7 +156,8 @@ def smooth_drawn(
 
     There is a tree for each bin, with the weight in the first of two channels and the score in the second, -0.0 where
     there is none yet. `seen`, (k,), is how many of each bin have one, and updated. Of equal `indices`, (B,), the last
-    counts. Bins whose scores sum to less than `smallest_score` have no target: their weights stay.
+    counts. Bins whose scores sum to less than `smallest_score` have no target: their weights stay. A score that is not
+    0 gives at least the `smallest_weight`.
     """
     fanout = leaf_rows.shape[2]
     leaves, values = np.empty_like(indices), np.empty((indices.size, 1))
@@ -182,7 +184,10 @@ def smooth_drawn(
     for i in range(leaves.size):  # all before one is set: an instance that was drawn twice moves once
         row, column = firsts[1, bins[i]] + paths[1, i], paths[0, i] - paths[1, i] * fanout
         held, score = np.float64(leaf_rows[row, 0, column]), np.float64(leaf_rows[row, 1, column])
-        values[i, 0] = held if per_score[bins[i]] < 0 else held * delta_q + per_score[bins[i]] * score
+        values[i, 0] = held
+        if per_score[bins[i]] >= 0:
+            moved = held * delta_q + per_score[bins[i]] * score
+            values[i, 0] = max(moved, smallest_weight) if score > 0 else moved
     set_on_paths(sum_rows, leaf_rows, firsts, bins, paths, values, 0)
     return True
 

@@ -32,9 +32,10 @@ from lightning_as.core.bins import Bins
 from lightning_as.core.tree_in_bins import WEIGHT, TreeInBins, last_occurrence
 
 _SCORE = 1  # the channel of a leaf beside its weight; -0.0 is none yet, which adds nothing to a sum
-# Bins whose scores sum to less have no target, and sums of weights outside are scaled back to about 1: both long before
-# the leaves' numbers end.
-_LIMITS = {torch.float32: (1e-30, 1e-12, 1e12), torch.float64: (1e-100, 1e-40, 1e40)}
+# Bins whose scores sum to less have no target; the least weight of a score that is not 0; sums of weights outside are
+# scaled back to about 1: all long before the leaves' numbers end.
+_LIMITS = {torch.float32: (1e-30, 1e-35, 1e-12, 1e12), torch.float64: (1e-100, 1e-250, 1e-40, 1e40)}
+_LARGEST_FACTOR = 2.0**120
 # Batches between two scalings of all weights on a GPU, by 1 where there is no need: to look would wait for it. A batch
 # at most doubles a sum, and it leaves the share δq of it, which on a GPU should therefore not be tiny.
 _SCALE_EVERY = 16
@@ -59,7 +60,7 @@ class InstanceDistribution(TreeInBins):
     ) -> None:
         super().__init__(bins, leaf, dtype)
         self.delta_q = delta_q
-        self._smallest_score, self._smallest_sum, self._largest_sum = _LIMITS[dtype]
+        self._smallest_score, self._smallest_weight, self._smallest_sum, self._largest_sum = _LIMITS[dtype]
         self._largest_score = torch.finfo(dtype).max
         self._batches = 0
         self._seen = torch.zeros_like(self._sizes)  # of each bin
@@ -88,9 +89,9 @@ class InstanceDistribution(TreeInBins):
             return
         batch = (part.contiguous().numpy() for part in (indices, bins, scores))
         arguments = (*self._tree.arrays, *self.arrays, *batch)
-        limits = (self.delta_q, self._largest_score, self._smallest_score, self._smallest_sum, self._largest_sum)
+        limits = (self._largest_score, self._smallest_score, self._smallest_weight, self._smallest_sum)
         for _ in range(2):  # the second time with weights that are scaled
-            if self._tree.loops.smooth_drawn(*arguments, *limits):
+            if self._tree.loops.smooth_drawn(*arguments, self.delta_q, *limits, self._largest_sum):
                 return
             self._keep_in_range()
         raise ValueError("The weights of a bin sum to 0, or to no finite number: no instance of it can be drawn.")
@@ -129,6 +130,7 @@ class InstanceDistribution(TreeInBins):
         held = self._tree.get(leaves, bins, channel=WEIGHT).double()
         scores = self._tree.get(leaves, bins, channel=_SCORE).double()
         moved = torch.addcmul(held * self.delta_q, per_score.index_select(0, bins), scores)
+        moved = torch.where(scores > 0, moved.clamp(min=self._smallest_weight), moved)
         # Bins whose scores are all 0 have no target: they keep their Q.
         moves = (score_sum >= self._smallest_score).index_select(0, bins) & known
         self._tree.set(leaves, torch.where(moves, moved, held), bins, channel=WEIGHT)
@@ -148,5 +150,5 @@ class InstanceDistribution(TreeInBins):
             return
         mantissa, _ = weight_sum.frexp()
         # Powers of two, which change no digit, so that it matters to none when.
-        factors = torch.where(fits, 1, mantissa / weight_sum)
+        factors = torch.where(fits, 1, mantissa / weight_sum).clamp(max=_LARGEST_FACTOR)
         self._tree.collapse(torch.stack([factors, torch.zeros_like(factors)], dim=1), channel=WEIGHT)

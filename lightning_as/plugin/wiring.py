@@ -241,7 +241,8 @@ def gather_batch(trainer: Trainer, rows: list[Tensor], device: torch.device, alo
     """
     if trainer.world_size == 1 or alone:
         return [row.to(device).to(torch.float64) for row in rows]  # in this order: not every device knows float64
-    packed = torch.stack([row.to(torch.float64) for row in rows]).to(trainer.strategy.root_device)
+    root = trainer.strategy.root_device  # where not all of them are
+    packed = torch.stack([row.to(torch.float64).to(root) for row in rows])
     shares = trainer.strategy.all_gather(packed)  # (processes, rows, B)
     assert isinstance(shares, Tensor)
     # Entry i of process r is entry i · processes + r of the global batch.

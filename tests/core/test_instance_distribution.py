@@ -95,6 +95,16 @@ def test_weights_that_no_scaling_brings_back_are_an_error_and_no_endless_loop(ex
         broken.update(torch.tensor([0]), torch.tensor([0]), double(1))
 
 
+def test_without_smoothing_scores_that_are_worlds_apart_leave_no_bin_without_weight():
+    """What is next to nothing beside 1e15 is all that there is once that is 0."""
+    fast = InstanceDistribution(Bins([0, 0, 1]), 0.0)
+    for indices, scores in (([0, 1], [1e15, 1e-29]), ([0], [1e16]), ([0, 1], [1e17, 2e-30]), ([0], [0]), ([0], [1])):
+        fast.update(torch.tensor(indices), torch.zeros(len(indices), dtype=torch.int64), double(*scores))
+        q = fast.probabilities()
+        assert q[:2].sum() == pytest.approx(1)
+        assert q[1] > 0
+
+
 def test_other_scores_move_no_q_until_something_is_drawn():
     pair, generator = Pair(), seeded(4)
     for _ in range(8):

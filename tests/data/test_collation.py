@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch.utils.data import default_collate
+from torch.utils.data._utils.collate import default_collate_fn_map
 
 from lightning_as import AdaptiveDataLoader
 from lightning_as.data.collation import collate
@@ -48,6 +49,8 @@ def test_graphs_are_batched_by_their_own_library(monkeypatch: pytest.MonkeyPatch
         [np.array(1.5), np.array(2.5)],
         [np.zeros((0, 3)), np.zeros((0, 3))],
         [np.arange(6)[::2], np.arange(6)[1::2]],
+        [np.arange(24).reshape(2, 3, 4).transpose(2, 0, 1)] * 3,
+        [np.asfortranarray(np.eye(3)), np.eye(3)],
     ],
     ids=lambda arrays: f"{arrays[0].dtype} {arrays[-1].dtype} {arrays[0].shape}",
 )
@@ -56,6 +59,7 @@ def test_batches_of_arrays_are_those_of_torch_in_memory_of_their_own(arrays: lis
     ours, torchs = collate(samples), default_collate(samples)
     assert ours["x"].dtype == ours["y"][1].dtype == torchs["x"].dtype
     assert torch.equal(ours["x"], torchs["x"])
+    assert ours["x"].is_contiguous()
     assert torch.equal(ours["y"][0], torchs["y"][0])
     ours["x"].zero_()
     assert torch.equal(ours["y"][1], torchs["y"][1])
@@ -65,6 +69,16 @@ def test_batches_of_arrays_are_those_of_torch_in_memory_of_their_own(arrays: lis
 def test_arrays_that_make_no_batch_are_answered_as_anything_else(arrays: list[np.ndarray]):
     with pytest.raises((TypeError, ValueError), match="Give `collate_fn=` to the loader"):
         collate(arrays)
+
+
+def test_what_a_user_has_told_torch_of_types_of_their_own_is_heeded(monkeypatch: pytest.MonkeyPatch):
+    class Own:
+        pass
+
+    monkeypatch.setitem(default_collate_fn_map, Own, lambda batch, *, collate_fn_map: len(batch))
+    assert collate([{"x": Own(), "y": np.zeros(2)}] * 3)["x"] == 3
+    monkeypatch.setitem(default_collate_fn_map, np.ndarray, lambda batch, *, collate_fn_map: "own")
+    assert collate([np.zeros(2)] * 3) == "own"
 
 
 RAGGED = [torch.zeros(2), torch.zeros(3)]

@@ -63,6 +63,15 @@ def test_the_rows_of_several_processes_are_put_together_in_the_order_of_the_glob
     assert alone.strategy.collectives == []
 
 
+def test_rows_may_be_on_several_devices():
+    there = torch.device("meta")
+    several: Any = trainer()
+    several.world_size, several.strategy.root_device = 2, there
+    several.strategy.all_gather = lambda packed: torch.stack([packed, packed])
+    rows = gather_batch(several, [torch.zeros(3), torch.zeros(3, device=there)], there)
+    assert [(row.device, tuple(row.shape)) for row in rows] == [(there, (6,))] * 2
+
+
 @pytest.mark.parametrize(
     ("other", "message"),
     [
