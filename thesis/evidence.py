@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -200,11 +201,13 @@ class Evidence:
         ]
 
     def _times(self, arms: Sequence[str], batch_sizes: Sequence[int], targets: Sequence[Target]) -> list[TimeRow]:
-        settings = [
-            (target, o, size, arm) for target in targets for o in OPTIMIZERS for size in batch_sizes for arm in arms
-        ]
-        found = [(of(self.runs, arm, optimizer, size), target) for target, optimizer, size, arm in settings]
-        return [_time(own, target) for runs, target in found if (own := timed(runs))]
+        rows = []
+        for target, optimizer, size in product(targets, OPTIMIZERS, batch_sizes):
+            found = [own for arm in arms if (own := timed(of(self.runs, arm, optimizer, size)))]
+            # Sessions were not all alike fast: of the seeds that all arms have.
+            common = set.intersection(*({run.cell.seed for run in own} for own in found)) if found else set()
+            rows += [_time([run for run in own if run.cell.seed in common], target) for own in found if common]
+        return rows
 
     def _selection_ratios(self, arm: str) -> dict[str, float]:
         """Of each setting with selection runs, the median over the seeds of the cost over the thesis's settings'."""
@@ -256,10 +259,7 @@ def longer(runs: Sequence[Run]) -> list[Run]:
 
 
 def late_cost(run: Run, epoch: int) -> float:
-    """Geometric mean of the mean training cost over the three epochs that end with the given one; 0 if one is 0.
-
-    Not finite if one is not: that is for who compares it to say.
-    """
+    """Geometric mean of the mean training cost over three epochs up to the given one; 0 or not finite if one is."""
     with np.errstate(divide="ignore"):  # the logarithm of 0 is -inf, and all comes out right
         return float(np.exp(np.log(_late(run, "training_cost_mean", epoch)).mean()))
 

@@ -6,11 +6,14 @@ A name is a path, and the end of it the part that is meant:
 * ``claims/SETTING/AGAINST/STATISTIC``: a ratio of costs of Tables 3 and 4, ``…/low`` and ``…/high`` its interval;
 * ``arms/QUESTION/SETTING/DATA/ARM/COLUMN``: what stands in the tables of questions 2 to 4, likewise;
 * ``times/QUESTION/TARGET/SETTING/ARM/COLUMN``: of questions 5 and 6; the target is ``1e-2``, ``1e-3`` or ``99.3``;
-* ``collapse/SETTING/ARM/SEED/COLUMN``: the long trainings of question 3;
+* ``collapse/SETTING/ARM/SEED/COLUMN``: the long trainings of question 3, and ``collapse/SETTING/ARM/smallest_p`` the
+  smallest of all of them;
 * ``long/SETTING/ARM/SEED/cost``: where any training on the full data ends that goes on beyond epoch 15, over its last
-  three epochs;
+  three epochs, and ``long/SETTING/ARM/SEED/EPOCH`` its cost after an epoch;
 * ``theirs/SETTING/ARM/cost``, ``…/accuracy``, ``…/over_OBS``: where the trainings in the set-up of OBS's authors end,
   the median over the seeds and its interval, and the ratio of the costs, paired over the seeds;
+* ``jumps/ARM``: in how many of the epochs 6 to 15 of the thesis's cells the mean training cost is more than ten times
+  that of the epoch before, and ``jumps/ARM/epochs`` of how many;
 * ``default/ARM/COLUMN``: the choice of the default;
 * ``time/obs_low``, ``time/obs_high``: of OBS over that of AS, in the settings with the smallest and the largest;
 * ``noise/…`` and ``layer/…``: see :func:`thesis.variance.numbers`.
@@ -24,15 +27,16 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import pairwise, product
 from pathlib import Path
 from typing import NamedTuple
 
 from thesis.claims import RULE, claims, claims_table
 from thesis.comparison import Estimate, Ratio, as_text, median, ratio
-from thesis.evidence import Evidence, late_accuracy, late_cost
+from thesis.evidence import Evidence, late_accuracy, late_cost, of
 from thesis.grid import APART
-from thesis.printed import EPOCH
-from thesis.results import Run
+from thesis.printed import ARMS, BATCH_SIZES, EPOCH, OPTIMIZERS
+from thesis.results import Run, timed
 from thesis.tables import Tables
 from thesis.variance import layer_rows, noise_rows
 from thesis.variance import numbers as variance_numbers
@@ -74,23 +78,46 @@ def numbers(tables: Tables, evidence: Evidence) -> dict[str, float | None]:
             target = _TARGETS[row.target]
             found |= _columns(f"times/{question}/{target}/{row.optimizer}_{row.batch_size}/{row.arm}", row)
     for row in evidence.collapses:
-        found |= _columns(f"collapse/{row.optimizer}_{row.batch_size}/{row.arm}/{row.seed}", row)
+        path = f"collapse/{row.optimizer}_{row.batch_size}/{row.arm}"
+        found |= _columns(f"{path}/{row.seed}", row)
+        found[f"{path}/smallest_p"] = min(row.smallest_p, found.get(f"{path}/smallest_p") or 1.0)
     for run in tables.runs:
         cell, end = run.cell, int(run.epochs[-1])
         path = f"{cell.optimizer}_{cell.batch_size}/{cell.arm}/{cell.seed}"
         if cell.experiment not in APART and end > EPOCH and cell.data == "full":
             found[f"long/{path}/cost"] = late_cost(run, end)
+            found |= {f"long/{path}/{epoch}": run.at("training_cost_mean", epoch) for epoch in run.epochs.tolist()}
     found |= _theirs(tables.runs)
     for row in evidence.defaults:
         found |= _columns(f"default/{row.arm}", row)
-    minutes = {(row.optimizer, row.batch_size, row.arm): row.minutes.value for row in tables.cells}
-    pairs = [
-        (value, minutes[optimizer, size, "AS"]) for (optimizer, size, arm), value in minutes.items() if arm == "OBS"
-    ]
-    longer = [obs / own for obs, own in pairs if obs and own]
-    if longer:
-        found |= {"time/obs_low": min(longer), "time/obs_high": max(longer)}
+    return found | _jumps(evidence) | _longer(evidence)
+
+
+def _jumps(evidence: Evidence) -> dict[str, float | None]:
+    """How often the training cost jumps within an epoch."""
+    found: dict[str, float | None] = {}
+    for arm in ARMS:
+        settings = product(OPTIMIZERS, BATCH_SIZES)
+        runs = [run for optimizer, size in settings for run in of(evidence.runs, arm, optimizer, size)]
+        costs = [
+            [run.at("training_cost_mean", at) for at in range(5, EPOCH + 1)] for run in runs if run.epochs[-1] >= EPOCH
+        ]
+        steps = [after > 10 * before for row in costs for before, after in pairwise(row)]
+        found |= {f"jumps/{arm}": float(sum(steps)), f"jumps/{arm}/epochs": float(len(steps))}
     return found
+
+
+def _longer(evidence: Evidence) -> dict[str, float | None]:
+    """How much longer OBS trains than AS, paired over the seeds."""
+    found: list[float] = []
+    for optimizer, size in product(OPTIMIZERS, BATCH_SIZES):
+        obs, own = (
+            {run.cell.seed: run.at("seconds", min(int(run.epochs[-1]), EPOCH)) for run in timed(runs)}
+            for runs in (of(evidence.runs, arm, optimizer, size) for arm in ("OBS", "AS"))
+        )
+        value = ratio(obs, own).value
+        found += [] if value is None else [value]
+    return {"time/obs_low": min(found), "time/obs_high": max(found)} if found else {}
 
 
 def _theirs(runs: Sequence[Run]) -> dict[str, float | None]:

@@ -32,6 +32,12 @@ def test_what_the_page_says_of_single_epochs_is_so():
     floors = [ratios for (arm, _, _), ratios in own.items() if arm == "AS_floor"]
     assert len(floors) == 5
     assert max(ratios.max() for ratios in floors) < 1  # "below 1 after each epoch of each seed"
+    [jumping] = [
+        run
+        for run in read((ROOT / "benchmarks" / "results").glob("thesis_gpu/epochs.csv"))
+        if run.cell[1:4] == ("AS", "adam", 256) and run.cell.seed == 3
+    ]
+    assert jumping.at("training_cost_mean", 40) < 1e-6  # "six epochs after the first it is below 1e-6 again"
     norms = {key[1:]: ratios for key, ratios in own.items() if key[0] == "gradient_norm"}
     above = [(ratios >= own[("AS", *key)]).sum() for key, ratios in norms.items()]
     assert (len(above), sum(above)) == (5, 1)  # "below AS after each epoch but one"
