@@ -99,9 +99,7 @@ def _jumps(evidence: Evidence) -> dict[str, float | None]:
     for arm in ARMS:
         settings = product(OPTIMIZERS, BATCH_SIZES)
         runs = [run for optimizer, size in settings for run in of(evidence.runs, arm, optimizer, size)]
-        costs = [
-            [run.at("training_cost_mean", at) for at in range(5, EPOCH + 1)] for run in runs if run.epochs[-1] >= EPOCH
-        ]
+        costs = [run.measured["training_cost_mean"][(run.epochs >= 5) & (run.epochs <= EPOCH)] for run in runs]
         steps = [after > 10 * before for row in costs for before, after in pairwise(row)]
         found |= {f"jumps/{arm}": float(sum(steps)), f"jumps/{arm}/epochs": float(len(steps))}
     return found

@@ -69,3 +69,18 @@ def test_long_trainings_of_several_lengths_are_told_by_the_shortest_and_the_long
     runs = [training([1e-3] * epochs, optimizer="adam", batch_size=64, seed=epochs) for epochs in (20, 16, 18)]
     text = page(tables([r for rows in runs for r in rows]), "{table claims}")
     assert "for good in 0 of 3 trainings of 16 to 20 epochs" in text
+
+
+def test_whether_p_collapses_is_judged_by_what_the_thesis_says_of_the_optimizer():
+    def verdicts(seeds: int) -> list[str]:
+        cells = [(optimizer, seed) for optimizer in ("adam", "adadelta") for seed in range(seeds)]
+        rows = [
+            row
+            for optimizer, seed in cells
+            for row in training([1e-3] * 20, optimizer=optimizer, batch_size=64, seed=seed)
+        ]
+        lines = [line for line in page(tables(rows), "{table claims}").splitlines() if "collapse" in line]
+        return [line.split("|")[3].strip() for line in lines]
+
+    assert verdicts(2) == ["**contradicted**", "**holds**"]  # with P as it was at first
+    assert verdicts(1) == ["**open**", "**open**"]
