@@ -80,7 +80,8 @@ def numbers(tables: Tables, evidence: Evidence) -> dict[str, float | None]:
     for row in evidence.collapses:
         path = f"collapse/{row.optimizer}_{row.batch_size}/{row.arm}"
         found |= _columns(f"{path}/{row.seed}", row)
-        found[f"{path}/smallest_p"] = min(row.smallest_p, found.get(f"{path}/smallest_p") or 1.0)
+        least = found.get(f"{path}/smallest_p")
+        found[f"{path}/smallest_p"] = row.smallest_p if least is None else min(row.smallest_p, least)
     for run in tables.runs:
         cell, end = run.cell, int(run.epochs[-1])
         path = f"{cell.optimizer}_{cell.batch_size}/{cell.arm}/{cell.seed}"

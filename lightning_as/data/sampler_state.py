@@ -15,8 +15,7 @@ from lightning_as.strategies import Strategy
 
 FORMAT = 8
 """Layout of the state that is saved. 1, of the versions before the packages, had no number, 2 no checksums, 3 no
-points, 4 no record, 5 no chunks, 6 doubts in eight bytes, 7 leaves of float64 and bins of
-int32."""
+points, 4 no record, 5 no chunks, 6 doubts in eight bytes, 7 leaves of float64 and bins of int32."""
 
 
 def check_saved(state: Any, like: dict[str, Any]) -> None:

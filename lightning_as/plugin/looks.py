@@ -22,7 +22,7 @@ from lightning_as.plugin.criterion import SampleLosses
 from lightning_as.plugin.rows import Rows
 from lightning_as.plugin.targets import class_indices
 
-_FEW = 2**14  # logits
+_FEW = 2**14  # logits that a CPU is soon through with; a judgement, not measured
 _MOST = 2**31 - 1  # what the record has for labels ends there
 
 
@@ -55,7 +55,7 @@ class Looks:
 
         The loops there need less time than a GPU does to be told of some thirty operations.
         """
-        if not wanted or logits is None or not isinstance(targets, Tensor):
+        if not wanted or logits is None or logits.device.type == "cpu" or not isinstance(targets, Tensor):
             return logits, targets
         if logits.numel() > _FEW or not self._losses.is_ready:
             return logits, targets

@@ -108,7 +108,8 @@ def test_of_several_rows_of_a_sample_numbers_are_averaged_and_the_last_class_cou
 def test_few_logits_of_a_loss_of_the_packages_own_go_to_the_cpu_once(monkeypatch: pytest.MonkeyPatch):
     moved = list[Tensor]()
     monkeypatch.setattr(Tensor, "cpu", lambda self: moved.append(self) or self)
-    few, many, targets = torch.zeros(4, 3, requires_grad=True), torch.zeros(1024, 17), torch.tensor([0, 1, 2, 0])
+    few, many = (torch.zeros(shape, requires_grad=True, device="meta") for shape in ((4, 3), (1024, 17)))
+    targets = torch.zeros(4, dtype=torch.int64, device="meta")
 
     def own(z: Tensor, y: Tensor) -> Tensor:
         return (z[:, 0] - y).square()
@@ -118,6 +119,7 @@ def test_few_logits_of_a_loss_of_the_packages_own_go_to_the_cpu_once(monkeypatch
         (CrossEntropy(), many, targets, True),
         (CrossEntropy(), few, (targets, targets), True),
         (CrossEntropy(), None, targets, True),
+        (CrossEntropy(), torch.zeros(4, 3), targets, True),  # which are there
         (own, few, targets, True),  # which may hold tensors of the GPU
     ):
         found = looks(loss).brought(logits, its, wanted)

@@ -46,6 +46,23 @@ def test_what_the_page_says_of_single_epochs_is_so():
     assert (len(above), sum(above)) == (5, 1)  # "below AS after each epoch but one"
 
 
+def test_in_how_many_seeds_as_is_ahead_is_what_the_page_says():
+    paths = sorted((ROOT / "benchmarks" / "results").glob("thesis*/epochs.csv"))
+    costs = {(*run.cell[1:4], run.cell.seed): run.at("training_cost_mean", 15) for run in read(paths)}
+
+    def ahead(of: str, optimizer: str, size: int) -> int:
+        return sum(costs["AS", optimizer, size, s] < costs[of, optimizer, size, s] for s in range(5))
+
+    for optimizer in ("adadelta", "adam"):
+        assert [ahead("uniform", optimizer, size) for size in (64, 256, 1024)] == [5, 5, 4]
+    assert ahead("OBS", "adam", 256) == 5  # "in all seeds in one of them"
+    assert [ahead("OBS", optimizer, 1024) for optimizer in ("adam", "adadelta")] == [
+        0,
+        1,
+    ]  # "in all five … and in four"
+    assert all(0 < ahead("OBS", "adadelta", size) < 5 for size in (64, 256))  # "seeds point each way"
+
+
 def test_a_number_is_looked_up_and_written_with_so_many_digits_and_a_dash_is_for_what_is_not_there():
     rows = cell(seeds=3)
     known = numbers(tables(rows), evidence(rows))
